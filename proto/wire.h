@@ -1,0 +1,192 @@
+/* The wire protocol of PROTOCOL.md: one struct a frame, and struct <-> msgpack. Pure code, no I/O: the relay
+ * and the client library both call it. What a frame means, and when it may be sent, is its callers' business.
+ *
+ * Reading goes in two steps. wire_scan() finds where a frame ends and proves it harmless: msgpack-c allocates what a
+ * header declares, and five bytes can declare 8 GB. wire_decode() then unpacks it. Strings in a decoded frame point into the buffer that was decoded. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_VERSION 1
+#define WIRE_FRAME_MAX 65536
+#define WIRE_DEPTH_MAX 4
+
+enum wire_type {
+	WIRE_HELLO = 0,
+	WIRE_SUBSCRIBE = 1,
+	WIRE_UNSUBSCRIBE = 2,
+	WIRE_NOTIFY = 3,
+	WIRE_SEND = 4,
+	WIRE_PING = 5,
+	WIRE_BEGIN = 6,
+	WIRE_WELCOME = 16,
+	WIRE_OK = 17,
+	WIRE_ERROR = 18,
+	WIRE_CHANGE = 19,
+	WIRE_MESSAGE = 20,
+	WIRE_CHECKPOINT = 21,
+	WIRE_GAP = 22,
+	WIRE_UPSTREAM = 23,
+	WIRE_BYE = 24,
+};
+
+/* Bit 0 of a CHANGE's or MESSAGE's flags: found in the database, not heard live. */
+#define WIRE_RECOVERED 1u
+
+/* The seq of a frame for one worker alone, which stands in no backlog; nil on the wire. */
+#define WIRE_SEQ_NIL UINT64_MAX
+
+/* A string that is not NUL-terminated and may hold any byte. ptr is NULL for nil. */
+struct wire_str {
+	const char *ptr;
+	uint32_t len;
+};
+
+struct wire_hello {
+	uint64_t version;
+	struct wire_str name; /* nil when the worker gave none */
+	bool resume;          /* the three below were given */
+	struct wire_str epoch;
+	uint64_t seq;
+	struct wire_str checkpoint; /* nil when the worker had none */
+};
+
+/* SUBSCRIBE and UNSUBSCRIBE */
+struct wire_subscribe {
+	uint64_t id;
+	struct wire_str channel;
+	const struct wire_str *pubkeys; /* NULL for all */
+	uint32_t n_pubkeys;
+};
+
+/* NOTIFY */
+struct wire_notify {
+	uint64_t id;
+	struct wire_str channel, pubkey;
+	struct wire_str client_id; /* may be nil */
+};
+
+/* SEND */
+struct wire_send {
+	uint64_t id;
+	struct wire_str channel, payload;
+};
+
+/* PING and BEGIN */
+struct wire_request {
+	uint64_t id;
+};
+
+struct wire_welcome {
+	uint64_t version;
+	struct wire_str epoch;
+	uint64_t seq;
+	struct wire_str mode, upstream, relay_version;
+	const struct wire_str *channels; /* each "name" or "name:text" */
+	uint32_t n_channels;
+};
+
+struct wire_ok {
+	uint64_t id;
+	uint64_t seq;
+};
+
+struct wire_error {
+	bool has_id;
+	uint64_t id;
+	struct wire_str code, text;
+};
+
+struct wire_change {
+	uint64_t seq;
+	struct wire_str channel, pubkey;
+	struct wire_str client_id; /* may be nil */
+	uint64_t flags;
+};
+
+struct wire_message {
+	uint64_t seq;
+	struct wire_str channel, payload;
+	uint64_t flags;
+	bool binary; /* payload is no UTF-8: packed as bin */
+};
+
+struct wire_checkpoint {
+	uint64_t seq;
+	struct wire_str checkpoint;
+};
+
+struct wire_gap {
+	uint64_t seq;
+	struct wire_str cause, text;
+};
+
+struct wire_upstream {
+	uint64_t seq;
+	struct wire_str state, text;
+};
+
+struct wire_bye {
+	struct wire_str code, text;
+};
+
+struct wire_frame {
+	enum wire_type type;
+	union {
+		struct wire_hello hello;
+		struct wire_subscribe subscribe;
+		struct wire_notify notify;
+		struct wire_send send;
+		struct wire_request request;
+		struct wire_welcome welcome;
+		struct wire_ok ok;
+		struct wire_error error;
+		struct wire_change change;
+		struct wire_message message;
+		struct wire_checkpoint checkpoint;
+		struct wire_gap gap;
+		struct wire_upstream upstream;
+		struct wire_bye bye;
+	};
+};
+
+/* A decoder holds the memory that decoded frames refer to, so that decoding a small frame allocates nothing. */
+struct wire_decoder;
+
+/* 0 or -ENOMEM. */
+int wire_decoder_new(struct wire_decoder **out);
+void wire_decoder_free(struct wire_decoder *decoder);
+
+/* Where a scan stands in a frame that is still arriving, so that bytes that dribble in are looked at once.
+ * All zero at the start of a frame. */
+struct wire_scanner {
+	uint32_t offset; /* every byte before it was found harmless; may lie beyond the bytes at hand */
+	uint32_t depth;
+	uint32_t left[WIRE_DEPTH_MAX]; /* elements still to come, by depth */
+};
+
+/* Go on with the frame that begins at buf, of which len bytes have arrived so far. Allocates nothing, whatever the
+ * frame's headers declare.
+ * 0: complete; its length is scanner->offset. -EAGAIN: no fault so far, but more bytes are needed.
+ * -EMSGSIZE: larger than WIRE_FRAME_MAX. -EBADMSG: no msgpack array of a depth up to WIRE_DEPTH_MAX. */
+int wire_scan(struct wire_scanner *scanner, const void *buf, size_t len);
+
+/* Unpack one frame that wire_scan() accepted. Its strings stay valid as long as buf; its arrays until the next
+ * wire_decode() with this decoder.
+ * 0; -EPROTO: a known type with wrong elements; -ENOTSUP: an unknown type; -ENOMEM. */
+int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struct wire_frame *out);
+
+/* Pack one frame into buf. Returns its length, or -EMSGSIZE when size (or WIRE_FRAME_MAX) is too small. */
+int wire_encode(const struct wire_frame *frame, void *buf, size_t size);
+
+/* A frame with up to seven elements, around strings of this length in all, never takes more bytes than this. */
+static inline size_t wire_bound(size_t strings_len)
+{
+	return 64 + strings_len;
+}
+
+struct wire_str wire_str(const char *s);
+bool wire_str_eq(struct wire_str a, struct wire_str b);
+bool wire_utf8_valid(const char *s, size_t len);
