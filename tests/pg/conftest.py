@@ -1,0 +1,145 @@
+"""Fixtures. A test says which hosts, servers and workers it needs; they end with it."""
+
+import os
+
+import pytest
+
+from procs import Run, wait_until
+from relay import CAT, DAEMON, Cat, Relay
+from servers import Bouncer, Postgres, make_template
+
+
+class Cleanup:
+    """Closes what a test made, last first, all of it, and then fails with what failed first."""
+
+    def __init__(self):
+        self._things = []
+
+    def add(self, thing):
+        self._things.append(thing)
+        return thing
+
+    def close(self):
+        failure = None
+        for thing in reversed(self._things):
+            try:
+                thing.close()
+            except Exception as e:
+                failure = failure or e
+        if failure:
+            raise failure
+
+
+@pytest.fixture(scope="session")
+def run():
+    if not os.path.exists(DAEMON):
+        pytest.exit(f"build the daemon first, or set PGHERALD_BUILD: there is no {DAEMON}", 2)
+    run = Run()
+    yield run
+    left = {}
+
+    def all_ended():
+        left.clear()
+        left.update(run.leftovers())
+        return not left
+    try:
+        wait_until(all_ended, "the end of all processes", 5)
+    except AssertionError:
+        raise AssertionError(f"the tests leave processes behind: {left}") from None
+    finally:
+        run.close()
+
+
+@pytest.fixture
+def cleanup():
+    cleanup = Cleanup()
+    yield cleanup
+    cleanup.close()
+
+
+@pytest.fixture(scope="session")
+def template(run):
+    return make_template(run)
+
+
+@pytest.fixture(scope="session")
+def pg(run, template):
+    """A server that no test stops or breaks; each takes a database of its own in it."""
+    pg = Postgres(run, template).start()
+    yield pg
+    pg.close()
+
+
+@pytest.fixture(scope="session")
+def bouncer(run, pg):
+    """pgbouncer in transaction mode before it."""
+    bouncer = Bouncer(run, pg).start()
+    yield bouncer
+    bouncer.close()
+
+
+@pytest.fixture
+def db(pg, cleanup):
+    return cleanup.add(pg.database())
+
+
+@pytest.fixture
+def own_pg(run, template, cleanup):
+    """A server to stop, to freeze, to break."""
+    return cleanup.add(Postgres(run, template)).start()
+
+
+@pytest.fixture
+def own_bouncer(run, own_pg, cleanup):
+    return cleanup.add(Bouncer(run, own_pg)).start()
+
+
+@pytest.fixture
+def own_db(own_pg):
+    return own_pg.database()
+
+
+@pytest.fixture
+def make_relay(run, cleanup):
+    """Relays that are not started yet, configured by environment variables."""
+    return lambda flags=(), **environment: cleanup.add(Relay(run, flags=flags, **environment))
+
+
+@pytest.fixture
+def start_relay(make_relay):
+    """start_relay(database, bouncer): the normal case, publishing through a pool. Without one: directly."""
+    def start(database, bouncer=None, **environment):
+        url = bouncer.url(database) if bouncer else database.direct_url
+        return make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=database.direct_url, **environment).start()
+    return start
+
+
+@pytest.fixture
+def relay(start_relay, db, bouncer):
+    """A host whose relay publishes through pgbouncer."""
+    return start_relay(db, bouncer)
+
+
+@pytest.fixture
+def relays(start_relay, db, bouncer):
+    """Two hosts on one database."""
+    return start_relay(db, bouncer), start_relay(db, bouncer)
+
+
+@pytest.fixture
+def local_relay(make_relay):
+    """A relay without a database."""
+    return make_relay().start()
+
+
+@pytest.fixture
+def listen(cleanup):
+    """A plain LISTEN connection, as a Go instance has one."""
+    return lambda database, *channels: cleanup.add(database.listen(*channels))
+
+
+@pytest.fixture
+def cat(run, cleanup):
+    if not os.path.exists(CAT):
+        pytest.skip(f"there is no {CAT}")
+    return lambda *arguments: cleanup.add(Cat(run, *arguments))

@@ -1,0 +1,164 @@
+"""Processes and waiting. Whatever a run starts ends with it, however the run itself ends.
+
+Every process started here works inside one directory, the run's. A janitor, a process of its own, sees the run end, by
+kill -9 too, and kills whatever still works in that directory, then removes it.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+DEADLINE = 15  # seconds for what should take far less: a wait that reaches it has failed
+
+
+def wait_until(condition, what, deadline=DEADLINE):
+    """Wait for condition() to be true, and return what it returned."""
+    end = time.monotonic() + deadline
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline} s: {what}")
+        time.sleep(0.01)
+
+
+def _processes():
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            yield int(entry)
+
+
+def children(pid):
+    """The direct children of a process."""
+    found = []
+    for child in _processes():
+        try:
+            with open(f"/proc/{child}/stat") as stat:
+                if int(stat.read().rpartition(")")[2].split()[1]) == pid:
+                    found.append(child)
+        except OSError:
+            pass
+    return found
+
+
+def signal_all(pids, number):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def leftovers(directory):
+    """Processes that work in this directory, as {pid: command line}. PostgreSQL writes its titles over its
+    environment and changes directory; other daemons may leave the directory. So look at both."""
+    found = {}
+    for pid in _processes():
+        try:
+            cwd = os.readlink(f"/proc/{pid}/cwd")
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                marked = f"PGHERALD_RUN={directory}".encode() in environ.read().split(b"\0")
+            if marked or (cwd + "/").startswith(directory + "/"):
+                with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                    found[pid] = cmdline.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            pass
+    return found
+
+
+def _die_with_parent():
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Run:
+    """One run: its directory, its processes, its janitor."""
+
+    def __init__(self):
+        # Not below TMPDIR: the path of a Unix socket has 107 bytes at most.
+        self.directory = tempfile.mkdtemp(prefix="pgherald-", dir="/tmp")
+        os.chmod(self.directory, 0o755)
+        self._janitor = subprocess.Popen(
+            [sys.executable, "-B", os.path.abspath(__file__), self.directory], stdin=subprocess.PIPE,
+            cwd="/", start_new_session=True)
+        self._names = 0
+
+    def subdirectory(self, name):
+        self._names += 1
+        path = os.path.join(self.directory, f"{name}{self._names}")
+        os.mkdir(path)
+        return path
+
+    def spawn(self, argv, env=None, unprivileged=False, **options):
+        """Start a process that dies with this one. PostgreSQL and pgbouncer refuse to run as root: unprivileged."""
+        # A clean environment: nothing of the tester's PG* variables or locale, and no HOME with a .pgpass.
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "PGHERALD_RUN": self.directory,
+                       "HOME": "/nonexistent"}
+        environment.update((k, v) for k, v in os.environ.items() if k.endswith("SAN_OPTIONS"))
+        environment.update(env or {})
+        if unprivileged:
+            argv = unprivileged_argv(argv)
+        options.setdefault("cwd", self.directory)
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen(argv, env=environment, start_new_session=True, preexec_fn=_die_with_parent, **options)
+
+    def call(self, argv, **options):
+        """Run a command to its end and return its output."""
+        process = self.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+        output, _ = process.communicate(timeout=120)
+        if process.returncode != 0:
+            raise AssertionError(f"{argv[0]} ended with {process.returncode}: {output}")
+        return output
+
+    def leftovers(self):
+        return leftovers(self.directory)
+
+    def close(self):
+        """Kill what is left and remove the directory."""
+        self._janitor.stdin.close()
+        self._janitor.wait()
+
+
+def unprivileged_argv(argv):
+    if os.geteuid() != 0:
+        return argv
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig=QUIT", *argv]
+
+
+def give_away(path):
+    """Let the unprivileged user own a directory."""
+    if os.geteuid() == 0:
+        shutil.chown(path, "nobody", "nogroup")
+
+
+def janitor(directory):
+    sys.stdin.buffer.read()  # returns when the run has ended
+    # PostgreSQL removes its shared memory when it is asked to end; SIGKILL would leave it.
+    signal_all(leftovers(directory), signal.SIGCONT)
+    for name in os.listdir(directory):
+        try:
+            with open(os.path.join(directory, name, "data", "postmaster.pid")) as file:
+                pid = int(file.readline())
+        except (OSError, ValueError):
+            continue
+        if pid in leftovers(directory):
+            signal_all([pid], signal.SIGQUIT)
+    end = time.monotonic() + 2
+    while leftovers(directory) and time.monotonic() < end:
+        time.sleep(0.02)
+    while leftovers(directory):
+        signal_all(leftovers(directory), signal.SIGKILL)
+        time.sleep(0.02)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    janitor(sys.argv[1])

@@ -1,0 +1,247 @@
+"""The daemon, as operations: start, stop, kill, freeze, connect to it, read its log."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+from procs import DEADLINE, wait_until
+from servers import PASSWORD
+from worker import CHANNEL, Ok, Raw, Worker
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
+DAEMON = os.path.join(BUILD, "relay", "pgherald")
+CAT = os.path.join(BUILD, "client", "examples", "pgherald-cat")
+
+LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
+REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
+
+
+def check_output(who, text, secrets=()):
+    """What holds of all that a program of ours prints."""
+    report = REPORT.search(text)
+    assert not report, f"a sanitizer reports on {who}: {text[max(0, report.start() - 200):][:8000]}"
+    for secret in (PASSWORD, *secrets):
+        assert secret not in text, f"{who} prints a password"
+
+
+class Relay:
+    """One daemon: one host."""
+
+    def __init__(self, run, name="relay", flags=(), **environment):
+        self.run = run
+        self.directory = run.subdirectory(name)
+        self.path = os.path.join(self.directory, "relay.sock")
+        self.ops_path = os.path.join(self.directory, "ops.sock")
+        self.flags = list(flags)
+        self.environment = {"PGHERALD_SOCKET": self.path, "PGHERALD_OPS_SOCKET": self.ops_path}
+        self.environment.update((k, v) for k, v in environment.items() if v is not None)
+        self.secrets = []
+        self.process = None
+        self._may_have_ended = False
+        self._workers = []
+
+    # Running
+
+    def launch(self):
+        """Start it, and do not wait."""
+        with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
+            self.process = self.run.spawn([DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
+        self._may_have_ended = False
+        return self
+
+    def start(self):
+        """Start it, and wait until it serves."""
+        return self.launch().await_ready()
+
+    def await_ready(self):
+        wait_until(self._serves, f"{self.directory} serves")
+        return self
+
+    def settles(self):
+        """Wait until it serves or has ended."""
+        self._may_have_ended = True
+        wait_until(lambda: self.process.poll() is not None or self._serves(), f"{self.directory} serves or ends", 20)
+
+    def _serves(self):
+        assert self.process.poll() is None, f"the relay ended with {self.process.returncode}: {self.log()}"
+        try:
+            with Raw(self.path) as raw:
+                raw.write(b"")
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+
+    def fails(self, deadline=15):
+        """Wait for the end of a start that must fail: one line that says why. Returns it."""
+        self._may_have_ended = True
+        try:
+            status = self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"a bad start goes on after {deadline} s: {self.log()}") from None
+        errors = self.lines("ERROR")
+        assert status > 0, f"exit status {status} after a bad start: {self.log()}"
+        assert len(errors) == 1, f"one ERROR line says why, not {len(errors)}: {self.log()}"
+        assert not os.path.exists(self.path), "a relay that never served leaves no socket"
+        return errors[0]
+
+    def terminate(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+
+    def wait_exit(self, deadline=DEADLINE):
+        self._may_have_ended = True
+        try:
+            return self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the relay goes on {deadline} s after it was told to end: {self.log()}") from None
+
+    def stop(self):
+        """The graceful end, which every test's relays take at last."""
+        self.terminate()
+        status = self.wait_exit()
+        assert status == 0, f"exit status {status}: {self.log()}"
+
+    def kill(self):
+        self._may_have_ended = True
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def disconnect(self, but=()):
+        """Close all connections to it, but some."""
+        for worker in self._workers:
+            if worker not in but:
+                worker.close()
+
+    def close(self):
+        self.disconnect()
+        if self.process is None:
+            return
+        print(f"--- log of {self.directory}\n{self.log()}")
+        if self.process.poll() is None:
+            self.thaw()
+            try:
+                self.stop()
+            finally:
+                self.kill()
+        check_output("the relay", self.log() + self.stdout(), self.secrets)
+        assert self._may_have_ended, f"the relay ended by itself, with {self.process.returncode}: {self.log()}"
+        for line in self.log().splitlines():
+            assert LINE.fullmatch(line), f"no line of a log: {line!r}"
+
+    # Seeing
+
+    @property
+    def _log_path(self):
+        return os.path.join(self.directory, "log")
+
+    def log(self):
+        with open(self._log_path, errors="replace") as file:
+            return file.read()
+
+    def stdout(self):
+        with open(os.path.join(self.directory, "stdout"), errors="replace") as file:
+            return file.read()
+
+    def lines(self, *levels):
+        """The texts of its log, of these levels or of all."""
+        found = (re.fullmatch(r"<\d>(\w+): (.*)", line) for line in self.log().splitlines())
+        return [m[2] for m in found if m and (not levels or m[1] in levels)]
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def rss(self):
+        with open(f"/proc/{self.process.pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    # Connecting
+
+    def connect(self, name="test", resume=None):
+        """A worker that has said HELLO, and waits for nothing."""
+        worker = Worker(self.path, name, resume)
+        self._workers.append(worker)
+        return worker
+
+    def worker(self, *channels, pubkeys=None):
+        """A worker that is subscribed: to all of the change channel, unless told otherwise."""
+        worker = self.connect()
+        for channel in channels or (CHANNEL,):
+            answer = worker.subscribe(channel, pubkeys)
+            assert isinstance(answer, Ok), answer
+        return worker
+
+    def raw(self):
+        raw = Raw(self.path)
+        self._workers.append(raw)
+        return raw
+
+    def ops(self, command):
+        """What an operator reads who pipes a command through socat."""
+        reply = self.run.call(["sh", "-c", 'printf "%s\\n" "$1" | socat - "UNIX-CONNECT:$2"', "sh",
+                               command, self.ops_path])
+        check_output("ops", reply, self.secrets)
+        return reply
+
+
+class Cat:
+    """pgherald-cat, and the JSON lines it prints."""
+
+    def __init__(self, run, *arguments):
+        import json
+        self._json = json
+        directory = run.subdirectory("cat")
+        self._output, self._errors = os.path.join(directory, "out"), os.path.join(directory, "err")
+        with open(self._output, "wb") as out, open(self._errors, "wb") as err:
+            self.process = run.spawn([CAT, *arguments], stdout=out, stderr=err)
+
+    def lines(self, kind=None):
+        with open(self._output, "rb") as file:
+            text = file.read().decode("utf-8")
+        objects = [self._json.loads(line) for line in text.split("\n")[:-1]]
+        return [o for o in objects if kind in (None, o["type"])]
+
+    def errors(self):
+        with open(self._errors, errors="replace") as file:
+            return file.read()
+
+    def wait_for(self, condition, what, deadline=DEADLINE):
+        """Wait for a line that fulfils the condition, and return it."""
+        def found():
+            lines = [o for o in self.lines() if condition(o)]
+            if not lines and self.process.poll() is not None and not [o for o in self.lines() if condition(o)]:
+                raise AssertionError(f"pgherald-cat ended with {self.process.returncode} before {what}: "
+                                     f"{self.lines()} {self.errors()}")
+            return lines
+        return wait_until(found, f"{what} from pgherald-cat; {self.errors()}", deadline)[0]
+
+    def subscribed(self):
+        self.wait_for(lambda o: o["type"] == "subscribed", "subscribed")
+        return self
+
+    def hears(self, pubkey, deadline=DEADLINE):
+        return self.wait_for(lambda o: o["type"] == "change" and o["pubkey"] == pubkey, f"a change of {pubkey!r}",
+                             deadline)
+
+    def wait_exit(self, deadline=DEADLINE):
+        return self.process.wait(deadline)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError("pgherald-cat does not end on SIGTERM") from None
+        check_output("pgherald-cat", self.errors())

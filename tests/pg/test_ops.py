@@ -1,0 +1,81 @@
+"""The text socket, as an operator reads it with socat."""
+
+import re
+
+from worker import CHANNEL
+
+
+def test_status_through_socat(relay, run):
+    relay.worker(), relay.worker()
+    reply = relay.ops("status")
+    assert "live" in reply and "postgres" in reply, reply
+    assert CHANNEL in reply, reply
+    assert re.search(r"workers\W*2\b", reply), reply
+    assert reply.endswith("\n\n"), "every reply ends with a blank line"
+
+
+def test_a_blank_line_prints_the_status(relay):
+    assert "upstream" in relay.ops("") and "live" in relay.ops("")
+
+
+def test_several_commands_are_answered_in_order(relay):
+    reply = relay.ops("status\nno-such-command\nstatus")
+    first, second, third = reply.rstrip("\n").split("\n\n")[:3]
+    assert "upstream" in first and "upstream" in third, reply
+    assert re.match(r"ERR \S+ \S", second), reply
+
+
+def test_an_unknown_command_is_an_error(relay):
+    assert re.fullmatch(r"ERR \S+ \S.*\n\n", relay.ops("no-such-command")), relay.ops("no-such-command")
+
+
+def test_status_in_local_mode(local_relay):
+    local_relay.worker()
+    assert "local" in local_relay.ops("status")
+
+
+def test_status_tells_of_an_outage(start_relay, own_pg, own_db, own_bouncer):
+    relay = start_relay(own_db, own_bouncer)
+    worker = relay.worker()
+    own_pg.stop("immediate")
+    worker.sees("down")
+    assert re.search(r"upstream.*\bdown\b", relay.ops("status")), relay.ops("status")
+
+
+def test_an_operator_who_types_nonsense_harms_nothing(relay, run):
+    worker = relay.worker()
+    for command in ("\x1b[2J\x07", "x" * 100000, "status " + "y" * 5000, "\0\0\0"):
+        reply = relay.ops(command)
+        assert "\x1b" not in reply and "\x07" not in reply
+    worker.publish("alice")
+    worker.hears("alice")
+
+
+def test_a_worker_cannot_write_to_the_operators_terminal(relay):
+    """What a worker calls itself comes out escaped."""
+    worker = relay.connect(name="\x1b]0;gotcha\x07\n\nERR evil")
+    worker.ping()
+    for command in ("status", "workers"):
+        reply = relay.ops(command)
+        assert "\x1b" not in reply and "\x07" not in reply and "\nERR evil" not in reply
+
+
+def test_an_operator_who_stays_and_reads_nothing_holds_up_nobody(relay, run):
+    import socket
+    operators = []
+    for _ in range(20):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(relay.ops_path)
+        s.setblocking(False)
+        try:
+            for _ in range(200):
+                s.send(b"status\n" * 500)
+        except BlockingIOError:
+            pass
+        operators.append(s)
+    worker = relay.worker()
+    worker.publish("alice")
+    worker.hears("alice")
+    assert "live" in relay.ops("status")
+    for s in operators:
+        s.close()

@@ -1,0 +1,297 @@
+"""A setting that cannot work ends the start at once: one line says which it is, and none says a password."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from servers import Bouncer, Postgres, free_port, make_template
+from worker import CHANNEL
+
+
+@pytest.fixture
+def start(make_relay):
+    """Launch a relay with these URLs."""
+    return lambda url, direct, **more: make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=direct, **more).launch()
+
+
+@pytest.fixture(scope="module")
+def other_cluster(run):
+    """Another server, of another initdb."""
+    pg = Postgres(run, make_template(run)).start()
+    yield pg
+    pg.close()
+
+
+@pytest.fixture
+def dead_end(cleanup):
+    """TCP ports that accept a connection and never say a word, or do not even accept."""
+    def make(accepting):
+        s = cleanup.add(socket.socket())
+        s.bind(("127.0.0.1", 0))
+        s.listen(16 if accepting else 0)
+        if not accepting:  # fill its queue: the next SYN goes unanswered
+            for _ in range(4):
+                filler = cleanup.add(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(s.getsockname())
+        return s.getsockname()[1]
+    return make
+
+
+def says(line, *words):
+    """A line that helps: it has one word of each of these choices."""
+    for choice in words:
+        assert any(w.lower() in line.lower() for w in choice.split("|")), f"no word of {choice!r} in {line!r}"
+
+
+def test_nobody_listens_there(start, db, bouncer):
+    port = free_port()
+    line = start(bouncer.url(db), f"postgresql://app@127.0.0.1:{port}/{db.name}").fails()
+    says(line, "DATABASE_DIRECT_URL|direct", "refused|connect", str(port))
+
+
+def test_no_such_host(start, db, bouncer):
+    line = start(bouncer.url(db), f"postgresql://app@nowhere.invalid/{db.name}").fails()
+    says(line, "DATABASE_DIRECT_URL|direct", "nowhere.invalid")
+
+
+def test_a_port_that_never_answers(start, db, bouncer, dead_end):
+    relays = [start(bouncer.url(db), f"postgresql://app@127.0.0.1:{dead_end(accepting)}/{db.name}")
+              for accepting in (True, False)]
+    for relay in relays:
+        says(relay.fails(deadline=15), "DATABASE_DIRECT_URL|direct", "time|answer")
+
+
+def test_a_pool_that_never_answers(start, db, dead_end):
+    relay = start(f"postgresql://app@127.0.0.1:{dead_end(True)}/{db.name}", db.direct_url)
+    # it may heal, so a relay may also go on trying: but it never serves a worker who could not publish
+    try:
+        relay.process.wait(15)
+    except Exception:
+        assert not os.path.exists(relay.path)
+    else:
+        says(relay.fails(), "DATABASE_URL|publish")
+
+
+def test_a_wrong_database(start, db, bouncer, pg):
+    line = start(bouncer.url(db), pg.url("no_such_database")).fails()
+    says(line, "DATABASE_DIRECT_URL|direct", "no_such_database")
+
+
+def test_a_wrong_user(start, db, bouncer, pg):
+    line = start(bouncer.url(db), pg.url(db.name, user="nobody_here")).fails()
+    says(line, "DATABASE_DIRECT_URL|direct", "nobody_here")
+
+
+def test_a_wrong_password(start, own_pg, own_db):
+    own_pg.require_password("app", "Correct4Horse")
+    right = own_pg.url(own_db.name, password="Correct4Horse")
+    wrong = own_pg.url(own_db.name, password="Wrong9Donkey")
+    for url, direct, names in ((right, wrong, "DATABASE_DIRECT_URL|direct"), (wrong, right, "DATABASE_URL|publish")):
+        relay = start(url, direct)
+        relay.secrets += ["Correct4Horse", "Wrong9Donkey"]
+        says(relay.fails(), names, "password")
+    relay = start(right, right).await_ready()
+    relay.secrets += ["Correct4Horse"]
+    relay.worker().publish("alice")
+
+
+def test_a_password_that_is_missing(start, own_pg, own_db):
+    own_pg.require_password("app", "Correct4Horse")
+    bare = f"postgresql://app@127.0.0.1:{own_pg.port}/{own_db.name}"
+    says(start(bare, bare).fails(), "password")
+
+
+def test_urls_that_reach_different_databases(start, db, bouncer, pg, cleanup):
+    other = cleanup.add(pg.database())
+    line = start(bouncer.url(db), other.direct_url).fails()
+    says(line, "DATABASE_URL", "DATABASE_DIRECT_URL", "different|same|another", "database")
+
+
+def test_urls_that_reach_different_clusters(start, db, bouncer, other_cluster):
+    other_cluster.sql(f"CREATE DATABASE {db.name} OWNER app")
+    line = start(bouncer.url(db), other_cluster.url(db.name)).fails()
+    says(line, "DATABASE_URL", "DATABASE_DIRECT_URL", "different|same|another")
+
+
+def test_urls_that_reach_copies_of_one_cluster(start, own_pg, template, run, cleanup):
+    """A restored copy says of itself that it is the same system. That it hears nothing tells."""
+    copy = cleanup.add(Postgres(run, template)).start()
+    line = start(own_pg.url("postgres"), copy.url("postgres")).fails()
+    says(line, "DATABASE_URL", "DATABASE_DIRECT_URL")
+
+
+@pytest.mark.parametrize("ignored", ["", "options", "options,client_encoding,extra_float_digits,search_path"],
+                         ids=["refuses options", "takes options", "takes everything"])
+def test_listen_through_a_transaction_pooler(start, run, pg, db, cleanup, ignored):
+    """LISTEN "succeeds" there, and is deaf."""
+    bouncer = cleanup.add(Bouncer(run, pg, ignored)).start()
+    line = start(bouncer.url(db), bouncer.url(db)).fails()
+    says(line, "DATABASE_DIRECT_URL", "pool")
+
+
+def test_listen_through_a_pooler_and_publish_directly(start, db, bouncer):
+    """The two URLs swapped."""
+    says(start(db.direct_url, bouncer.url(db)).fails(), "DATABASE_DIRECT_URL", "pool")
+
+
+def test_a_standby(start, own_pg, own_db, cleanup):
+    standby = cleanup.add(own_pg.standby())
+    direct = standby.url(own_db.name)
+    relays = [start(own_db.direct_url, direct), start(direct, direct)]
+    for relay in relays:
+        says(relay.fails(), "DATABASE_DIRECT_URL", "standby")
+    says(start(direct, own_db.direct_url).fails(), "DATABASE_URL", "standby|read-only")
+
+
+@pytest.mark.parametrize("url", [
+    "not a url", "postgres//app@127.0.0.1/x", "postgresql://app@127.0.0.1:port/x", "postgresql://app@[::1/x",
+    "postgresql://app@127.0.0.1/x?no_such_option=1", "http://127.0.0.1/x", "host=127.0.0.1 no_such_option=1",
+    "postgresql://app@127.0.0.1:99999/x"])
+@pytest.mark.parametrize("setting", ["DATABASE_URL", "DATABASE_DIRECT_URL"])
+def test_a_url_that_does_not_parse(make_relay, db, setting, url):
+    urls = {"DATABASE_URL": db.direct_url, "DATABASE_DIRECT_URL": db.direct_url, setting: url}
+    says(make_relay(**urls).launch().fails(), setting)
+
+
+def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, bouncer):
+    """Passwords whose @ / : or " was not escaped: what libpq takes for a host, a port or a database is a secret still."""
+    where = f"127.0.0.1:{pg.port}/{db.name}"
+    written = [f"postgresql://app:Hunter2{c}Zebra9@{where}" for c in ("@", "/", ":", '"', "%", "?", "#", " ", "%zz", "@@", "/@")]
+    written += [
+        f"postgresql://app:Hunter2:@Zebra9/@{where}",
+        f"postgresql://app@127.0.0.1:{pg.port}/no_such_database?password=Hunter2&Zebra9",
+        f"postgresql://app@127.0.0.1:{pg.port}/no_such_database?password=Hunter2@Zebra9&connect_timeout=3",
+        f"host=127.0.0.1 port={pg.port} dbname=no_such_database password=Hunter2 Zebra9",
+        f"host=127.0.0.1 port={pg.port} dbname=no_such_database password='Hunter2 Zebra9",
+        f"host=127.0.0.1 port={pg.port} dbname=no_such_database password = Hunter2\"Zebra9",
+        f"postgres:/app:Hunter2@Zebra9@{where}",
+        f"app:Hunter2@Zebra9@{where}",
+        "Hunter2Zebra9",
+    ]
+    # Some of these URLs work, as their escaping happens to be right or PostgreSQL trusts everyone; the rest must fail.
+    relays = []
+    for url in written:
+        for url, direct in ((bouncer.url(db), url), (url, db.direct_url), (url, url)):
+            relay = start(url, direct)
+            relay.secrets += ["Hunter2", "Zebra9"]
+            relays.append((direct, relay))
+        for _, relay in relays[-3:]:
+            relay.settles()
+    for written, relay in relays:
+        output = relay.log()
+        assert "Hunter2" not in output and "Zebra9" not in output, f"{written} is in the log: {output}"
+
+
+@pytest.mark.parametrize("setting, value", [
+    ("PGHERALD_CHANNELS", "x" * 64), ("PGHERALD_CHANNELS", "a,,b"), ("PGHERALD_CHANNELS", "a:image"),
+    ("PGHERALD_CHANNELS", "a,a:text"), ("PGHERALD_BACKLOG_SIZE", "many"), ("PGHERALD_BACKLOG_SIZE", "-1"),
+    ("PGHERALD_CHECKPOINT_INTERVAL", "0"), ("PGHERALD_CHECKPOINT_INTERVAL", "soon"),
+    ("PGHERALD_RECONCILE", "perhaps"), ("PGHERALD_RECOVERY_RATE", "-5"),
+    ("PGHERALD_SOCKET", "/tmp/" + "x" * 120), ("PGHERALD_SOCKET", "/nonexistent/relay.sock")])
+def test_a_setting_that_makes_no_sense(make_relay, setting, value):
+    """Said by its name; never taken for something near it."""
+    relay = make_relay(**{setting: value}) if setting != "PGHERALD_SOCKET" else make_relay()
+    relay.environment[setting] = value
+    says(relay.launch().fails(), setting if setting != "PGHERALD_SOCKET" else "PGHERALD_SOCKET|" + value[:100])
+
+
+@pytest.mark.parametrize("flags", [["--no-such-flag"], ["stray argument"], ["--socket"]])
+def test_flags_that_make_no_sense(make_relay, flags):
+    make_relay(flags=flags).launch().fails()
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version(make_relay, flag):
+    relay = make_relay(flags=[flag])
+    assert relay.launch().wait_exit() == 0
+    assert relay.stdout().strip() and not relay.log()
+
+
+def test_what_will_heal_does_not_fail_a_start_again(start_relay, own_db, own_bouncer, own_pg):
+    """After a good start, a relay does not die of what fails a start."""
+    relay = start_relay(own_db, own_bouncer)
+    worker = relay.worker()
+    own_pg.stop("immediate")
+    worker.sees("down")
+    own_pg.start()
+    worker.sees("live")
+    worker.publish("alice")
+    worker.hears("alice")
+
+
+def test_a_second_relay_on_a_live_socket_refuses_to_start(make_relay, start_relay, db, bouncer):
+    first = start_relay(db, bouncer)
+    worker = first.worker()
+    second = make_relay(DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url, PGHERALD_SOCKET=first.path)
+    second.launch()
+    assert second.wait_exit() > 0
+    line, = second.lines("ERROR")
+    assert first.path in line, line
+    worker.publish("alice")
+    worker.hears("alice")
+    first.worker().publish("bob")  # the path still leads to the first
+    worker.hears("bob")
+
+
+def test_a_second_relay_on_a_live_ops_socket_refuses_to_start(make_relay):
+    first, second = make_relay().start(), make_relay()
+    second.environment["PGHERALD_OPS_SOCKET"] = first.ops_path
+    assert first.ops_path in second.launch().fails()
+    assert first.ops("status")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_path_is_taken_over_only_when_its_relay_is_gone(make_relay, frozen):
+    first, second = make_relay().start(), make_relay()
+    second.path, second.environment["PGHERALD_SOCKET"] = first.path, first.path
+    if frozen:
+        first.freeze()  # it answers nothing, but it lives
+        assert second.launch().wait_exit() > 0
+        assert first.path in second.lines("ERROR")[0]
+        first.thaw()
+        first.worker().publish("alice")
+    first.kill()
+    assert os.path.exists(first.path), "kill -9 leaves the path behind"
+    worker = second.start().worker()
+    worker.publish("alice")
+    worker.hears("alice")
+
+
+def test_a_file_that_is_no_socket_is_not_removed(make_relay):
+    relay = make_relay()
+    with open(relay.path, "w") as file:
+        file.write("precious")
+    assert relay.launch().wait_exit() > 0
+    line, = relay.lines("ERROR")
+    assert relay.path in line
+    with open(relay.path) as file:
+        assert file.read() == "precious"
+
+
+def test_a_relay_serves_only_when_it_can_hear(make_relay, own_pg, own_db, own_bouncer):
+    """No socket before the first canary came back: a worker that connects can rely on it."""
+    own_pg.freeze()
+    relay = make_relay(DATABASE_URL=own_bouncer.url(own_db), DATABASE_DIRECT_URL=own_db.direct_url).launch()
+    assert relay.process.poll() is None and not os.path.exists(relay.path)
+    own_pg.thaw()
+    relay.await_ready()
+    relay.worker().publish("alice")
+
+
+def test_a_start_can_be_interrupted(start, db, bouncer, dead_end):
+    relay = start(bouncer.url(db), f"postgresql://app@127.0.0.1:{dead_end(True)}/{db.name}")
+    relay.terminate(signal.SIGTERM)
+    relay.wait_exit(5)
+    assert not os.path.exists(relay.path)
+
+
+def test_the_environment_does_not_reach_another_database(make_relay, db, bouncer):
+    """A stray PGDATABASE or PGSERVICE of the shell must not redirect what the URLs say."""
+    relay = make_relay(DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url, PGDATABASE="elsewhere",
+                       PGPORT="1", PGHOST="nowhere.invalid").start()
+    worker = relay.worker()
+    db.notify(CHANNEL, '{"p":"alice"}')
+    worker.hears("alice")
