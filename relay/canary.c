@@ -1,0 +1,206 @@
+#include "canary.h"
+
+#include "diag.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED". The transaction's own id comes with it because it makes the next snapshot
+ * differ from this one without anything having happened. */
+#define MAGIC "pgherald1"
+#define CANARY_SQL                                                                                               \
+	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"                 \
+	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text)), " UPSTREAM_IDENTITY_SQL
+
+/* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn. */
+#define TURN_OWN 0.95
+#define TURN_OTHERS 1.6
+
+static struct diag_limit malformed_limit;
+
+static void arm(struct canary *c, double seconds)
+{
+	ev_timer_stop(c->loop, &c->turn);
+	ev_timer_set(&c->turn, seconds, 0.);
+	ev_timer_start(c->loop, &c->turn);
+}
+
+static void finish_proof(struct canary *c, bool heard, bool different)
+{
+	c->proving = false;
+	if (heard) {
+		upstream_settle(c->upstream);
+		c->events->proved(c->context);
+	} else {
+		c->events->deaf(c->context, different);
+	}
+}
+
+/* Sending */
+
+static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct canary *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	c->awaited = false;
+	if (c->proving)
+		finish_proof(c, false, false);
+	else
+		upstream_drop(c->upstream, "the LISTEN connection is deaf: a canary was committed and not heard in time");
+}
+
+static void send_canary(struct canary *c);
+
+static void on_statement(void *context, PGresult *result, const char *error)
+{
+	struct canary *c = context;
+
+	if (error || (result && PQresultStatus(result) != PGRES_TUPLES_OK)) {
+		/* Every result is followed by NULL, which then finds nothing awaited. */
+		bool awaited = c->awaited, proving = c->proving;
+		c->in_flight = c->awaited = c->proving = false;
+		const char *text = error ? error : session_error(result);
+		if (proving)
+			c->events->unproven(c->context, text);
+		else if (awaited && !error)
+			diag(DIAG_WARNING, "a canary cannot be committed, so there is no new checkpoint: %s", text);
+		return;
+	}
+	if (result) {
+		if (c->awaited && c->proving && strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
+			c->awaited = false;
+			finish_proof(c, false, true);
+		}
+		return;
+	}
+	c->in_flight = false;
+	/* This one was for an upstream that is gone. */
+	if (c->proving && !c->awaited)
+		send_canary(c);
+	else if (c->awaited) {
+		ev_timer_set(&c->deadline, CANARY_HEARD_SECONDS, 0.);
+		ev_timer_start(c->loop, &c->deadline);
+	}
+}
+
+static void send_canary(struct canary *c)
+{
+	if (c->in_flight)
+		return;
+	snprintf(c->number_text, sizeof c->number_text, "%llu", (unsigned long long)++c->number);
+	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled}};
+	c->in_flight = c->awaited = true;
+	c->committed_at = ev_now(c->loop);
+	c->n_sent++;
+	publisher_ask(c->publisher, CANARY_SQL, params, 3, on_statement, c);
+}
+
+/* Turns */
+
+static void on_probe(void *context, const char *snapshot)
+{
+	struct canary *c = context;
+	char idle[64];
+
+	snprintf(idle, sizeof idle, "%llu:%llu:", (unsigned long long)c->last_xid + 1, (unsigned long long)c->last_xid + 1);
+	if (c->activity || c->pending || c->last_xid == 0 || (c->reconciles && strcmp(snapshot, idle) != 0))
+		send_canary(c);
+}
+
+static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct canary *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	arm(c, c->interval * TURN_OWN);
+	if (upstream_probe(c->upstream, CANARY_HEARD_SECONDS, on_probe, c) == 0)
+		c->n_probes++;
+}
+
+/* Hearing */
+
+/* The next word of the text; false when there is none, or it does not fit. */
+static bool word(const char **text, char *buf, size_t size)
+{
+	size_t len = strcspn(*text, " ");
+
+	if (len == 0 || len >= size)
+		return false;
+	memcpy(buf, *text, len);
+	buf[len] = '\0';
+	*text += len + ((*text)[len] == ' ');
+	return true;
+}
+
+void canary_notification(struct canary *c, struct wire_str payload)
+{
+	char magic[16], epoch[64], number[24], xid[24], token[CHECKPOINT_TOKEN_MAX + 1],
+		settled[CHECKPOINT_TOKEN_MAX + 1];
+	const char *text = payload.ptr;
+	struct checkpoint_parts parts;
+
+	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 || !word(&text, epoch, sizeof epoch) ||
+	    !word(&text, number, sizeof number) || !word(&text, xid, sizeof xid) || !word(&text, token, sizeof token) ||
+	    !word(&text, settled, sizeof settled) || checkpoint_parse(token, &parts) < 0 ||
+	    (strcmp(settled, "-") != 0 && checkpoint_parse(settled, &parts) < 0)) {
+		diag_limited(&malformed_limit, DIAG_WARNING,
+			"a notification on the relays' own channel is no canary; who notifies there? channel=" CANARY_CHANNEL
+			" length=%u",
+			payload.len);
+		return;
+	}
+	bool own = strcmp(epoch, c->epoch) == 0;
+	bool awaited = own && c->awaited && strcmp(number, c->number_text) == 0;
+	c->n_heard++;
+	c->last_xid = strtoull(xid, NULL, 10);
+	c->activity = false;
+	if (awaited) {
+		c->awaited = false;
+		c->round_trip = ev_now(c->loop) - c->committed_at;
+		ev_timer_stop(c->loop, &c->deadline);
+	}
+	if (ev_is_active(&c->turn))
+		arm(c, own ? c->interval * TURN_OWN : jittered(c->interval * TURN_OTHERS));
+	c->events->heard(c->context, token, strcmp(settled, "-") == 0 ? NULL : settled, own);
+	if (awaited && c->proving)
+		finish_proof(c, true, false);
+}
+
+void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, double interval,
+		 struct publisher *publisher, struct upstream *upstream, const struct canary_events *events, void *context)
+{
+	*c = (struct canary){.events = events,
+		.context = context,
+		.loop = loop,
+		.epoch = epoch,
+		.interval = interval,
+		.publisher = publisher,
+		.upstream = upstream,
+		.settled = "-"};
+	ev_timer_init(&c->turn, on_turn, 0., 0.);
+	ev_timer_init(&c->deadline, on_deadline, 0., 0.);
+	c->turn.data = c->deadline.data = c;
+}
+
+void canary_prove(struct canary *c)
+{
+	c->proving = true;
+	send_canary(c);
+}
+
+void canary_start(struct canary *c)
+{
+	arm(c, jittered(c->interval * TURN_OWN));
+}
+
+void canary_stop(struct canary *c)
+{
+	ev_timer_stop(c->loop, &c->turn);
+	ev_timer_stop(c->loop, &c->deadline);
+	c->awaited = c->proving = false;
+}

@@ -1,0 +1,68 @@
+/* The canary: the relay's own NOTIFY, sent on the publisher and heard on the upstream. It proves that the upstream hears
+ * what others commit, which nothing on that connection itself can; and it carries a checkpoint, in order with the notifications
+ * around it. All relays of a database hear each other's: one that has just heard another's skips its own turn, so the
+ * fleet together sends about one an interval; and when nothing happens at all, a read-only probe of the upstream is enough. What
+ * a checkpoint is good for is recovery's business. main calls it and hears its events. */
+#pragma once
+
+#include "checkpoint.h"
+#include "publisher.h"
+#include "upstream.h"
+
+/* From the commit until it must be heard; also for a probe. */
+#define CANARY_HEARD_SECONDS 4.
+
+struct canary_events {
+	/* The upstream hears. */
+	void (*proved)(void *context);
+	/* While proving. different: the two URLs reach different databases; else the canary was committed and not heard. */
+	void (*deaf)(void *context, bool different);
+	/* While proving: it could not be committed, so nothing is known. */
+	void (*unproven)(void *context, const char *error);
+	/* A canary was heard, anyone's. token: the moment it was sent; settled: the moment before which every change was heard
+	 * or announced, NULL when the sender knows none. */
+	void (*heard)(void *context, const char *token, const char *settled, bool own);
+};
+
+struct canary {
+	const struct canary_events *events;
+	void *context;
+	struct ev_loop *loop;
+	const char *epoch;
+	double interval;
+	struct publisher *publisher;
+	struct upstream *upstream;
+	bool reconciles; /* changes that nobody notifies matter too */
+
+	struct ev_timer turn;	  /* until this relay sends one, unless it hears another's */
+	struct ev_timer deadline; /* until the one that was committed must be heard */
+	bool proving;
+	bool in_flight;		  /* with the publisher */
+	bool awaited;		  /* sent, not heard yet */
+	bool activity;		  /* something was heard since the last canary */
+	bool pending;		  /* reconciliation has more to do: no turn may be skipped */
+	uint64_t number;	  /* of the last that was sent */
+	char number_text[24];
+	char settled[CHECKPOINT_TOKEN_MAX + 1]; /* what the next one will carry; "-" for none */
+	uint64_t last_xid;	  /* of the last canary heard; 0 before the first */
+	ev_tstamp committed_at;
+
+	uint64_t n_sent, n_heard, n_probes;
+	double round_trip; /* of our last, seconds from commit to being heard; 0 before the first */
+};
+
+void canary_init(struct canary *canary, struct ev_loop *loop, const char *epoch, double interval,
+		 struct publisher *publisher, struct upstream *upstream, const struct canary_events *events, void *context);
+/* The upstream LISTENs: prove it. One of proved, deaf and unproven follows. */
+void canary_prove(struct canary *canary);
+/* The upstream is gone, or the relay ends: no turns. */
+void canary_stop(struct canary *canary);
+/* Take turns from now on. */
+void canary_start(struct canary *canary);
+/* What came on CANARY_CHANNEL. */
+void canary_notification(struct canary *canary, struct wire_str payload);
+/* Something came on another channel. */
+static inline void canary_activity(struct canary *canary)
+{
+	canary->activity = true;
+}

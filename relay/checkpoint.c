@@ -1,0 +1,114 @@
+#include "checkpoint.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct checkpoint *checkpoint_new(struct wire_str token, uint64_t seq)
+{
+	struct checkpoint *c = malloc(sizeof *c + token.len + 1);
+
+	if (!c)
+		return NULL;
+	*c = (struct checkpoint){.refs = 1, .seq = seq, .len = token.len};
+	memcpy(c->token, token.ptr, token.len);
+	c->token[token.len] = '\0';
+	return c;
+}
+
+struct checkpoint *checkpoint_ref(struct checkpoint *c)
+{
+	c->refs++;
+	return c;
+}
+
+void checkpoint_unref(struct checkpoint *c)
+{
+	if (c && --c->refs == 0)
+		free(c);
+}
+
+void checkpoint_history_add(struct checkpoint_history *h, struct checkpoint *c)
+{
+	if (h->n == CHECKPOINT_HISTORY_MAX) {
+		checkpoint_unref(h->items[0]);
+		memmove(h->items, h->items + 1, (CHECKPOINT_HISTORY_MAX - 1) * sizeof *h->items);
+		h->n--;
+	}
+	h->items[h->n++] = c;
+}
+
+struct checkpoint *checkpoint_history_latest(const struct checkpoint_history *h)
+{
+	return h->n ? h->items[h->n - 1] : NULL;
+}
+
+struct checkpoint *checkpoint_history_at(const struct checkpoint_history *h, uint64_t seq)
+{
+	unsigned i = h->n;
+
+	while (i > 0 && h->items[i - 1]->seq > seq)
+		i--;
+	return i ? h->items[i - 1] : NULL;
+}
+
+void checkpoint_history_clear(struct checkpoint_history *h)
+{
+	while (h->n)
+		checkpoint_unref(h->items[--h->n]);
+}
+
+/* Reads digits of the base up to the delimiter, and the delimiter; false when there are none, or too many. */
+static bool number(const char **p, int base, char delimiter, uint64_t max, uint64_t *out)
+{
+	char *end;
+
+	/* strtoull alone would take blanks and signs too. */
+	if (!isxdigit((unsigned char)**p))
+		return false;
+	errno = 0;
+	*out = strtoull(*p, &end, base);
+	if (errno || *end != delimiter || *out > max)
+		return false;
+	*p = end + (delimiter != '\0');
+	return true;
+}
+
+static bool lsn(const char **p, char delimiter, uint64_t *out)
+{
+	uint64_t high, low;
+
+	if (!number(p, 16, '/', UINT32_MAX, &high) || !number(p, 16, delimiter, UINT32_MAX, &low))
+		return false;
+	*out = high << 32 | low;
+	return true;
+}
+
+int checkpoint_parse_lsn(const char *text, uint64_t *out)
+{
+	return lsn(&text, '\0', out) ? 0 : -EBADMSG;
+}
+
+int checkpoint_parse(const char *token, struct checkpoint_parts *out)
+{
+	const char *p = token;
+	uint64_t timeline, xid;
+
+	if (strlen(token) > CHECKPOINT_TOKEN_MAX || !number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
+	    !number(&p, 16, ';', UINT32_MAX, &timeline) || !lsn(&p, ';', &out->lsn))
+		return -EBADMSG;
+	out->timeline = (uint32_t)timeline;
+	out->snapshot = p;
+	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
+	    out->xmin > out->xmax)
+		return -EBADMSG;
+	/* PostgreSQL wants the transactions in progress in order, between the two. */
+	for (uint64_t last = 0; *p; last = xid) {
+		const char *comma = strchr(p, ',');
+		if (!number(&p, 10, comma ? ',' : '\0', UINT64_MAX, &xid) || xid <= last || xid < out->xmin ||
+		    xid >= out->xmax || (comma && !*p))
+			return -EBADMSG;
+	}
+	return 0;
+}

@@ -1,0 +1,371 @@
+#include "config.h"
+
+#include "backlog.h"
+#include "diag.h"
+#include "wire.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <libpq-fe.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+enum setting_id {
+	DATABASE_URL,
+	DATABASE_DIRECT_URL,
+	SOCKET,
+	SOCKET_MODE,
+	OPS_SOCKET,
+	CHANNELS,
+	BACKLOG_SIZE,
+	CHECKPOINT_INTERVAL,
+	RECONCILE,
+	RECOVERY_RATE,
+	WORKERS_MAX,
+	LOG_LEVEL,
+	N_SETTINGS,
+};
+
+static struct setting {
+	const char *env, *flag, *fallback, *help;
+	const char *value;
+	const char *origin; /* "default", "environment" or "flag" */
+} settings[N_SETTINGS] = {
+	[DATABASE_URL] = {"DATABASE_URL", "database-url", NULL,
+			  "where to publish; a pgbouncer in transaction mode will do"},
+	[DATABASE_DIRECT_URL] = {"DATABASE_DIRECT_URL", "database-direct-url", NULL,
+				 "where to LISTEN: PostgreSQL itself, no transaction pooler"},
+	[SOCKET] = {"PGHERALD_SOCKET", "socket", "/run/pgherald/relay.sock", "the workers' socket"},
+	[SOCKET_MODE] = {"PGHERALD_SOCKET_MODE", "socket-mode", "0660", "the sockets' mode, octal: who may connect"},
+	[OPS_SOCKET] = {"PGHERALD_OPS_SOCKET", "ops-socket", "/run/pgherald/ops.sock",
+			"the operator's socket, for socat; \"none\" for none"},
+	[CHANNELS] = {"PGHERALD_CHANNELS", "channels", "data_sync_changes",
+		      "NAME for changes, NAME:text for raw payloads, comma-separated"},
+	[BACKLOG_SIZE] = {"PGHERALD_BACKLOG_SIZE", "backlog-size", "16M",
+			  "bytes of frames to keep for slow and resuming workers (K, M, G)"},
+	[CHECKPOINT_INTERVAL] = {"PGHERALD_CHECKPOINT_INTERVAL", "checkpoint-interval", "5",
+				 "seconds between checkpoints, of all relays of a database together"},
+	[RECONCILE] = {"PGHERALD_RECONCILE", "reconcile", "yes",
+		       "announce changes that the database has and nobody notified"},
+	[RECOVERY_RATE] = {"PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
+			   "rows a second to recover at the most; 0 for no limit"},
+	[WORKERS_MAX] = {"PGHERALD_WORKERS_MAX", "workers-max", "4096", "workers at the most"},
+	[LOG_LEVEL] = {"PGHERALD_LOG_LEVEL", "log-level", "notice", "error, warning, notice, info or debug"},
+};
+
+/* Every password of the URLs, in the form given and in the form decoded. */
+static char *secrets[8];
+static unsigned n_secrets;
+
+static int refuse(enum setting_id id, const char *why)
+{
+	diag(DIAG_ERROR, "%s (--%s) cannot work: %s", settings[id].env, settings[id].flag, why);
+	return -EINVAL;
+}
+
+static void remember_secret(const char *secret)
+{
+	if (secret && *secret && n_secrets < sizeof secrets / sizeof *secrets)
+		secrets[n_secrets++] = strdup(secret);
+}
+
+const char *config_redact(const char *text, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	while (*text && n + 4 < size) {
+		unsigned i = 0;
+		while (i < n_secrets && strncmp(text, secrets[i], strlen(secrets[i])) != 0)
+			i++;
+		if (i < n_secrets) {
+			memcpy(buf + n, "***", 3);
+			n += 3;
+			text += strlen(secrets[i]);
+			continue;
+		}
+		/* libpq's messages have several lines, and end with one. */
+		if (*text == '\n') {
+			while (isspace((unsigned char)*text))
+				text++;
+			if (*text) {
+				buf[n++] = ';';
+				buf[n++] = ' ';
+			}
+			continue;
+		}
+		buf[n++] = *text++;
+	}
+	buf[n] = '\0';
+	return buf;
+}
+
+/* The password as it stands in a URI, before percent-decoding. */
+static void remember_raw_password(const char *url)
+{
+	const char *start = strstr(url, "://");
+	const char *at = start ? strchr(start, '@') : NULL;
+	const char *colon = start ? strchr(start + 3, ':') : NULL;
+
+	if (!at || !colon || colon > at)
+		return;
+	char *raw = strndup(colon + 1, (size_t)(at - colon - 1));
+	remember_secret(raw);
+	free(raw);
+}
+
+static bool only_digits_and_commas(const char *s)
+{
+	return strspn(s, "0123456789,") == strlen(s);
+}
+
+/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first quote. And a
+ * password with an unescaped @, : or / makes a URL that parses, with a piece of the password as host, port or
+ * database, which libpq and the server would then print. */
+static int check_url(enum setting_id id)
+{
+	const char *url = settings[id].value;
+	char *error = NULL;
+	bool piece = false;
+
+	if (!url)
+		return 0;
+	remember_raw_password(url);
+	PQconninfoOption *options = PQconninfoParse(url, &error);
+	if (!options) {
+		char why[160];
+		snprintf(why, sizeof why, "it is no connection URL (%.*s)",
+			 error ? (int)strcspn(error, "\"\n:") : 0, error ? error : "");
+		PQfreemem(error);
+		return refuse(id, why);
+	}
+	for (PQconninfoOption *o = options; o->keyword; o++) {
+		if (!o->val)
+			continue;
+		if (strcmp(o->dispchar, "*") == 0)
+			remember_secret(o->val);
+		if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
+			piece |= strchr(o->val, '@') != NULL;
+		if (strcmp(o->keyword, "port") == 0)
+			piece |= !only_digits_and_commas(o->val);
+	}
+	PQconninfoFree(options);
+	if (piece)
+		return refuse(id, "its host, port or database is none; percent-encode @ : / in the password "
+				  "(%40 %3A %2F)");
+	return 0;
+}
+
+static int parse_channels(struct config *config)
+{
+	char *list = strdup(settings[CHANNELS].value), *next = list;
+	int r = 0;
+
+	while (r == 0 && next) {
+		char *item = strsep(&next, ",");
+		char *kind = strchr(item, ':');
+		struct channel channel = {.kind = CHANNEL_CHANGES};
+		if (kind) {
+			*kind++ = '\0';
+			if (strcmp(kind, "text") != 0) {
+				r = refuse(CHANNELS, "behind the colon only \"text\" may stand");
+				break;
+			}
+			channel.kind = CHANNEL_TEXT;
+		}
+		size_t len = strlen(item);
+		if (len == 0 || len > CHANNEL_NAME_MAX)
+			r = refuse(CHANNELS, "a channel's name has 1 to 63 bytes");
+		else if (!wire_utf8_valid(item, len))
+			r = refuse(CHANNELS, "a channel's name is no UTF-8");
+		else if (strcmp(item, CANARY_CHANNEL) == 0)
+			r = refuse(CHANNELS, "the channel " CANARY_CHANNEL " is the relay's own");
+		else if (config->n_channels == CHANNELS_MAX)
+			r = refuse(CHANNELS, "more than 63 channels");
+		for (unsigned i = 0; r == 0 && i < config->n_channels; i++)
+			if (strcmp(config->channels[i].name, item) == 0)
+				r = refuse(CHANNELS, "a channel is named twice");
+		if (r == 0) {
+			memcpy(channel.name, item, len + 1);
+			config->channels[config->n_channels++] = channel;
+		}
+	}
+	free(list);
+	return r;
+}
+
+static int parse_size(enum setting_id id, size_t min, size_t max, size_t *out)
+{
+	char *end;
+	char why[96];
+
+	errno = 0;
+	unsigned long long value = strtoull(settings[id].value, &end, 10);
+	unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+	if (shift)
+		end++;
+	if (errno || *end || !isdigit((unsigned char)settings[id].value[0]) || value > max >> shift ||
+	    value << shift < min) {
+		snprintf(why, sizeof why, "not a number from %zu to %zu", min, max);
+		return refuse(id, why);
+	}
+	*out = (size_t)value << shift;
+	return 0;
+}
+
+static int parse_real(enum setting_id id, double min, double max, double *out)
+{
+	char *end;
+	char why[96];
+	double value = strtod(settings[id].value, &end);
+
+	if (end == settings[id].value || *end || !(value >= min && value <= max)) {
+		snprintf(why, sizeof why, "not a number from %g to %g", min, max);
+		return refuse(id, why);
+	}
+	*out = value;
+	return 0;
+}
+
+static int parse_bool(enum setting_id id, bool *out)
+{
+	static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false", "off", "0"};
+
+	for (unsigned i = 0; i < 4; i++) {
+		if (strcasecmp(settings[id].value, yes[i]) == 0 || strcasecmp(settings[id].value, no[i]) == 0) {
+			*out = strcasecmp(settings[id].value, yes[i]) == 0;
+			return 0;
+		}
+	}
+	return refuse(id, "neither yes nor no");
+}
+
+static int parse_mode(unsigned *out)
+{
+	char *end;
+	unsigned long mode = strtoul(settings[SOCKET_MODE].value, &end, 8);
+
+	if (end == settings[SOCKET_MODE].value || *end || mode > 0777)
+		return refuse(SOCKET_MODE, "not an octal mode such as 0660");
+	*out = (unsigned)mode;
+	return 0;
+}
+
+static int check_path(enum setting_id id)
+{
+	struct sockaddr_un address;
+
+	if (strlen(settings[id].value) >= sizeof address.sun_path)
+		return refuse(id, "longer than the 107 bytes that the path of a Unix socket may have");
+	return 0;
+}
+
+static int interpret(struct config *config)
+{
+	size_t n = 0;
+	int level, r;
+
+	level = diag_level_of(settings[LOG_LEVEL].value);
+	if (level < 0)
+		return refuse(LOG_LEVEL, settings[LOG_LEVEL].help);
+	diag_set_level((enum diag_level)level);
+	if ((r = check_url(DATABASE_URL)) < 0 || (r = check_url(DATABASE_DIRECT_URL)) < 0 ||
+	    (r = check_path(SOCKET)) < 0 || (r = check_path(OPS_SOCKET)) < 0 || (r = parse_channels(config)) < 0 ||
+	    (r = parse_mode(&config->socket_mode)) < 0 ||
+	    (r = parse_size(BACKLOG_SIZE, BACKLOG_SIZE_MIN, (size_t)64 << 30, &config->backlog_size)) < 0 ||
+	    (r = parse_real(CHECKPOINT_INTERVAL, 0.1, 3600, &config->checkpoint_interval)) < 0 ||
+	    (r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
+	    (r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
+	    (r = parse_size(WORKERS_MAX, 1, 1 << 20, &n)) < 0)
+		return r;
+	config->workers_max = (unsigned)n;
+	while (config->backlog_size & (config->backlog_size - 1))
+		config->backlog_size += config->backlog_size & -config->backlog_size;
+	config->socket_path = settings[SOCKET].value;
+	config->ops_path = strcmp(settings[OPS_SOCKET].value, "none") == 0 ? NULL : settings[OPS_SOCKET].value;
+	config->direct_url = settings[DATABASE_DIRECT_URL].value;
+	config->publish_url = settings[DATABASE_URL].value ? settings[DATABASE_URL].value : config->direct_url;
+	config->mode = config->direct_url ? MODE_POSTGRES : MODE_LOCAL;
+	config->pooler_url_alone = !config->direct_url && settings[DATABASE_URL].value;
+	return 0;
+}
+
+static void print_help(void)
+{
+	printf("Usage: pgherald [OPTION]...\n"
+	       "Hold this host's one LISTEN connection to PostgreSQL, and repeat what it hears to local workers.\n\n");
+	for (int i = 0; i < N_SETTINGS; i++)
+		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", settings[i].flag, settings[i].help, "",
+		       settings[i].env, settings[i].fallback ? ", default " : "",
+		       settings[i].fallback ? settings[i].fallback : "");
+	printf("  --help                   print this\n"
+	       "  --version                print the version\n\n"
+	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
+}
+
+/* A flag's value is visible in the process list; the copy that is kept is not. */
+static const char *take_argument(enum setting_id id, char *argument)
+{
+	const char *copy = strdup(argument);
+
+	if (id == DATABASE_URL || id == DATABASE_DIRECT_URL)
+		memset(argument, 'x', strlen(argument));
+	return copy;
+}
+
+int config_load(struct config *config, int argc, char **argv)
+{
+	enum { HELP = N_SETTINGS, VERSION };
+	struct option options[N_SETTINGS + 3] = {
+		[HELP] = {"help", no_argument, NULL, HELP},
+		[VERSION] = {"version", no_argument, NULL, VERSION},
+	};
+	int choice;
+
+	*config = (struct config){0};
+	for (int i = 0; i < N_SETTINGS; i++) {
+		struct setting *s = &settings[i];
+		options[i] = (struct option){s->flag, required_argument, NULL, i};
+		const char *value = getenv(s->env);
+		/* Deployments unset a variable by leaving it empty. */
+		s->value = value && *value ? value : s->fallback;
+		s->origin = value && *value ? "environment" : "default";
+	}
+	opterr = 0;
+	while ((choice = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (choice == HELP) {
+			print_help();
+			return 1;
+		}
+		if (choice == VERSION) {
+			printf("pgherald " PGHERALD_VERSION "\n");
+			return 1;
+		}
+		if (choice < 0 || choice >= N_SETTINGS) {
+			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
+			return -EINVAL;
+		}
+		settings[choice].value = take_argument((enum setting_id)choice, optarg);
+		settings[choice].origin = "flag";
+	}
+	if (optind < argc) {
+		diag(DIAG_ERROR, "pgherald takes options only; see pgherald --help");
+		return -EINVAL;
+	}
+	return interpret(config);
+}
+
+void config_print(FILE *out)
+{
+	char buf[1024];
+
+	for (int i = 0; i < N_SETTINGS; i++)
+		fprintf(out, "%s=%s (%s)\n", settings[i].env,
+			settings[i].value ? config_redact(settings[i].value, buf, sizeof buf) : "", settings[i].origin);
+}
+
+const char *config_url_name(const struct config *config, const char *url)
+{
+	return url == config->direct_url ? settings[DATABASE_DIRECT_URL].env : settings[DATABASE_URL].env;
+}

@@ -1,0 +1,53 @@
+/* The settings: environment first, a flag for each, every default stated once in config.c's table. A setting that
+ * cannot work is refused here, before anything is opened. Called by main; everybody else reads struct config. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Topic 0 is what every worker gets, so 63 channels and it fill a worker's 64-bit mask. */
+#define CHANNELS_MAX 63
+/* NAMEDATALEN - 1 of PostgreSQL: it refuses a longer channel in pg_notify, and LISTEN would cut it off. */
+#define CHANNEL_NAME_MAX 63
+#define CANARY_CHANNEL "pgherald_canary"
+
+enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
+
+struct channel {
+	char name[CHANNEL_NAME_MAX + 1];
+	enum channel_kind kind;
+};
+
+enum config_mode { MODE_LOCAL, MODE_POSTGRES };
+
+struct config {
+	enum config_mode mode;
+	const char *publish_url; /* postgres mode: DATABASE_URL, or the direct one where only that is set */
+	const char *direct_url;	 /* postgres mode */
+	bool pooler_url_alone;	 /* DATABASE_URL is set and the direct one is not */
+	const char *socket_path;
+	const char *ops_path; /* NULL: no ops socket */
+	unsigned socket_mode;
+	struct channel channels[CHANNELS_MAX];
+	unsigned n_channels;
+	size_t backlog_size; /* bytes, a power of two */
+	double checkpoint_interval; /* seconds */
+	bool reconcile;
+	double recovery_rate; /* rows a second; 0: unlimited */
+	unsigned workers_max;
+};
+
+/* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.
+ * 0; -EINVAL after one ERROR line that says what is wrong; positive when --help or --version was answered. */
+int config_load(struct config *config, int argc, char **argv);
+
+/* One line a setting: name, value (secrets redacted), where it came from. */
+void config_print(FILE *out);
+
+/* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */
+const char *config_url_name(const struct config *config, const char *url);
+
+/* Copy text into buf as one line, with every password of the configured URLs replaced. */
+const char *config_redact(const char *text, char *buf, size_t size);

@@ -1,0 +1,37 @@
+/* Diagnostics on stderr, one event a line, with the <priority> that journald reads. A line is
+ * "LEVEL: what happened, to what, and what to do" and then key=value pairs; quote a value that may hold spaces.
+ * Called by every module of the relay where an error is handled. proto/ and client/ never log. */
+#pragma once
+
+#include <stdint.h>
+
+/* syslog(3)'s numbers */
+enum diag_level {
+	DIAG_ERROR = 3,
+	DIAG_WARNING = 4,
+	DIAG_NOTICE = 5,
+	DIAG_INFO = 6,
+	DIAG_DEBUG = 7,
+};
+
+/* Lines above this level are dropped. NOTICE until it is called. */
+void diag_set_level(enum diag_level level);
+enum diag_level diag_get_level(void);
+/* "error" to "debug"; -EINVAL for another name. */
+int diag_level_of(const char *name);
+const char *diag_level_name(enum diag_level level);
+
+/* Control bytes in what others wrote are escaped, so that one call is one line. */
+void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each limit; the next line
+ * that passes is preceded by one that says how many did not. All zero at first. */
+#define DIAG_BURST 5
+#define DIAG_BURST_SECONDS 10
+struct diag_limit {
+	int64_t window_start; /* seconds, CLOCK_MONOTONIC */
+	uint32_t in_window;
+	uint32_t suppressed;
+};
+void diag_limited(struct diag_limit *limit, enum diag_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));

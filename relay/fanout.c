@@ -1,0 +1,254 @@
+#include "fanout.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+static void reap(struct fanout *f)
+{
+	while (f->dead) {
+		struct worker *w = f->dead;
+		f->dead = w->next;
+		worker_free(w);
+	}
+}
+
+/* The end of the loop's turn: whatever it appended goes out now, to each worker at once. A flush may kill workers, even other than
+ * its own, but it frees none. */
+static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	struct fanout *f = watcher->data;
+
+	(void)loop;
+	(void)events;
+	if (f->flushed_head != f->backlog.head) {
+		f->flushed_head = f->backlog.head;
+		for (struct worker *w = f->walkers, *next; w; w = next) {
+			next = w->next_walker;
+			if (!w->blocked)
+				delivery_flush(w);
+			if (next && next->state == WORKER_DEAD)
+				next = f->walkers;
+		}
+	}
+	while (f->dirty) {
+		struct worker *w = f->dirty;
+		f->dirty = w->next_dirty;
+		w->dirty = false;
+		if (!w->blocked && w->state != WORKER_DEAD)
+			delivery_flush(w);
+	}
+	reap(f);
+}
+
+int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *config,
+		const struct worker_requests *requests)
+{
+	unsigned char random[EPOCH_LEN / 2];
+	int r;
+
+	*f = (struct fanout){.loop = loop, .config = config, .requests = *requests, .next_id = 1};
+	if (getrandom(random, sizeof random, 0) != sizeof random)
+		return -errno;
+	for (unsigned i = 0; i < sizeof random; i++)
+		snprintf(f->epoch + 2 * i, 3, "%02x", random[i]);
+	f->upstream_live = config->mode == MODE_LOCAL;
+	f->scratch = malloc(FANOUT_SCRATCH);
+	if (!f->scratch)
+		return -ENOMEM;
+	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
+	    (r = wire_decoder_new(&f->decoder)) < 0)
+		return r;
+	ev_prepare_init(&f->flush, on_prepare);
+	f->flush.data = f;
+	ev_prepare_start(loop, &f->flush);
+	return 0;
+}
+
+void fanout_close(struct fanout *f)
+{
+	assert(!f->workers);
+	ev_prepare_stop(f->loop, &f->flush);
+	reap(f);
+	checkpoint_history_clear(&f->checkpoints);
+	wire_decoder_free(f->decoder);
+	router_close(&f->router);
+	backlog_close(&f->backlog);
+	free(f->slots);
+	free(f->scratch);
+}
+
+/* The table of workers */
+
+int fanout_add(struct fanout *f, struct worker *w)
+{
+	uint32_t slot = 0;
+
+	while (slot < f->n_slots && f->slots[slot])
+		slot++;
+	if (slot == f->slots_max) {
+		uint32_t max = f->slots_max ? f->slots_max * 2 : 64;
+		struct worker **slots = reallocarray(f->slots, max, sizeof *slots);
+		if (!slots)
+			return -ENOMEM;
+		f->slots = slots;
+		f->slots_max = max;
+	}
+	if (slot == f->n_slots)
+		f->n_slots++;
+	f->slots[slot] = w;
+	w->slot = slot;
+	w->id = f->next_id++;
+	w->next = f->workers;
+	if (w->next)
+		w->next->prev = w;
+	f->workers = w;
+	f->n_workers++;
+	fanout_add_walker(f, w);
+	return 0;
+}
+
+void fanout_remove(struct fanout *f, struct worker *w)
+{
+	if (!w->wanted_whole)
+		fanout_remove_walker(f, w);
+	f->slots[w->slot] = NULL;
+	if (w->next)
+		w->next->prev = w->prev;
+	if (w->prev)
+		w->prev->next = w->next;
+	else
+		f->workers = w->next;
+	f->n_workers--;
+	w->next = f->dead;
+	f->dead = w;
+}
+
+struct worker *fanout_worker(struct fanout *f, struct worker_ref ref)
+{
+	struct worker *w = ref.slot < f->n_slots ? f->slots[ref.slot] : NULL;
+
+	return w && w->id == ref.id ? w : NULL;
+}
+
+void fanout_add_walker(struct fanout *f, struct worker *w)
+{
+	w->prev_walker = NULL;
+	w->next_walker = f->walkers;
+	if (w->next_walker)
+		w->next_walker->prev_walker = w;
+	f->walkers = w;
+}
+
+void fanout_remove_walker(struct fanout *f, struct worker *w)
+{
+	if (w->next_walker)
+		w->next_walker->prev_walker = w->prev_walker;
+	if (w->prev_walker)
+		w->prev_walker->next_walker = w->next_walker;
+	else
+		f->walkers = w->next_walker;
+}
+
+void fanout_mark(struct fanout *f, struct worker *w)
+{
+	if (w->dirty)
+		return;
+	w->dirty = true;
+	w->next_dirty = f->dirty;
+	f->dirty = w;
+}
+
+void fanout_stop_reading(struct fanout *f)
+{
+	f->stopping = true;
+	for (struct worker *w = f->workers; w; w = w->next)
+		worker_stop_reading(w);
+}
+
+void fanout_close_workers(struct fanout *f, const char *code, const char *reason)
+{
+	while (f->workers)
+		worker_close(f->workers, code, reason);
+}
+
+/* Appending */
+
+void fanout_frame(const struct decoded *d, uint64_t seq, unsigned flags, struct wire_frame *out)
+{
+	struct wire_str channel = wire_str(d->channel->name);
+
+	if (d->channel->kind == CHANNEL_CHANGES)
+		*out = (struct wire_frame){.type = WIRE_CHANGE,
+			.change = {seq, channel, d->change.pubkey, d->change.client_id, flags}};
+	else
+		*out = (struct wire_frame){.type = WIRE_MESSAGE,
+			.message = {seq, channel, d->payload, flags,
+				.binary = !wire_utf8_valid(d->payload.ptr, d->payload.len)}};
+}
+
+static uint64_t append(struct fanout *f, const struct wire_frame *frame, unsigned topic, uint64_t key)
+{
+	int len = wire_encode(frame, backlog_reserve(&f->backlog), BACKLOG_FRAME_MAX);
+
+	assert(len > 0);
+	return backlog_commit(&f->backlog, (size_t)len, topic, key);
+}
+
+void fanout_decoded(struct fanout *f, const struct decoded *d, unsigned flags)
+{
+	struct wire_frame frame;
+	uint64_t key = 0;
+
+	fanout_frame(d, f->backlog.head + 1, flags, &frame);
+	if (d->channel->kind == CHANNEL_CHANGES) {
+		f->n_changes++;
+		key = router_key(&f->router, d->topic, d->change.pubkey);
+	} else {
+		f->n_messages++;
+	}
+	uint64_t seq = append(f, &frame, d->topic, key);
+	if (!key)
+		return;
+	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END; e = router_find_next(&f->router, e))
+		delivery_want(f->slots[f->router.edges[e].slot], seq);
+}
+
+/* A frame for every worker. */
+static void append_for_all(struct fanout *f, const struct wire_frame *frame)
+{
+	uint64_t seq = append(f, frame, TOPIC_ALL, 0);
+
+	for (struct worker *w = f->workers; w; w = w->next)
+		delivery_want(w, seq);
+}
+
+void fanout_checkpoint(struct fanout *f, const char *token)
+{
+	struct checkpoint *c = checkpoint_new(wire_str(token), f->backlog.head + 1);
+
+	/* Without memory for it there is no checkpoint now; the next one will do. */
+	if (!c)
+		return;
+	for (struct worker *w = f->workers; w; w = w->next)
+		worker_note_checkpoint(w);
+	checkpoint_history_add(&f->checkpoints, c);
+	append_for_all(f, &(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {c->seq, {c->token, c->len}}});
+}
+
+void fanout_gap(struct fanout *f, const char *cause, const char *text)
+{
+	append_for_all(f,
+		&(struct wire_frame){.type = WIRE_GAP,
+			.gap = {f->backlog.head + 1, wire_str(cause), wire_str(text)}});
+}
+
+void fanout_upstream(struct fanout *f, bool live, const char *text)
+{
+	f->upstream_live = live;
+	append_for_all(f,
+		&(struct wire_frame){.type = WIRE_UPSTREAM,
+			.upstream = {f->backlog.head + 1, wire_str(live ? "live" : "down"), wire_str(text)}});
+}

@@ -1,0 +1,74 @@
+/* Where the flow turns wide: a decoded notification is encoded once into the backlog, those who want it are marked,
+ * and each is flushed once at the end of the loop's turn. That coalesces by itself: an idle relay sends at once, a busy
+ * one sends many frames at a time. Owns the backlog, the router and the table of workers. The upstream's side of main
+ * and, in local mode, the workers' publishing call it. */
+#pragma once
+
+#include "backlog.h"
+#include "checkpoint.h"
+#include "config.h"
+#include "decode.h"
+#include "router.h"
+#include "worker.h"
+
+#define EPOCH_LEN 32
+
+struct fanout {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct worker_requests requests;
+	struct backlog backlog;
+	struct router router;
+	char epoch[EPOCH_LEN + 1];
+	bool upstream_live;
+	bool stopping; /* no worker's requests are read any more */
+	struct checkpoint_history checkpoints;
+
+	struct worker *workers; /* all that are not dead */
+	struct worker *walkers; /* by next_walker: those that look at every frame of the backlog */
+	struct worker *dead;	/* by next; freed at the end of the turn */
+	struct worker *dirty;	/* by next_dirty */
+	struct worker **slots;
+	uint32_t n_slots, slots_max;
+	uint32_t n_workers;
+	uint64_t next_id;
+
+	uint64_t flushed_head; /* the backlog's head at the last flush */
+	struct ev_prepare flush;
+	struct wire_decoder *decoder;
+	unsigned char *scratch; /* where a worker's bytes are read to */
+
+	uint64_t n_changes, n_messages, n_deliveries, n_wakes;
+};
+
+#define FANOUT_SCRATCH ((size_t)2 * WIRE_FRAME_MAX)
+
+/* 0 or negative errno. */
+int fanout_open(struct fanout *fanout, struct ev_loop *loop, const struct config *config,
+		const struct worker_requests *requests);
+/* Every worker must be closed. */
+void fanout_close(struct fanout *fanout);
+
+/* The frame that tells of it; its strings are borrowed. */
+void fanout_frame(const struct decoded *decoded, uint64_t seq, unsigned flags, struct wire_frame *out);
+
+/* Append to the backlog, for all who want it. flags are the frame's. */
+void fanout_decoded(struct fanout *fanout, const struct decoded *decoded, unsigned flags);
+void fanout_checkpoint(struct fanout *fanout, const char *token);
+void fanout_gap(struct fanout *fanout, const char *cause, const char *text);
+void fanout_upstream(struct fanout *fanout, bool live, const char *text);
+
+/* The table of workers. fanout_add: 0 or -ENOMEM. */
+int fanout_add(struct fanout *fanout, struct worker *worker);
+void fanout_remove(struct fanout *fanout, struct worker *worker);
+/* NULL when that worker is gone. */
+struct worker *fanout_worker(struct fanout *fanout, struct worker_ref ref);
+/* Walkers are flushed at the end of each turn in which the backlog grew. */
+void fanout_add_walker(struct fanout *fanout, struct worker *worker);
+void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
+/* Flush it at the end of this turn. */
+void fanout_mark(struct fanout *fanout, struct worker *worker);
+/* Read no more requests: the relay ends. */
+void fanout_stop_reading(struct fanout *fanout);
+/* BYE to all. */
+void fanout_close_workers(struct fanout *fanout, const char *code, const char *reason);

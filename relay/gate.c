@@ -1,0 +1,125 @@
+/* Who holds an flock on "PATH.lock" owns PATH: so a socket that a killed relay left can be removed without a race against
+ * a relay that lives. The lock file itself stays: to remove it would let two hold a lock on one name. */
+#include "gate.h"
+
+#include "diag.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define ACCEPT_BATCH 64
+#define ACCEPT_PAUSE_SECONDS 0.1
+
+static struct diag_limit accept_limit;
+
+int gate_claim(struct gate *g, const char *path)
+{
+	char lock_path[sizeof((struct sockaddr_un *)0)->sun_path + 8];
+
+	*g = (struct gate){.path = path, .fd = -1};
+	snprintf(lock_path, sizeof lock_path, "%s.lock", path);
+	g->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (g->lock_fd < 0)
+		return -errno;
+	if (flock(g->lock_fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+	close(g->lock_fd);
+	g->lock_fd = -1;
+	return r;
+}
+
+static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct gate *g = watcher->data;
+
+	(void)events;
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		int fd = accept4(g->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			g->accepted(g->context, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			/* The connection stays in the queue, so without a pause this would spin. */
+			diag_limited(&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s",
+				strerror(errno), g->path);
+			ev_io_stop(loop, &g->acceptor);
+			ev_timer_again(loop, &g->pause);
+		}
+		if (errno != EINTR && errno != ECONNABORTED)
+			return;
+	}
+}
+
+static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct gate *g = timer->data;
+
+	(void)events;
+	ev_timer_stop(loop, timer);
+	ev_io_start(loop, &g->acceptor);
+}
+
+static int remove_stale(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	return unlink(path) < 0 ? -errno : 0;
+}
+
+int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
+	      void *context)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	g->loop = loop;
+	g->accepted = accepted;
+	g->context = context;
+	int r = remove_stale(g->path);
+	if (r < 0)
+		return r;
+	strncpy(address.sun_path, g->path, sizeof address.sun_path - 1);
+	g->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (g->fd < 0)
+		return -errno;
+	/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
+	if (bind(g->fd, (struct sockaddr *)&address, sizeof address) < 0 || chmod(g->path, (mode_t)mode) < 0 ||
+	    listen(g->fd, SOMAXCONN) < 0) {
+		r = -errno;
+		close(g->fd);
+		g->fd = -1;
+		return r;
+	}
+	ev_io_init(&g->acceptor, on_acceptable, g->fd, EV_READ);
+	ev_init(&g->pause, on_pause_over);
+	g->pause.repeat = ACCEPT_PAUSE_SECONDS;
+	g->acceptor.data = g->pause.data = g;
+	ev_io_start(loop, &g->acceptor);
+	return 0;
+}
+
+void gate_close(struct gate *g)
+{
+	if (g->fd >= 0) {
+		ev_io_stop(g->loop, &g->acceptor);
+		ev_timer_stop(g->loop, &g->pause);
+		unlink(g->path);
+		close(g->fd);
+		g->fd = -1;
+	}
+	if (g->lock_fd >= 0)
+		close(g->lock_fd);
+	g->lock_fd = -1;
+}

@@ -1,0 +1,408 @@
+/* Assembles the relay in the order in which a notification flows through it, and takes it apart in reverse:
+ *
+ *   PostgreSQL -> upstream -> decode -> fanout (backlog, router) -> worker -> its socket
+ *   a worker's NOTIFY -> publisher -> PostgreSQL, which returns it on the way above
+ *
+ * Here stand the events that join the parts: who learns what from whom. Start-up ends with the first canary that came back;
+ * until then a failure ends the process, since it is the setting that is wrong; from then on nothing does but a signal. */
+#include "diag.h"
+#include "relay.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Within this a healthy start is over; a server that is only just starting is waited for as long. */
+#define START_SECONDS 12.
+/* For what is being published when the signal comes. */
+#define STOP_SECONDS 1.
+
+static void stop_now(struct relay *r, int status)
+{
+	r->exit_status = status;
+	ev_break(r->loop, EVBREAK_ALL);
+}
+
+static void refuse_start(struct relay *r, const char *why)
+{
+	diag(DIAG_ERROR, "start refused: %s", why);
+	stop_now(r, EXIT_FAILURE);
+}
+
+/* Upstream */
+
+static void on_upstream_listening(void *context)
+{
+	struct relay *r = context;
+
+	publisher_hurry(&r->publisher);
+	canary_prove(&r->canary);
+}
+
+static void on_upstream_heard(void *context, const char *channel, struct wire_str payload)
+{
+	struct relay *r = context;
+	struct decoded decoded;
+
+	if (strcmp(channel, CANARY_CHANNEL) == 0) {
+		canary_notification(&r->canary, payload);
+		return;
+	}
+	canary_activity(&r->canary);
+	if (decode_notification(&r->decode, channel, payload, &decoded) == 0) {
+		fanout_decoded(&r->fanout, &decoded, 0);
+		decoded_release(&decoded);
+	}
+}
+
+static void on_upstream_lost(void *context, const char *error, bool heals, double retry)
+{
+	struct relay *r = context;
+
+	canary_stop(&r->canary);
+	if (!r->ready) {
+		if (!heals)
+			refuse_start(r, error);
+		return;
+	}
+	diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	if (r->fanout.upstream_live)
+		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
+}
+
+static void go_live(struct relay *r)
+{
+	upstream_live(&r->upstream);
+	canary_start(&r->canary);
+	fanout_upstream(&r->fanout, true, "the relay hears PostgreSQL");
+}
+
+/* Canary */
+
+static void open_gates(struct relay *r);
+
+static void on_proved(void *context)
+{
+	struct relay *r = context;
+
+	if (!r->ready) {
+		open_gates(r);
+		return;
+	}
+	diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
+	go_live(r);
+}
+
+static void on_deaf(void *context, bool different)
+{
+	struct relay *r = context;
+	const char *why = different
+		? "DATABASE_URL and DATABASE_DIRECT_URL reach different databases; make both name the same one"
+		: "LISTEN on DATABASE_DIRECT_URL hears nothing: a transaction pooler stands in between; let it name "
+		  "PostgreSQL itself";
+
+	if (!r->ready)
+		refuse_start(r, why);
+	else
+		upstream_drop(&r->upstream, why);
+}
+
+static void on_unproven(void *context, const char *error)
+{
+	struct relay *r = context;
+
+	if (!r->ready) {
+		refuse_start(r, error);
+		return;
+	}
+	/* To hear without proof is better than not to hear; the next turns go on trying. */
+	diag(DIAG_WARNING, "the LISTEN connection is back, but no canary can prove it: %s", error);
+	go_live(r);
+}
+
+static void on_canary_heard(void *context, const char *token, const char *settled, bool own)
+{
+	struct relay *r = context;
+
+	(void)settled;
+	(void)own;
+	fanout_checkpoint(&r->fanout, token);
+}
+
+/* Publisher */
+
+static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code,
+			 const char *text)
+{
+	struct relay *r = context;
+
+	worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
+}
+
+static void on_publisher_connected(void *context)
+{
+	struct relay *r = context;
+
+	if (!r->ready)
+		return;
+	diag(DIAG_NOTICE, "the publishing connection is back");
+	upstream_hurry(&r->upstream);
+}
+
+static void on_publisher_lost(void *context, const char *error, bool heals, double retry)
+{
+	struct relay *r = context;
+
+	if (r->ready)
+		diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	else if (!heals)
+		refuse_start(r, error);
+}
+
+/* Workers */
+
+static void on_publish(void *context, struct worker_ref worker, uint64_t request, unsigned topic,
+		       struct wire_str payload)
+{
+	struct relay *r = context;
+	const char *channel = r->config.channels[topic - 1].name;
+	struct decoded decoded;
+	int result;
+
+	if (r->config.mode == MODE_POSTGRES) {
+		result = publisher_submit(&r->publisher, worker.id, worker.slot, request, channel, payload);
+		if (result < 0)
+			worker_published(&r->fanout, worker, request, "busy", "the relay's publish queue is full");
+		return;
+	}
+	result = decode_notification(&r->decode, channel, payload, &decoded);
+	if (result == 0) {
+		fanout_decoded(&r->fanout, &decoded, 0);
+		decoded_release(&decoded);
+	}
+	worker_published(&r->fanout, worker, request, result < 0 ? "invalid" : NULL, "the payload is no change");
+}
+
+static void on_catch_up(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	worker_caught_up(worker, r->fanout.backlog.head, NULL, worker->begun ? "restart" : "overrun",
+		"what this worker missed is no longer in the backlog");
+}
+
+static void on_forget(void *context, struct worker *worker)
+{
+	(void)context;
+	(void)worker;
+}
+
+static void on_worker_accepted(void *context, int fd)
+{
+	struct relay *r = context;
+	struct worker *w = worker_open(&r->fanout, fd);
+
+	if (w && r->fanout.n_workers > r->config.workers_max)
+		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
+}
+
+static void open_gates(struct relay *r)
+{
+	int result = gate_open(&r->gate, r->loop, r->config.socket_mode, on_worker_accepted, r);
+	const char *path = r->config.socket_path;
+
+	if (result == 0 && r->config.ops_path) {
+		path = r->config.ops_path;
+		result = gate_open(&r->ops_gate, r->loop, r->config.socket_mode, ops_accepted, &r->ops);
+	}
+	if (result < 0) {
+		diag(DIAG_ERROR, "start refused: cannot listen on %s: %s", path, strerror(-result));
+		stop_now(r, EXIT_FAILURE);
+		return;
+	}
+	r->ready = true;
+	ev_timer_stop(r->loop, &r->start_deadline);
+	if (r->config.mode == MODE_POSTGRES)
+		go_live(r);
+	diag(DIAG_NOTICE, "ready version=" PGHERALD_VERSION " mode=%s socket=%s channels=%u",
+		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->config.socket_path, r->config.n_channels);
+}
+
+/* The end */
+
+static void on_publisher_settled(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	struct relay *r = watcher->data;
+
+	(void)loop;
+	(void)events;
+	if (publisher_idle(&r->publisher))
+		stop_now(r, EXIT_SUCCESS);
+}
+
+static void on_stop_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	stop_now(timer->data, EXIT_SUCCESS);
+}
+
+/* What is being published is waited for, so that it can be answered. Nothing new is taken. */
+static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int events)
+{
+	struct relay *r = watcher->data;
+
+	(void)events;
+	if (r->stopping)
+		return;
+	r->stopping = true;
+	diag(DIAG_NOTICE, "stopping on %s", watcher->signum == SIGTERM ? "SIGTERM" : "SIGINT");
+	gate_close(&r->gate);
+	fanout_stop_reading(&r->fanout);
+	if (!r->ready || r->config.mode == MODE_LOCAL) {
+		stop_now(r, EXIT_SUCCESS);
+		return;
+	}
+	ev_prepare_start(loop, &r->publisher_settled);
+	ev_timer_start(loop, &r->stop_deadline);
+}
+
+static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct relay *r = timer->data;
+	char why[600];
+
+	(void)loop;
+	(void)events;
+	if (*r->upstream.last_error || *r->publisher.last_error)
+		snprintf(why, sizeof why, "%s",
+			*r->upstream.last_error ? r->upstream.last_error : r->publisher.last_error);
+	else if (r->upstream.state < UPSTREAM_LISTENING)
+		snprintf(why, sizeof why, "%s does not answer within %.0f s; check the URL, the server and the way there",
+			config_url_name(&r->config, r->config.direct_url), START_SECONDS);
+	else
+		snprintf(why, sizeof why, "%s does not answer within %.0f s; check the URL, the server and the way there",
+			config_url_name(&r->config, r->config.publish_url), START_SECONDS);
+	refuse_start(r, why);
+}
+
+static int claim_gates(struct relay *r)
+{
+	const char *path = r->config.socket_path;
+	int result = gate_claim(&r->gate, path);
+
+	r->ops_gate = (struct gate){.fd = -1, .lock_fd = -1};
+	if (result == 0 && r->config.ops_path) {
+		path = r->config.ops_path;
+		result = gate_claim(&r->ops_gate, path);
+	}
+	if (result == -EADDRINUSE)
+		diag(DIAG_ERROR, "start refused: another relay serves %s", path);
+	else if (result < 0)
+		diag(DIAG_ERROR, "start refused: cannot claim %s: %s", path, strerror(-result));
+	return result;
+}
+
+/* Each worker takes a descriptor. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static void watch(struct relay *r)
+{
+	signal(SIGPIPE, SIG_IGN);
+	ev_signal_init(&r->sigterm, on_signal, SIGTERM);
+	ev_signal_init(&r->sigint, on_signal, SIGINT);
+	ev_timer_init(&r->start_deadline, on_start_deadline, START_SECONDS, 0.);
+	ev_timer_init(&r->stop_deadline, on_stop_deadline, STOP_SECONDS, 0.);
+	ev_prepare_init(&r->publisher_settled, on_publisher_settled);
+	r->sigterm.data = r->sigint.data = r->start_deadline.data = r->stop_deadline.data = r->publisher_settled.data = r;
+	ev_signal_start(r->loop, &r->sigterm);
+	ev_signal_start(r->loop, &r->sigint);
+}
+
+static void start_postgres(struct relay *r)
+{
+	static const struct upstream_events upstream_events = {on_upstream_listening, on_upstream_heard,
+		on_upstream_lost};
+	static const struct publisher_events publisher_events = {on_published, on_publisher_connected,
+		on_publisher_lost};
+	static const struct canary_events canary_events = {on_proved, on_deaf, on_unproven, on_canary_heard};
+
+	ev_timer_start(r->loop, &r->start_deadline);
+	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher, &r->upstream,
+		&canary_events, r);
+	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
+	publisher_start(&r->publisher, r->loop, &r->config, &publisher_events, r);
+}
+
+static void stop_postgres(struct relay *r)
+{
+	publisher_abandon(&r->publisher, "timeout", "the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
+	canary_stop(&r->canary);
+	publisher_stop(&r->publisher);
+	upstream_stop(&r->upstream);
+}
+
+int main(int argc, char **argv)
+{
+	static struct relay relay;
+	struct relay *r = &relay;
+	struct worker_requests requests = {r, on_publish, on_catch_up, on_forget};
+
+	int result = config_load(&r->config, argc, argv);
+	if (result != 0)
+		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	raise_descriptor_limit();
+	r->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
+	if (!r->loop) {
+		diag(DIAG_ERROR, "start refused: no event loop can be had from the kernel");
+		return EXIT_FAILURE;
+	}
+	r->started = ev_now(r->loop);
+	if (claim_gates(r) < 0)
+		return EXIT_FAILURE;
+	watch(r);
+	r->decode.config = &r->config;
+	result = fanout_open(&r->fanout, r->loop, &r->config, &requests);
+	if (result < 0) {
+		diag(DIAG_ERROR, "start refused: no backlog of %zu bytes: %s", r->config.backlog_size, strerror(-result));
+		return EXIT_FAILURE;
+	}
+	ops_init(&r->ops, r);
+	if (r->config.mode == MODE_POSTGRES) {
+		start_postgres(r);
+	} else {
+		if (r->config.pooler_url_alone)
+			diag(DIAG_WARNING,
+				"DATABASE_URL is set and DATABASE_DIRECT_URL is not: changes stay on this host (local mode); "
+				"set DATABASE_DIRECT_URL to PostgreSQL itself, past the pooler");
+		open_gates(r);
+	}
+
+	if (r->ready || r->config.mode == MODE_POSTGRES)
+		ev_run(r->loop, 0);
+
+	ops_close(&r->ops);
+	gate_close(&r->ops_gate);
+	if (r->config.mode == MODE_POSTGRES)
+		stop_postgres(r);
+	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
+	gate_close(&r->gate);
+	fanout_close(&r->fanout);
+	/* A thread that is still connecting would outlive what exit() takes down. */
+	if (session_attempts() > 0)
+		_exit(r->exit_status);
+	ev_loop_destroy(r->loop);
+	return r->exit_status;
+}

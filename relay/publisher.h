@@ -1,0 +1,91 @@
+/* The connection that runs pg_notify: what has queued while a statement was in flight goes out as the next one, so an
+ * idle publisher sends at once and a busy one batches by itself. Runs through a transaction pooler: no named statements, no
+ * session state. Also carries the canary's statements, in turn. Workers' requests and reconciliation come in here. */
+#pragma once
+
+#include "backoff.h"
+#include "config.h"
+#include "session.h"
+#include "wire.h"
+
+/* Requests that may wait, in all. A source is a worker's id; 0 is the relay itself. */
+#define PUBLISHER_QUEUE_MAX 65536
+#define PUBLISHER_QUEUE_BYTES_MAX ((size_t)64 << 20)
+#define PUBLISHER_BATCH_MAX 4096
+#define PUBLISHER_BATCH_BYTES_MAX ((size_t)1 << 20)
+/* From the request to its answer. */
+#define PUBLISHER_REQUEST_SECONDS 5.
+#define PUBLISHER_STATEMENT_SECONDS 5.
+/* Longer waits between attempts to connect would let requests run out that PostgreSQL could take by now. */
+#define PUBLISHER_BACKOFF_MAX 4.
+
+/* What became of a request: code is NULL when it is committed, else an ERROR code of PROTOCOL.md. */
+typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code,
+			  const char *text);
+/* Each result of a statement, NULL when it is over; or, when it could not be run to its end, error alone. */
+typedef void publisher_statement_fn(void *context, PGresult *result, const char *error);
+
+struct publisher_events {
+	published_fn *published;
+	void (*connected)(void *context);
+	/* As upstream's. */
+	void (*lost)(void *context, const char *error, bool heals, double retry);
+};
+
+struct publish_request {
+	struct publish_request *next;
+	uint64_t source, request;
+	uint32_t slot;
+	ev_tstamp since;
+	bool answered; /* its deadline passed while it was in flight */
+	const char *channel; /* the configuration's */
+	uint32_t len;
+	char payload[];
+};
+
+struct publish_list {
+	struct publish_request *first, **end;
+	uint32_t n;
+	size_t bytes;
+};
+
+struct publisher {
+	const struct config *config;
+	const struct publisher_events *events;
+	void *context;
+	struct session session;
+	struct backoff backoff;
+	struct ev_timer retry, expiry;
+	struct ev_prepare turn_end; /* runs while something was queued in this turn of the loop */
+	struct publish_list queue, in_flight;
+	unsigned alone; /* after a batch that was refused: so many requests go one by one, to find the one at fault */
+	bool refused;	/* the statement in flight was */
+	char refusal[256];
+
+	const char *statement; /* the canary's, waiting or in flight */
+	struct session_param params[4];
+	int n_params;
+	bool statement_sent;
+	publisher_statement_fn *on_statement;
+	void *statement_context;
+
+	uint64_t n_published, n_batches, n_failed;
+	char last_error[256];
+};
+
+void publisher_start(struct publisher *publisher, struct ev_loop *loop, const struct config *config,
+		     const struct publisher_events *events, void *context);
+/* Requests that are still there are forgotten. */
+void publisher_stop(struct publisher *publisher);
+/* channel: of the configuration. 0: published follows. -EBUSY: the queue is full. -ENOMEM. */
+int publisher_submit(struct publisher *publisher, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
+		     struct wire_str payload);
+/* Nothing waits and nothing is in flight. */
+bool publisher_idle(const struct publisher *publisher);
+/* Answer all that waits with this. */
+void publisher_abandon(struct publisher *publisher, const char *code, const char *text);
+/* Run one statement in between. params' values must live until it is over. -EBUSY: one is under way. */
+int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params, int n_params,
+		  publisher_statement_fn *on_statement, void *context);
+/* Come back now, if it is waiting: PostgreSQL is there again. */
+void publisher_hurry(struct publisher *publisher);

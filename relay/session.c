@@ -1,0 +1,299 @@
+#include "session.h"
+
+#include "config.h"
+#include "diag.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ERROR_MAX 512
+#define PING_WORTH_SECONDS 2.
+
+/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is touched by both. */
+struct attempt {
+	struct session *session; /* NULL when nobody waits for it any more */
+	struct ev_loop *loop;
+	struct ev_async done;
+	const char *url, *name;
+	PGconn *conn;
+	enum session_failure failure;
+};
+
+static unsigned attempts_running;
+
+unsigned session_attempts(void)
+{
+	return attempts_running;
+}
+
+/* libpq would print them on stderr. */
+static void ignore_notice(void *arg, const PGresult *result)
+{
+	(void)arg;
+	(void)result;
+}
+
+static void one_line(const char *text, char buf[ERROR_MAX])
+{
+	config_redact(text, buf, ERROR_MAX);
+}
+
+const char *session_error(const PGresult *result)
+{
+	static char buf[ERROR_MAX];
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+	one_line(primary ? primary : PQresultErrorMessage(result), buf);
+	return buf;
+}
+
+static void *attempt_run(void *arg)
+{
+	struct attempt *a = arg;
+	/* The URL's own settings go before those that stand before it here, and after those behind it. */
+	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle", "keepalives_interval",
+		"keepalives_count", "tcp_user_timeout", "dbname", "client_encoding", NULL};
+	const char *const values[] = {SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
+
+	ev_tstamp start = ev_time();
+	a->conn = PQconnectdbParams(keywords, values, 1);
+	if (PQstatus(a->conn) != CONNECTION_OK) {
+		/* libpq does not say why in a form that a program can read; but who had to wait need not ask again. */
+		switch (ev_time() - start > PING_WORTH_SECONDS ? PQPING_NO_RESPONSE : PQpingParams(keywords, values, 1)) {
+		case PQPING_OK:
+			a->failure = SESSION_REFUSED;
+			break;
+		case PQPING_REJECT:
+			a->failure = SESSION_STARTING;
+			break;
+		default:
+			a->failure = SESSION_UNREACHABLE;
+		}
+	}
+	ev_async_send(a->loop, &a->done);
+	return NULL;
+}
+
+static void stop_watching(struct session *s)
+{
+	ev_io_stop(s->loop, &s->reader);
+	ev_io_stop(s->loop, &s->writer);
+	ev_timer_stop(s->loop, &s->deadline);
+}
+
+static void lose(struct session *s, enum session_failure failure, const char *error)
+{
+	char buf[ERROR_MAX];
+
+	one_line(error, buf);
+	session_close(s);
+	s->events->lost(s->context, failure, buf);
+}
+
+static void drain(struct session *s)
+{
+	PGnotify *notify;
+
+	while (s->conn && (notify = PQnotifies(s->conn))) {
+		if (s->events->heard)
+			s->events->heard(s->context, notify);
+		PQfreemem(notify);
+	}
+}
+
+static void take_results(struct session *s)
+{
+	while (s->conn && s->on_result && !s->paused && !PQisBusy(s->conn)) {
+		session_result_fn *on_result = s->on_result;
+		PGresult *result = PQgetResult(s->conn);
+		if (!result) {
+			s->on_result = NULL;
+			ev_timer_stop(s->loop, &s->deadline);
+		}
+		/* What came before the end of the statement is heard before the statement is over. */
+		drain(s);
+		if (s->conn)
+			on_result(s->context, result);
+		PQclear(result);
+	}
+	drain(s);
+}
+
+static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct session *s = watcher->data;
+
+	(void)loop;
+	(void)events;
+	int alive = PQconsumeInput(s->conn);
+	/* Even a connection that is gone may have brought something before it went. */
+	take_results(s);
+	if (s->conn && (!alive || PQstatus(s->conn) != CONNECTION_OK))
+		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
+}
+
+static void flush(struct session *s)
+{
+	switch (PQflush(s->conn)) {
+	case 0:
+		ev_io_stop(s->loop, &s->writer);
+		break;
+	case 1:
+		ev_io_start(s->loop, &s->writer);
+		break;
+	default:
+		/* The reader finds the connection broken; it may still hold what the server said last. */
+		ev_io_stop(s->loop, &s->writer);
+		ev_feed_event(s->loop, &s->reader, EV_READ);
+	}
+}
+
+static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	(void)loop;
+	(void)events;
+	flush(watcher->data);
+}
+
+static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	lose(timer->data, SESSION_OVERDUE, "no answer in time");
+}
+
+static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int events)
+{
+	struct attempt *a = watcher->data;
+	struct session *s = a->session;
+	PGconn *conn = a->conn;
+	enum session_failure failure = a->failure;
+
+	(void)events;
+	ev_async_stop(loop, watcher);
+	free(a);
+	attempts_running--;
+	if (!s) {
+		PQfinish(conn);
+		return;
+	}
+	s->attempt = NULL;
+	if (PQstatus(conn) != CONNECTION_OK) {
+		char buf[ERROR_MAX];
+		one_line(conn ? PQerrorMessage(conn) : "out of memory", buf);
+		PQfinish(conn);
+		s->events->lost(s->context, failure, buf);
+		return;
+	}
+	s->conn = conn;
+	s->paused = false;
+	PQsetnonblocking(conn, 1);
+	PQsetNoticeReceiver(conn, ignore_notice, NULL);
+	ev_io_set(&s->reader, PQsocket(conn), EV_READ);
+	ev_io_set(&s->writer, PQsocket(conn), EV_WRITE);
+	ev_io_start(loop, &s->reader);
+	s->events->ready(s->context);
+}
+
+void session_init(struct session *s, struct ev_loop *loop, const char *url, const char *name,
+		  const struct session_events *events, void *context)
+{
+	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
+	ev_io_init(&s->reader, on_readable, -1, EV_READ);
+	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
+	ev_timer_init(&s->deadline, on_deadline, 0., 0.);
+	s->reader.data = s->writer.data = s->deadline.data = s;
+}
+
+int session_connect(struct session *s)
+{
+	pthread_attr_t detached;
+	pthread_t thread;
+
+	assert(!s->attempt && !s->conn);
+	struct attempt *a = malloc(sizeof *a);
+	if (!a)
+		return -ENOMEM;
+	*a = (struct attempt){.session = s, .loop = s->loop, .url = s->url, .name = s->name};
+	ev_async_init(&a->done, on_attempt_done);
+	a->done.data = a;
+	ev_async_start(s->loop, &a->done);
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	int r = -pthread_create(&thread, &detached, attempt_run, a);
+	pthread_attr_destroy(&detached);
+	if (r < 0) {
+		ev_async_stop(s->loop, &a->done);
+		free(a);
+		return r;
+	}
+	attempts_running++;
+	s->attempt = a;
+	return 0;
+}
+
+void session_close(struct session *s)
+{
+	if (s->attempt)
+		s->attempt->session = NULL;
+	s->attempt = NULL;
+	s->on_result = NULL;
+	if (!s->conn)
+		return;
+	stop_watching(s);
+	PQfinish(s->conn);
+	s->conn = NULL;
+}
+
+int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
+		  bool single_row, double seconds, session_result_fn *on_result)
+{
+	enum { PARAMS_MAX = 4 };
+	const char *values[PARAMS_MAX];
+	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
+	Oid types[PARAMS_MAX];
+
+	assert(session_idle(s) && n_params <= PARAMS_MAX);
+	for (int i = 0; i < n_params; i++) {
+		values[i] = params[i].value;
+		lens[i] = params[i].len;
+		formats[i] = params[i].binary;
+		types[i] = params[i].type;
+	}
+	if (n_params > 0)
+		sent = PQsendQueryParams(s->conn, sql, n_params, types, values, lens, formats, 0);
+	else
+		sent = PQsendQuery(s->conn, sql);
+	if (!sent) {
+		ev_feed_event(s->loop, &s->reader, EV_READ);
+		return -EIO;
+	}
+	s->on_result = on_result;
+	if (single_row)
+		PQsetSingleRowMode(s->conn);
+	if (seconds > 0) {
+		/* The loop's idea of now may be as old as its turn. */
+		ev_now_update(s->loop);
+		ev_timer_set(&s->deadline, seconds, 0.);
+		ev_timer_start(s->loop, &s->deadline);
+	}
+	flush(s);
+	return 0;
+}
+
+void session_pause(struct session *s, bool pause)
+{
+	if (!s->conn || s->paused == pause)
+		return;
+	s->paused = pause;
+	if (pause) {
+		ev_io_stop(s->loop, &s->reader);
+	} else {
+		ev_io_start(s->loop, &s->reader);
+		/* Rows that libpq holds already make no socket readable. */
+		ev_feed_event(s->loop, &s->reader, EV_READ);
+	}
+}

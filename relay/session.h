@@ -1,0 +1,79 @@
+/* One connection to PostgreSQL on the event loop: connects without blocking, runs one statement at a time with a
+ * deadline, hands out results and notifications, reports the loss. When to connect again, and what to ask, is its owner's
+ * business: upstream, publisher and recovery each hold sessions.
+ *
+ * libpq resolves names synchronously even in PQconnectStart(), so each connection is made in a thread of its own that
+ * lives no longer, and reaches the loop through an ev_async. */
+#pragma once
+
+#include <ev.h>
+#include <libpq-fe.h>
+#include <stdbool.h>
+
+/* Of a connection attempt, for each address that the URL names; connect_timeout in the URL goes before. */
+#define SESSION_CONNECT_SECONDS "5"
+
+enum session_failure {
+	SESSION_UNREACHABLE,	/* no server answered */
+	SESSION_STARTING,	/* the server is starting up or shutting down: it will heal */
+	SESSION_REFUSED,	/* the server answered: bad credentials, no such database, ... */
+	SESSION_LOST,		/* it was connected */
+	SESSION_OVERDUE,	/* a statement got no answer by its deadline */
+};
+
+struct session_events {
+	/* Connected; statements may follow. */
+	void (*ready)(void *context);
+	/* Could not connect, or the connection is gone; it is closed already. error is one line, without secrets. */
+	void (*lost)(void *context, enum session_failure failure, const char *error);
+	/* May be NULL. notify is freed after the call. */
+	void (*heard)(void *context, const PGnotify *notify);
+};
+
+/* Each result of the statement, in order; then once with NULL: done, another may follow. result is freed after the call. */
+typedef void session_result_fn(void *context, PGresult *result);
+
+struct session {
+	struct ev_loop *loop;
+	const char *url, *name; /* name: the application_name */
+	const struct session_events *events;
+	void *context;
+
+	struct attempt *attempt; /* while connecting */
+	PGconn *conn;		 /* while connected */
+	struct ev_io reader, writer;
+	struct ev_timer deadline;
+	session_result_fn *on_result; /* while a statement runs */
+	bool paused;
+};
+
+/* How many threads are connecting; main asks before it ends the process. */
+unsigned session_attempts(void);
+
+void session_init(struct session *session, struct ev_loop *loop, const char *url, const char *name,
+		  const struct session_events *events, void *context);
+/* Exactly one of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
+int session_connect(struct session *session);
+/* At once, without an event. An attempt in progress is left to end by itself. */
+void session_close(struct session *session);
+static inline bool session_idle(const struct session *session)
+{
+	return session->conn && !session->on_result;
+}
+
+struct session_param {
+	const char *value;
+	int len;  /* of a binary value */
+	Oid type; /* 0: let the server infer */
+	bool binary;
+};
+
+/* Run one statement (or, without parameters, several in one string); the session must be idle. seconds: the deadline for the
+ * whole of it, 0 for none. single_row: a result for each row. 0; on a negative errno, lost follows by the loop. */
+int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
+		  bool single_row, double seconds, session_result_fn *on_result);
+/* While paused nothing is read: the server waits. Not for a session that listens. */
+void session_pause(struct session *session, bool pause);
+
+/* The error of a result as one line without secrets, in a static buffer. */
+const char *session_error(const PGresult *result);

@@ -1,0 +1,506 @@
+#include "worker.h"
+
+#include "diag.h"
+#include "fanout.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static struct diag_limit protocol_limit, refusal_limit;
+
+static void answer_error(struct worker *w, bool has_id, uint64_t id, const char *code, const char *text)
+{
+	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
+				  .error = {has_id, id, wire_str(code), wire_str(text)}});
+}
+
+static void protocol_error(struct worker *w, const char *what)
+{
+	worker_close(w, "protocol", what);
+}
+
+/* Ending */
+
+/* The socket may be full; BYE is a courtesy, not a promise. */
+static void send_bye(struct worker *w, const char *code, const char *reason)
+{
+	unsigned char buf[512];
+	int len = wire_encode(&(struct wire_frame){.type = WIRE_BYE, .bye = {wire_str(code), wire_str(reason)}}, buf,
+		sizeof buf);
+
+	/* Whoever is in the middle of a frame could not read it. */
+	delivery_flush(w);
+	if (len > 0 && w->state != WORKER_DEAD && w->private.n == 0)
+		(void)!send(w->fd, buf, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void worker_close(struct worker *w, const char *code, const char *reason)
+{
+	struct fanout *f = w->fanout;
+
+	if (w->state == WORKER_DEAD)
+		return;
+	if (code && strcmp(code, "shutdown") != 0)
+		diag_limited(&protocol_limit, DIAG_WARNING,
+			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason, code,
+			(unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+	else if (!code)
+		diag(DIAG_DEBUG, "a worker left: %s worker=%llu pid=%d", reason, (unsigned long long)w->id, (int)w->pid);
+	if (code) {
+		send_bye(w, code, reason);
+		if (w->state == WORKER_DEAD)
+			return;
+	}
+	w->state = WORKER_DEAD;
+	ev_io_stop(f->loop, &w->reader);
+	ev_io_stop(f->loop, &w->writer);
+	ev_timer_stop(f->loop, &w->hello_deadline);
+	if (w->catch_up)
+		f->requests.forget(f->requests.context, w);
+	router_remove_all(&f->router, &w->first_edge);
+	close(w->fd);
+	fanout_remove(f, w);
+}
+
+void worker_free(struct worker *w)
+{
+	delivery_free(w);
+	checkpoint_unref(w->passed);
+	free(w->partial);
+	free(w);
+}
+
+/* Requests */
+
+static void welcome(struct worker *w)
+{
+	struct fanout *f = w->fanout;
+	const struct config *config = f->config;
+	char names[CHANNELS_MAX][CHANNEL_NAME_MAX + sizeof ":text"];
+	struct wire_str channels[CHANNELS_MAX];
+
+	for (unsigned i = 0; i < config->n_channels; i++) {
+		strcpy(names[i], config->channels[i].name);
+		if (config->channels[i].kind == CHANNEL_TEXT)
+			strcat(names[i], ":text");
+		channels[i] = wire_str(names[i]);
+	}
+	delivery_queue(w,
+		&(struct wire_frame){.type = WIRE_WELCOME,
+			.welcome = {.version = WIRE_VERSION,
+				.epoch = wire_str(f->epoch),
+				.seq = f->backlog.head,
+				.mode = wire_str(config->mode == MODE_LOCAL ? "local" : "postgres"),
+				.upstream = wire_str(f->upstream_live ? "live" : "down"),
+				.relay_version = wire_str(PGHERALD_VERSION),
+				.channels = channels,
+				.n_channels = config->n_channels}});
+}
+
+static void on_hello(struct worker *w, const struct wire_hello *hello)
+{
+	struct fanout *f = w->fanout;
+
+	if (w->state != WORKER_NEW) {
+		protocol_error(w, "HELLO came twice");
+		return;
+	}
+	if (hello->version != WIRE_VERSION) {
+		protocol_error(w, "this relay speaks version 1");
+		return;
+	}
+	if (hello->resume && hello->checkpoint.len > CHECKPOINT_TOKEN_MAX) {
+		protocol_error(w, "the checkpoint in HELLO is longer than any checkpoint");
+		return;
+	}
+	ev_timer_stop(f->loop, &w->hello_deadline);
+	if (hello->name.ptr) {
+		size_t len = hello->name.len < WORKER_NAME_MAX ? hello->name.len : WORKER_NAME_MAX;
+		memcpy(w->name, hello->name.ptr, len);
+	}
+	w->cursor = f->backlog.head;
+	welcome(w);
+	if (hello->resume) {
+		w->state = WORKER_RESUMING;
+		w->resume_in_epoch = wire_str_eq(hello->epoch, wire_str(f->epoch));
+		w->resume_seq = hello->seq;
+		if (hello->checkpoint.ptr)
+			w->passed = checkpoint_new(hello->checkpoint, 0);
+		return;
+	}
+	w->state = WORKER_LIVE;
+	struct checkpoint *latest = checkpoint_history_latest(&f->checkpoints);
+	if (latest) {
+		w->passed = checkpoint_ref(latest);
+		delivery_queue(w,
+			&(struct wire_frame){.type = WIRE_CHECKPOINT,
+				.checkpoint = {latest->seq, {latest->token, latest->len}}});
+	}
+}
+
+/* The channel's topic; 0 after an ERROR. */
+static unsigned topic_for(struct worker *w, uint64_t id, struct wire_str name, enum channel_kind kind, const char *text)
+{
+	unsigned topic = decode_topic(w->fanout->config, name);
+
+	if (topic == 0)
+		answer_error(w, true, id, "channel", "the channel is not configured at this relay");
+	else if (w->fanout->config->channels[topic - 1].kind != kind) {
+		answer_error(w, true, id, "channel", text);
+		return 0;
+	}
+	return topic;
+}
+
+static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
+{
+	struct fanout *f = w->fanout;
+	unsigned topic = decode_topic(f->config, s->channel);
+
+	if (topic == 0 || s->pubkeys)
+		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES, "a text channel is subscribed to as a whole: pubkeys nil");
+	if (topic == 0)
+		return;
+	if (!s->pubkeys) {
+		delivery_walk(w);
+		w->all_mask |= UINT64_C(1) << topic;
+		delivery_ok(w, s->id);
+		return;
+	}
+	if (w->n_edges + s->n_pubkeys > WORKER_SUBSCRIPTIONS_MAX) {
+		diag_limited(&refusal_limit, DIAG_WARNING, "a worker asks for more subscriptions than one may have worker=%llu pid=%d limit=%u",
+			(unsigned long long)w->id, (int)w->pid, WORKER_SUBSCRIPTIONS_MAX);
+		answer_error(w, true, s->id, "limit", "more subscriptions than one worker may have");
+		return;
+	}
+	for (uint32_t i = 0; i < s->n_pubkeys; i++) {
+		int r = router_add(&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
+		if (r < 0) {
+			worker_close(w, "limit", "the relay is out of memory for subscriptions");
+			return;
+		}
+		w->n_edges += (uint32_t)r;
+	}
+	delivery_ok(w, s->id);
+}
+
+static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
+{
+	struct fanout *f = w->fanout;
+	unsigned topic = decode_topic(f->config, s->channel);
+
+	if (topic == 0) {
+		answer_error(w, true, s->id, "channel", "the channel is not configured at this relay");
+		return;
+	}
+	if (!s->pubkeys)
+		w->all_mask &= ~(UINT64_C(1) << topic);
+	for (uint32_t i = 0; i < s->n_pubkeys; i++)
+		w->n_edges -= (uint32_t)router_remove(&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot,
+			&w->first_edge);
+	if (w->n_edges == 0)
+		delivery_walk(w);
+	delivery_ok(w, s->id);
+}
+
+static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_str payload)
+{
+	struct worker_requests *requests = &w->fanout->requests;
+
+	requests->publish(requests->context, (struct worker_ref){w->slot, w->id}, id, topic, payload);
+}
+
+static void on_notify(struct worker *w, const struct wire_notify *n)
+{
+	char payload[CHANGE_PAYLOAD_MAX];
+	unsigned topic = topic_for(w, n->id, n->channel, CHANNEL_CHANGES, "NOTIFY goes to change channels, SEND to text channels");
+
+	if (topic == 0)
+		return;
+	int len = change_encode(n->pubkey, n->client_id, payload, sizeof payload);
+	if (len == -EILSEQ)
+		answer_error(w, true, n->id, "invalid", "the pubkey or the client id is no UTF-8");
+	else if (len < 0)
+		answer_error(w, true, n->id, "too-long", "the payload would have 8000 bytes or more");
+	else
+		publish(w, n->id, topic, (struct wire_str){payload, (uint32_t)len});
+}
+
+static void on_send(struct worker *w, const struct wire_send *s)
+{
+	unsigned topic = topic_for(w, s->id, s->channel, CHANNEL_TEXT, "SEND goes to text channels, NOTIFY to change channels");
+
+	if (topic == 0)
+		return;
+	if (memchr(s->payload.ptr, '\0', s->payload.len))
+		answer_error(w, true, s->id, "invalid", "PostgreSQL takes no NUL in a payload");
+	else if (!wire_utf8_valid(s->payload.ptr, s->payload.len))
+		answer_error(w, true, s->id, "invalid", "the payload is no UTF-8");
+	else if (s->payload.len > CHANGE_PAYLOAD_MAX)
+		answer_error(w, true, s->id, "too-long", "the payload has 8000 bytes or more");
+	else
+		publish(w, s->id, topic, s->payload);
+}
+
+static void on_begin(struct worker *w, uint64_t id)
+{
+	struct fanout *f = w->fanout;
+
+	if (w->state != WORKER_RESUMING) {
+		protocol_error(w, "BEGIN comes once, after a HELLO with a cursor to resume from");
+		return;
+	}
+	if (w->resume_in_epoch && w->resume_seq <= f->backlog.head && w->resume_seq + 1 >= f->backlog.first) {
+		w->cursor = w->resume_seq;
+		w->state = WORKER_LIVE;
+		worker_note_checkpoint(w);
+		delivery_ok(w, id);
+		return;
+	}
+	w->begun = true;
+	w->begin_id = id;
+	w->state = WORKER_CATCHING_UP;
+	f->requests.catch_up(f->requests.context, w);
+}
+
+static void on_frame(struct worker *w, const struct wire_frame *frame)
+{
+	if (w->state == WORKER_NEW && frame->type != WIRE_HELLO) {
+		protocol_error(w, "HELLO must come first");
+		return;
+	}
+	switch (frame->type) {
+	case WIRE_HELLO:
+		on_hello(w, &frame->hello);
+		break;
+	case WIRE_SUBSCRIBE:
+		on_subscribe(w, &frame->subscribe);
+		break;
+	case WIRE_UNSUBSCRIBE:
+		on_unsubscribe(w, &frame->subscribe);
+		break;
+	case WIRE_NOTIFY:
+		on_notify(w, &frame->notify);
+		break;
+	case WIRE_SEND:
+		on_send(w, &frame->send);
+		break;
+	case WIRE_PING:
+		delivery_ok(w, frame->request.id);
+		break;
+	case WIRE_BEGIN:
+		on_begin(w, frame->request.id);
+		break;
+	default:
+		protocol_error(w, "this frame is the relay's to send");
+	}
+}
+
+/* Reading */
+
+/* Takes whole frames from bytes; returns how many bytes they were. */
+static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t len)
+{
+	size_t taken = 0;
+
+	while (taken < len) {
+		struct wire_frame frame;
+		int r = wire_scan(&w->scanner, bytes + taken, len - taken);
+		if (r == -EAGAIN)
+			break;
+		if (r < 0) {
+			protocol_error(w, r == -EMSGSIZE ? "a frame is larger than 65536 bytes" : "this is no msgpack array");
+			break;
+		}
+		size_t frame_len = w->scanner.offset;
+		w->scanner = (struct wire_scanner){0};
+		r = wire_decode(w->fanout->decoder, bytes + taken, frame_len, &frame);
+		if (r == 0)
+			on_frame(w, &frame);
+		else if (r == -ENOTSUP && w->state != WORKER_NEW)
+			answer_error(w, false, 0, "unknown-type", "a frame of a type that this relay does not know");
+		else
+			protocol_error(w, "a frame's elements are not what its type says");
+		if (w->state == WORKER_DEAD)
+			break;
+		taken += frame_len;
+	}
+	return taken;
+}
+
+static void keep_partial(struct worker *w, const unsigned char *bytes, size_t len)
+{
+	free(w->partial);
+	w->partial = NULL;
+	w->partial_len = 0;
+	if (len == 0)
+		return;
+	w->partial = malloc(len);
+	if (!w->partial) {
+		worker_close(w, NULL, "out of memory");
+		return;
+	}
+	memcpy(w->partial, bytes, len);
+	w->partial_len = (uint32_t)len;
+}
+
+static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct worker *w = watcher->data;
+	unsigned char *scratch = w->fanout->scratch;
+
+	(void)loop;
+	(void)events;
+	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial one. */
+	memcpy(scratch, w->partial, w->partial_len);
+	ssize_t n = recv(w->fd, scratch + w->partial_len, FANOUT_SCRATCH - w->partial_len, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		worker_close(w, NULL, n == 0 ? "it closed the connection" : strerror(errno));
+		return;
+	}
+	size_t len = w->partial_len + (size_t)n;
+	size_t taken = take_frames(w, scratch, len);
+	if (w->state == WORKER_DEAD)
+		return;
+	keep_partial(w, scratch + taken, len - taken);
+	if (w->private.end - w->private.start > WORKER_PRIVATE_MAX) {
+		w->reading = false;
+		ev_io_stop(w->fanout->loop, &w->reader);
+	}
+}
+
+void worker_resume_reading(struct worker *w)
+{
+	if (w->reading || w->state == WORKER_DEAD || w->fanout->stopping)
+		return;
+	w->reading = true;
+	ev_io_start(w->fanout->loop, &w->reader);
+}
+
+void worker_stop_reading(struct worker *w)
+{
+	w->reading = false;
+	ev_io_stop(w->fanout->loop, &w->reader);
+}
+
+static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	(void)loop;
+	(void)events;
+	delivery_flush(watcher->data);
+}
+
+static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	protocol_error(timer->data, "HELLO did not come in time");
+}
+
+struct worker *worker_open(struct fanout *f, int fd)
+{
+	struct worker *w = calloc(1, sizeof *w);
+	struct ucred peer = {0};
+	socklen_t len = sizeof peer;
+
+	if (!w || fanout_add(f, w) < 0) {
+		free(w);
+		close(fd);
+		return NULL;
+	}
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	w->fanout = f;
+	w->fd = fd;
+	w->pid = peer.pid;
+	w->uid = peer.uid;
+	w->since = ev_now(f->loop);
+	w->all_mask = 1u << TOPIC_ALL;
+	w->first_edge = ROUTER_END;
+	ev_io_init(&w->reader, on_readable, fd, EV_READ);
+	ev_io_init(&w->writer, on_writable, fd, EV_WRITE);
+	ev_timer_init(&w->hello_deadline, on_hello_deadline, WORKER_HELLO_SECONDS, 0.);
+	w->reader.data = w->writer.data = w->hello_deadline.data = w;
+	w->reading = true;
+	ev_io_start(f->loop, &w->reader);
+	ev_timer_start(f->loop, &w->hello_deadline);
+	return w;
+}
+
+void worker_note_checkpoint(struct worker *w)
+{
+	struct checkpoint *at = w->state == WORKER_LIVE ? checkpoint_history_at(&w->fanout->checkpoints, w->cursor) : NULL;
+
+	if (at && (!w->passed || w->passed->seq < at->seq)) {
+		checkpoint_unref(w->passed);
+		w->passed = checkpoint_ref(at);
+	}
+}
+
+/* Answers from elsewhere */
+
+void worker_published(struct fanout *f, struct worker_ref ref, uint64_t request, const char *code, const char *text)
+{
+	struct worker *w = fanout_worker(f, ref);
+
+	if (!w)
+		return;
+	if (code)
+		answer_error(w, true, request, code, text);
+	else
+		delivery_ok(w, request);
+}
+
+static bool subscribed(const struct worker *w, const struct decoded *d)
+{
+	const struct router *router = &w->fanout->router;
+
+	return (w->all_mask >> d->topic & 1) ||
+	       (w->n_edges > 0 && d->change.pubkey.ptr &&
+		       router_has(router, router_key(router, d->topic, d->change.pubkey), w->slot));
+}
+
+bool worker_recovered(struct worker *w, const struct decoded *d)
+{
+	struct wire_frame frame;
+
+	if (subscribed(w, d)) {
+		fanout_frame(d, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
+		delivery_queue(w, &frame);
+	}
+	return worker_takes_more(w);
+}
+
+bool worker_takes_more(const struct worker *w)
+{
+	return w->private.end - w->private.start <= WORKER_PRIVATE_MAX / 2;
+}
+
+void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)
+{
+	/* On a resume, the OK to BEGIN carries the seq; else this frame does, to bring the worker's cursor to it. */
+	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
+
+	w->cursor = seq;
+	if (cause)
+		delivery_queue(w,
+			&(struct wire_frame){.type = WIRE_GAP, .gap = {frame_seq, wire_str(cause), wire_str(text)}});
+	if (w->begun)
+		delivery_ok(w, w->begin_id);
+	w->begun = false;
+	if (token) {
+		struct checkpoint *passed = checkpoint_new(wire_str(token), seq);
+		if (passed) {
+			checkpoint_unref(w->passed);
+			w->passed = passed;
+			delivery_queue(w,
+				&(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {seq, wire_str(token)}});
+		}
+	}
+	w->state = WORKER_LIVE;
+	fanout_mark(w->fanout, w);
+}

@@ -1,0 +1,162 @@
+/* One worker: its connection, its handshake, its requests (worker.c), and what it is owed (delivery.c): a cursor
+ * into the backlog and a queue of frames for it alone. Leaves out what its requests need of PostgreSQL: that it asks
+ * through struct worker_requests. The gate makes workers, the fan-out flushes them. */
+#pragma once
+
+#include "checkpoint.h"
+#include "wire.h"
+
+#include <ev.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct decoded;
+struct fanout;
+struct recovery_member;
+struct worker;
+
+/* Of one worker alone; there is no limit on what all have together but the limit on workers. */
+#define WORKER_SUBSCRIPTIONS_MAX (1u << 20)
+/* While this many bytes wait for the worker beside the backlog, its requests are not read. */
+#define WORKER_PRIVATE_MAX ((size_t)256 << 10)
+/* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from its list. */
+#define WORKER_WANTED_MAX 1024
+#define WORKER_HELLO_SECONDS 10.
+#define WORKER_NAME_MAX 64
+
+enum worker_state {
+	WORKER_NEW,	    /* HELLO has not come */
+	WORKER_RESUMING,    /* BEGIN has not come: it gets answers only */
+	WORKER_CATCHING_UP, /* it gets answers and recovered frames; the backlog waits */
+	WORKER_LIVE,
+	WORKER_DEAD, /* closed; freed at the end of the loop's turn */
+};
+
+/* A byte queue, and before which frame of the backlog each stretch of it goes out. */
+struct private_stretch {
+	uint64_t after; /* goes out once the cursor is here; 0 or the cursor: at once */
+	uint32_t len;
+};
+struct private_queue {
+	unsigned char *bytes;
+	size_t start, end, size;
+	struct private_stretch *stretches;
+	uint32_t first, n, max;
+};
+
+/* The seqs, behind the cursor, that a worker with pubkeys is owed. */
+struct wanted {
+	uint64_t *seqs;
+	uint32_t first, n, max;
+};
+
+struct worker {
+	struct fanout *fanout;
+	struct worker *next, *prev;	  /* all workers */
+	struct worker *next_walker, *prev_walker; /* those that are not wanted_whole */
+	struct worker *next_dirty;	  /* those to flush at the end of this turn of the loop */
+	bool dirty;
+	bool blocked; /* the socket was full; the writer watches */
+	bool reading; /* the reader watches */
+	enum worker_state state;
+	int fd;
+	struct ev_io reader, writer;
+	struct ev_timer hello_deadline;
+
+	uint32_t slot; /* its place in the fan-out's table: the router's name for it */
+	uint64_t id;   /* never used again: everybody else's name for it */
+	pid_t pid;
+	uid_t uid;
+	ev_tstamp since;
+	char name[WORKER_NAME_MAX + 1];
+
+	/* Its requests: the beginning of a frame, as far as it has come. */
+	unsigned char *partial;
+	uint32_t partial_len;
+	struct wire_scanner scanner;
+
+	/* Its subscriptions. Bit 0 of the mask is TOPIC_ALL. */
+	uint64_t all_mask;
+	uint32_t first_edge;
+	uint32_t n_edges;
+
+	/* What it is owed of the backlog: of the frames behind the cursor, those that match its subscriptions. When wanted_whole,
+	 * wanted lists them all, and the worker subscribes by pubkey only; otherwise they are found by a walk, which for
+	 * a worker that wants every channel is no more than a run of bytes up to the head. */
+	uint64_t cursor;
+	bool wanted_whole;
+	struct wanted wanted;
+	struct private_queue private;
+
+	/* The newest checkpoint it has passed, where catching up starts; NULL when there is none. */
+	struct checkpoint *passed;
+	/* As given by HELLO. */
+	bool resume_in_epoch; /* its epoch is ours */
+	uint64_t resume_seq;
+	uint64_t begin_id; /* of the BEGIN that waits for its OK */
+	bool begun;	   /* begin_id waits */
+	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
+
+	uint64_t n_sent, n_overruns;
+};
+
+/* What outlives a worker: an answer may come when it is gone. */
+struct worker_ref {
+	uint32_t slot;
+	uint64_t id;
+};
+
+/* What workers ask of the rest of the relay. */
+struct worker_requests {
+	void *context;
+	/* Publish; answered through worker_published(), perhaps before this returns. */
+	void (*publish)(void *context, struct worker_ref worker, uint64_t request, unsigned topic,
+			struct wire_str payload);
+	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up(). */
+	void (*catch_up)(void *context, struct worker *worker);
+	/* The worker is gone, and its catch_up with it. */
+	void (*forget)(void *context, struct worker *worker);
+};
+
+/* Takes fd over. NULL when memory is short: fd is closed. */
+struct worker *worker_open(struct fanout *fanout, int fd);
+/* Bring worker->passed up to its cursor. */
+void worker_note_checkpoint(struct worker *worker);
+/* Stop reading its requests: the relay ends. */
+void worker_stop_reading(struct worker *worker);
+/* The one way to end a connection. code: NULL when the worker itself is gone, else it is told BYE with this code and reason.
+ * The struct lives until the end of the loop's turn. */
+void worker_close(struct worker *worker, const char *code, const char *reason);
+/* Frees what worker_close() left; the fan-out calls it. */
+void worker_free(struct worker *worker);
+
+/* Read its requests again, when the reason not to is gone. */
+void worker_resume_reading(struct worker *worker);
+
+/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when not, wait for
+ * worker_takes_more(). */
+bool worker_recovered(struct worker *worker, const struct decoded *decoded);
+bool worker_takes_more(const struct worker *worker);
+/* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that the database was
+ * asked at, NULL when there was none. cause and text: of the GAP that it must be told, NULL when nothing is missing. */
+void worker_caught_up(struct worker *worker, uint64_t seq, const char *token, const char *cause, const char *text);
+
+/* The answer to publish: code is NULL for OK. */
+void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t request, const char *code,
+		      const char *text);
+
+/* delivery.c */
+
+/* Queue a frame for this worker alone, behind what it is owed of the backlog up to now. */
+void delivery_queue(struct worker *worker, const struct wire_frame *frame);
+/* OK with the seq at which the worker stands, when it has been sent all that it is owed up to now. */
+void delivery_ok(struct worker *worker, uint64_t request);
+/* The frame stands in the backlog, and a subscription by pubkey matches it. */
+void delivery_want(struct worker *worker, uint64_t seq);
+/* Find what is owed by a walk, from the cursor on. */
+void delivery_walk(struct worker *worker);
+/* Send what can be sent. The worker may be dead after this. */
+void delivery_flush(struct worker *worker);
+/* Frames and bytes of the backlog that it has not been sent yet. */
+uint64_t delivery_lag(struct worker *worker, uint64_t *bytes);
+void delivery_free(struct worker *worker);
