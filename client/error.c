@@ -1,0 +1,83 @@
+#include "error.h"
+
+#include "pgherald.h"
+
+#include <errno.h>
+
+int error_of_code(struct wire_str code)
+{
+	static const struct {
+		const char *code;
+		int error;
+	} codes[] = {
+		{"channel", -ENXIO},
+		{"invalid", -EILSEQ},
+		{"too-long", -EMSGSIZE},
+		{"limit", -EDQUOT},
+		{"busy", -EBUSY},
+		{"timeout", -ETIMEDOUT},
+		{"rejected", -EREMOTEIO},
+	};
+
+	for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+		if (wire_str_eq(code, wire_str(codes[i].code)))
+			return codes[i].error;
+	return -EPROTO;
+}
+
+const char *pgherald_strerror(int error)
+{
+	switch (error < 0 ? -error : error) {
+	case 0:
+		return "success";
+	case E2BIG:
+		return "an option is set that this version of the library does not know";
+	case EBADMSG:
+		return "this is no cursor";
+	case EBUSY:
+		return "the relay's queue is full";
+	case ECANCELED:
+		return "cancelled";
+	case ECHILD:
+		return "the handle belongs to another process: open one after the fork";
+	case EDEADLK:
+		return "called inside a callback";
+	case EDQUOT:
+		return "the relay's limit of subscriptions is reached";
+	case EILSEQ:
+		return "a string is no UTF-8, or holds a NUL";
+	case EINTR:
+		return "interrupted by a signal";
+	case EINVAL:
+		return "invalid argument";
+	case EMFILE:
+	case ENFILE:
+		return "too many open files";
+	case EMSGSIZE:
+		return "too long";
+	case ENAMETOOLONG:
+		return "the socket path is too long";
+	case ENOBUFS:
+		return "the queue of requests is full";
+	case ENODATA:
+		return "there is no cursor yet";
+	case ENOENT:
+		return "no such subscription";
+	case ENOMEM:
+		return "out of memory";
+	case ENOSPC:
+		return "the buffer is too small";
+	case ENXIO:
+		return "the relay does not serve this channel, or it is of the other kind";
+	case EPROTO:
+		return "the relay refused it";
+	case EREMOTEIO:
+		return "PostgreSQL refused it";
+	case ESHUTDOWN:
+		return "the handle was closed";
+	case ETIMEDOUT:
+		return "not known to be published in time";
+	default:
+		return "unknown error";
+	}
+}
