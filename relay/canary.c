@@ -27,15 +27,10 @@ static void arm(struct canary *c, double seconds)
 	ev_timer_start(c->loop, &c->turn);
 }
 
-static void finish_proof(struct canary *c, bool heard, bool different)
+static void fail_proof(struct canary *c, bool different)
 {
 	c->proving = false;
-	if (heard) {
-		upstream_settle(c->upstream);
-		c->events->proved(c->context);
-	} else {
-		c->events->deaf(c->context, different);
-	}
+	c->events->deaf(c->context, different);
 }
 
 /* Sending */
@@ -48,7 +43,7 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	(void)events;
 	c->awaited = false;
 	if (c->proving)
-		finish_proof(c, false, false);
+		fail_proof(c, false);
 	else
 		upstream_drop(c->upstream, "the LISTEN connection is deaf: a canary was committed and not heard in time");
 }
@@ -73,7 +68,7 @@ static void on_statement(void *context, PGresult *result, const char *error)
 	if (result) {
 		if (c->awaited && c->proving && strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
 			c->awaited = false;
-			finish_proof(c, false, true);
+			fail_proof(c, true);
 		}
 		return;
 	}
@@ -92,7 +87,11 @@ static void send_canary(struct canary *c)
 	if (c->in_flight)
 		return;
 	snprintf(c->number_text, sizeof c->number_text, "%llu", (unsigned long long)++c->number);
-	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled}};
+	snprintf(c->settled_text, sizeof c->settled_text, "%s",
+		!c->reconciles			? CANARY_NOBODY_KNOWS
+		: c->proving || !c->settled[0] ? CANARY_NOT_YET
+						: c->settled);
+	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled_text}};
 	c->in_flight = c->awaited = true;
 	c->committed_at = ev_now(c->loop);
 	c->n_sent++;
@@ -104,10 +103,7 @@ static void send_canary(struct canary *c)
 static void on_probe(void *context, const char *snapshot)
 {
 	struct canary *c = context;
-	char idle[64];
-
-	snprintf(idle, sizeof idle, "%llu:%llu:", (unsigned long long)c->last_xid + 1, (unsigned long long)c->last_xid + 1);
-	if (c->activity || c->pending || c->last_xid == 0 || (c->reconciles && strcmp(snapshot, idle) != 0))
+	if (c->activity || c->events->pending(c->context) || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0))
 		send_canary(c);
 }
 
@@ -137,6 +133,42 @@ static bool word(const char **text, char *buf, size_t size)
 	return true;
 }
 
+static bool good_settled(const char *settled)
+{
+	struct checkpoint_parts parts;
+
+	return strcmp(settled, CANARY_NOT_YET) == 0 || strcmp(settled, CANARY_NOBODY_KNOWS) == 0 ||
+	       checkpoint_parse(settled, &parts) == 0;
+}
+
+/* If the canary's transaction was the next in line and no other was in progress, then a server that has gone no further
+ * than behind it has done nothing since. */
+static void note_idle(struct canary *c, const char *xid_text, const struct checkpoint_parts *parts)
+{
+	uint64_t xid = strtoull(xid_text, NULL, 10);
+
+	c->idle_snapshot[0] = '\0';
+	if (parts->xmin == parts->xmax && parts->xmax == xid)
+		snprintf(c->idle_snapshot, sizeof c->idle_snapshot, "%llu:%llu:", (unsigned long long)xid + 1,
+			(unsigned long long)xid + 1);
+}
+
+static void on_own(struct canary *c, const char *token, const char *settled)
+{
+	c->awaited = false;
+	c->round_trip = ev_now(c->loop) - c->committed_at;
+	ev_timer_stop(c->loop, &c->deadline);
+	if (c->proving) {
+		c->proving = false;
+		upstream_settle(c->upstream);
+		c->events->proved(c->context, token);
+		return;
+	}
+	arm(c, c->interval * TURN_OWN);
+	c->activity = false;
+	c->events->turn(c->context, token, settled, true);
+}
+
 void canary_notification(struct canary *c, struct wire_str payload)
 {
 	char magic[16], epoch[64], number[24], xid[24], token[CHECKPOINT_TOKEN_MAX + 1],
@@ -146,33 +178,30 @@ void canary_notification(struct canary *c, struct wire_str payload)
 
 	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 || !word(&text, epoch, sizeof epoch) ||
 	    !word(&text, number, sizeof number) || !word(&text, xid, sizeof xid) || !word(&text, token, sizeof token) ||
-	    !word(&text, settled, sizeof settled) || checkpoint_parse(token, &parts) < 0 ||
-	    (strcmp(settled, "-") != 0 && checkpoint_parse(settled, &parts) < 0)) {
+	    !word(&text, settled, sizeof settled) || checkpoint_parse(token, &parts) < 0 || !good_settled(settled)) {
 		diag_limited(&malformed_limit, DIAG_WARNING,
 			"a notification on the relays' own channel is no canary; who notifies there? channel=" CANARY_CHANNEL
 			" length=%u",
 			payload.len);
 		return;
 	}
-	bool own = strcmp(epoch, c->epoch) == 0;
-	bool awaited = own && c->awaited && strcmp(number, c->number_text) == 0;
 	c->n_heard++;
-	c->last_xid = strtoull(xid, NULL, 10);
-	c->activity = false;
-	if (awaited) {
-		c->awaited = false;
-		c->round_trip = ev_now(c->loop) - c->committed_at;
-		ev_timer_stop(c->loop, &c->deadline);
+	note_idle(c, xid, &parts);
+	if (strcmp(epoch, c->epoch) == 0) {
+		/* One that was given up before comes too late to tell anything. */
+		if (c->awaited && strcmp(number, c->number_text) == 0)
+			on_own(c, token, settled);
+	} else if (strcmp(settled, CANARY_NOT_YET) != 0) {
+		if (ev_is_active(&c->turn))
+			arm(c, jittered(c->interval * TURN_OTHERS));
+		c->activity = false;
+		c->events->turn(c->context, token, settled, false);
 	}
-	if (ev_is_active(&c->turn))
-		arm(c, own ? c->interval * TURN_OWN : jittered(c->interval * TURN_OTHERS));
-	c->events->heard(c->context, token, strcmp(settled, "-") == 0 ? NULL : settled, own);
-	if (awaited && c->proving)
-		finish_proof(c, true, false);
 }
 
 void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, double interval,
-		 struct publisher *publisher, struct upstream *upstream, const struct canary_events *events, void *context)
+		 struct publisher *publisher, struct upstream *upstream, const char *settled,
+		 const struct canary_events *events, void *context)
 {
 	*c = (struct canary){.events = events,
 		.context = context,
@@ -181,7 +210,7 @@ void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, doub
 		.interval = interval,
 		.publisher = publisher,
 		.upstream = upstream,
-		.settled = "-"};
+		.settled = settled};
 	ev_timer_init(&c->turn, on_turn, 0., 0.);
 	ev_timer_init(&c->deadline, on_deadline, 0., 0.);
 	c->turn.data = c->deadline.data = c;

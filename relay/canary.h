@@ -13,16 +13,23 @@
 #define CANARY_HEARD_SECONDS 4.
 
 struct canary_events {
-	/* The upstream hears. */
-	void (*proved)(void *context);
+	/* The upstream hears. token: as of when. */
+	void (*proved)(void *context, const char *token);
 	/* While proving. different: the two URLs reach different databases; else the canary was committed and not heard. */
 	void (*deaf)(void *context, bool different);
 	/* While proving: it could not be committed, so nothing is known. */
 	void (*unproven)(void *context, const char *error);
-	/* A canary was heard, anyone's. token: the moment it was sent; settled: the moment before which every change was heard
-	 * or announced, NULL when the sender knows none. */
-	void (*heard)(void *context, const char *token, const char *settled, bool own);
+	/* A canary of somebody's turn was heard. token: the moment it was sent. settled: the moment before which every change
+	 * was heard or announced; CANARY_NOT_YET, CANARY_NOBODY_KNOWS. */
+	void (*turn)(void *context, const char *token, const char *settled, bool own);
+	/* Whether a turn must be taken even if nothing happened. */
+	bool (*pending)(void *context);
 };
+
+/* The sender reconciles, and does not know yet. Such a canary is a turn for its sender alone. */
+#define CANARY_NOT_YET "?"
+/* The sender does not reconcile. */
+#define CANARY_NOBODY_KNOWS "-"
 
 struct canary {
 	const struct canary_events *events;
@@ -32,7 +39,8 @@ struct canary {
 	double interval;
 	struct publisher *publisher;
 	struct upstream *upstream;
-	bool reconciles; /* changes that nobody notifies matter too */
+	const char *settled; /* what our turns say is settled; may change, and be empty */
+	bool reconciles;     /* changes that nobody notifies matter too */
 
 	struct ev_timer turn;	  /* until this relay sends one, unless it hears another's */
 	struct ev_timer deadline; /* until the one that was committed must be heard */
@@ -40,11 +48,10 @@ struct canary {
 	bool in_flight;		  /* with the publisher */
 	bool awaited;		  /* sent, not heard yet */
 	bool activity;		  /* something was heard since the last canary */
-	bool pending;		  /* reconciliation has more to do: no turn may be skipped */
 	uint64_t number;	  /* of the last that was sent */
 	char number_text[24];
-	char settled[CHECKPOINT_TOKEN_MAX + 1]; /* what the next one will carry; "-" for none */
-	uint64_t last_xid;	  /* of the last canary heard; 0 before the first */
+	char settled_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
+	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if something has */
 	ev_tstamp committed_at;
 
 	uint64_t n_sent, n_heard, n_probes;
@@ -52,7 +59,8 @@ struct canary {
 };
 
 void canary_init(struct canary *canary, struct ev_loop *loop, const char *epoch, double interval,
-		 struct publisher *publisher, struct upstream *upstream, const struct canary_events *events, void *context);
+		 struct publisher *publisher, struct upstream *upstream, const char *settled,
+		 const struct canary_events *events, void *context);
 /* The upstream LISTENs: prove it. One of proved, deaf and unproven follows. */
 void canary_prove(struct canary *canary);
 /* The upstream is gone, or the relay ends: no turns. */

@@ -112,3 +112,13 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	}
 	return 0;
 }
+
+bool checkpoint_is_newer(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0)
+		return false;
+	return x.system_identifier != y.system_identifier || x.timeline > y.timeline ||
+	       (x.timeline == y.timeline && x.lsn > y.lsn);
+}

@@ -58,5 +58,7 @@ struct checkpoint_parts {
 
 /* 0, or -EBADMSG for a text that is no token: workers and other relays give us these. */
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
+/* Whether a is of a later moment than b, as far as one can tell; of two timelines the later counts. */
+bool checkpoint_is_newer(const char *a, const char *b);
 /* "X/Y", as PostgreSQL prints an LSN. */
 int checkpoint_parse_lsn(const char *text, uint64_t *out);

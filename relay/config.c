@@ -23,6 +23,7 @@ enum setting_id {
 	CHECKPOINT_INTERVAL,
 	RECONCILE,
 	RECOVERY_RATE,
+	RECOVERY_TIMEOUT,
 	WORKERS_MAX,
 	LOG_LEVEL,
 	N_SETTINGS,
@@ -51,6 +52,8 @@ static struct setting {
 		       "announce changes that the database has and nobody notified"},
 	[RECOVERY_RATE] = {"PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
 			   "rows a second to recover at the most; 0 for no limit"},
+	[RECOVERY_TIMEOUT] = {"PGHERALD_RECOVERY_TIMEOUT", "recovery-timeout", "10",
+			      "seconds without a row after which a recovery query is given up"},
 	[WORKERS_MAX] = {"PGHERALD_WORKERS_MAX", "workers-max", "4096", "workers at the most"},
 	[LOG_LEVEL] = {"PGHERALD_LOG_LEVEL", "log-level", "notice", "error, warning, notice, info or debug"},
 };
@@ -277,6 +280,7 @@ static int interpret(struct config *config)
 	    (r = parse_real(CHECKPOINT_INTERVAL, 0.1, 3600, &config->checkpoint_interval)) < 0 ||
 	    (r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
 	    (r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
+	    (r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
 	    (r = parse_size(WORKERS_MAX, 1, 1 << 20, &n)) < 0)
 		return r;
 	config->workers_max = (unsigned)n;

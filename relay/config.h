@@ -35,7 +35,8 @@ struct config {
 	size_t backlog_size; /* bytes, a power of two */
 	double checkpoint_interval; /* seconds */
 	bool reconcile;
-	double recovery_rate; /* rows a second; 0: unlimited */
+	double recovery_rate;	 /* rows a second; 0: unlimited */
+	double recovery_timeout; /* seconds without a row */
 	unsigned workers_max;
 };
 

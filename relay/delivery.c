@@ -391,7 +391,10 @@ void delivery_flush(struct worker *w)
 		size_t offered = 0;
 		for (int i = 0; i < g.n; i++)
 			offered += g.iov[i].iov_len;
-		f->n_wakes += n > 0;
+		if (n > 0) {
+			f->n_wakes++;
+			w->progress = ev_now(f->loop);
+		}
 		if (account(w, &g, (size_t)n) < 0) {
 			worker_close(w, NULL, "out of memory");
 			return;

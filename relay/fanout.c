@@ -6,6 +6,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* A worker that took nothing for so long is stalled. */
+#define STALLED_SECONDS 1.
+
 static void reap(struct fanout *f)
 {
 	while (f->dead) {
@@ -159,6 +162,18 @@ void fanout_mark(struct fanout *f, struct worker *w)
 	w->dirty = true;
 	w->next_dirty = f->dirty;
 	f->dirty = w;
+}
+
+bool fanout_crowded(struct fanout *f)
+{
+	ev_tstamp now = ev_now(f->loop);
+	uint64_t bytes;
+
+	for (struct worker *w = f->workers; w; w = w->next)
+		if (w->state == WORKER_LIVE && now - w->progress < STALLED_SECONDS && delivery_lag(w, &bytes) > 0 &&
+			bytes > f->backlog.size / 2)
+			return true;
+	return false;
 }
 
 void fanout_stop_reading(struct fanout *f)

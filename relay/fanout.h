@@ -68,6 +68,9 @@ void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
 /* Flush it at the end of this turn. */
 void fanout_mark(struct fanout *fanout, struct worker *worker);
+/* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A worker that takes
+ * nothing does not count: nobody waits for it. */
+bool fanout_crowded(struct fanout *fanout);
 /* Read no more requests: the relay ends. */
 void fanout_stop_reading(struct fanout *fanout);
 /* BYE to all. */

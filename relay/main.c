@@ -29,6 +29,9 @@ static void stop_now(struct relay *r, int status)
 
 static void refuse_start(struct relay *r, const char *why)
 {
+	/* Whatever else fails in the same turn of the loop is not worth a second line. */
+	if (r->exit_status != EXIT_SUCCESS)
+		return;
 	diag(DIAG_ERROR, "start refused: %s", why);
 	stop_now(r, EXIT_FAILURE);
 }
@@ -55,6 +58,7 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 	canary_activity(&r->canary);
 	if (decode_notification(&r->decode, channel, payload, &decoded) == 0) {
 		fanout_decoded(&r->fanout, &decoded, 0);
+		reconcile_heard(&r->reconcile, &decoded);
 		decoded_release(&decoded);
 	}
 }
@@ -64,6 +68,9 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 	struct relay *r = context;
 
 	canary_stop(&r->canary);
+	recovery_abort(&r->recovery);
+	reconcile_reset(&r->reconcile);
+	r->recovering = false;
 	if (!r->ready) {
 		if (!heals)
 			refuse_start(r, error);
@@ -77,24 +84,70 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 static void go_live(struct relay *r)
 {
 	upstream_live(&r->upstream);
-	canary_start(&r->canary);
 	fanout_upstream(&r->fanout, true, "the relay hears PostgreSQL");
+	diag(DIAG_INFO, "the upstream is live backend=%d", r->upstream.backend_pid);
+}
+
+/* Recovery of what the upstream missed */
+
+static void on_recovered(void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	struct relay *r = context;
+
+	r->recovering = false;
+	if (outcome != CHANGES_COMPLETE) {
+		diag(DIAG_ERROR, "all workers are told of a gap, since what the upstream missed cannot be recovered: %s", text);
+		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
+	}
+	if (token)
+		fanout_checkpoint(&r->fanout, token);
+	go_live(r);
+}
+
+/* token: as of when the upstream hears; NULL when that could not be proved. */
+static void recover(struct relay *r, const char *token)
+{
+	const struct checkpoint *since = checkpoint_history_latest(&r->fanout.checkpoints);
+
+	canary_start(&r->canary);
+	if (r->upstream.recoverable && since) {
+		r->recovering = true;
+		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
+		return;
+	}
+	fanout_gap(&r->fanout, "upstream", "the relay did not hear PostgreSQL for a while");
+	if (token)
+		fanout_checkpoint(&r->fanout, token);
+	go_live(r);
 }
 
 /* Canary */
 
 static void open_gates(struct relay *r);
 
-static void on_proved(void *context)
+static void set_reconciling(struct relay *r)
+{
+	r->reconcile.enabled = r->canary.reconciles = r->config.reconcile && r->upstream.recoverable;
+}
+
+static void on_proved(void *context, const char *token)
 {
 	struct relay *r = context;
 
-	if (!r->ready) {
-		open_gates(r);
+	set_reconciling(r);
+	reconcile_begin(&r->reconcile, token);
+	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
+	if (r->ready) {
+		diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
+		recover(r, token);
 		return;
 	}
-	diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
-	go_live(r);
+	if (!r->upstream.recoverable)
+		diag(DIAG_WARNING, "there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
+				   "to have them recovered, install recovery.sql or write the function for your schema");
+	fanout_checkpoint(&r->fanout, token);
+	canary_start(&r->canary);
+	open_gates(r);
 }
 
 static void on_deaf(void *context, bool different)
@@ -121,16 +174,31 @@ static void on_unproven(void *context, const char *error)
 	}
 	/* To hear without proof is better than not to hear; the next turns go on trying. */
 	diag(DIAG_WARNING, "the LISTEN connection is back, but no canary can prove it: %s", error);
-	go_live(r);
+	set_reconciling(r);
+	recover(r, NULL);
 }
 
-static void on_canary_heard(void *context, const char *token, const char *settled, bool own)
+static void on_turn(void *context, const char *token, const char *settled, bool own)
 {
 	struct relay *r = context;
+	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
+	bool known = strcmp(settled, CANARY_NOT_YET) != 0 && strcmp(settled, CANARY_NOBODY_KNOWS) != 0;
 
-	(void)settled;
-	(void)own;
-	fanout_checkpoint(&r->fanout, token);
+	reconcile_turn(&r->reconcile, token, known ? settled : NULL, own);
+	if (!r->recovering) {
+		if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0)
+			fanout_checkpoint(&r->fanout, r->last_turn);
+		else if (known && (!latest || checkpoint_is_newer(settled, latest->token)))
+			fanout_checkpoint(&r->fanout, settled);
+	}
+	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
+}
+
+static bool on_pending(void *context)
+{
+	const struct relay *r = context;
+
+	return reconcile_pending(&r->reconcile);
 }
 
 /* Publisher */
@@ -140,7 +208,10 @@ static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t
 {
 	struct relay *r = context;
 
-	worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
+	if (source == 0)
+		reconcile_published(&r->reconcile, code == NULL);
+	else
+		worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
 }
 
 static void on_publisher_connected(void *context)
@@ -191,14 +262,14 @@ static void on_catch_up(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	worker_caught_up(worker, r->fanout.backlog.head, NULL, worker->begun ? "restart" : "overrun",
-		"what this worker missed is no longer in the backlog");
+	recovery_catch_up(&r->recovery, worker, r->config.mode == MODE_POSTGRES && r->upstream.recoverable);
 }
 
 static void on_forget(void *context, struct worker *worker)
 {
-	(void)context;
-	(void)worker;
+	struct relay *r = context;
+
+	recovery_forget(&r->recovery, worker);
 }
 
 static void on_worker_accepted(void *context, int fd)
@@ -337,11 +408,11 @@ static void start_postgres(struct relay *r)
 		on_upstream_lost};
 	static const struct publisher_events publisher_events = {on_published, on_publisher_connected,
 		on_publisher_lost};
-	static const struct canary_events canary_events = {on_proved, on_deaf, on_unproven, on_canary_heard};
+	static const struct canary_events canary_events = {on_proved, on_deaf, on_unproven, on_turn, on_pending};
 
 	ev_timer_start(r->loop, &r->start_deadline);
 	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher, &r->upstream,
-		&canary_events, r);
+		r->reconcile.settled, &canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
 	publisher_start(&r->publisher, r->loop, &r->config, &publisher_events, r);
 }
@@ -350,6 +421,7 @@ static void stop_postgres(struct relay *r)
 {
 	publisher_abandon(&r->publisher, "timeout", "the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
 	canary_stop(&r->canary);
+	recovery_abort(&r->recovery);
 	publisher_stop(&r->publisher);
 	upstream_stop(&r->upstream);
 }
@@ -379,6 +451,8 @@ int main(int argc, char **argv)
 		diag(DIAG_ERROR, "start refused: no backlog of %zu bytes: %s", r->config.backlog_size, strerror(-result));
 		return EXIT_FAILURE;
 	}
+	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode);
+	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
 	ops_init(&r->ops, r);
 	if (r->config.mode == MODE_POSTGRES) {
 		start_postgres(r);
@@ -399,6 +473,8 @@ int main(int argc, char **argv)
 		stop_postgres(r);
 	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
 	gate_close(&r->gate);
+	reconcile_close(&r->reconcile);
+	recovery_close(&r->recovery);
 	fanout_close(&r->fanout);
 	/* A thread that is still connecting would outlive what exit() takes down. */
 	if (session_attempts() > 0)

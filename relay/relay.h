@@ -9,6 +9,8 @@
 #include "gate.h"
 #include "ops.h"
 #include "publisher.h"
+#include "reconcile.h"
+#include "recovery.h"
 #include "upstream.h"
 
 struct relay {
@@ -20,10 +22,16 @@ struct relay {
 	struct gate gate;
 	struct publisher publisher;
 	struct canary canary;
+	struct recovery recovery;
+	struct reconcile reconcile;
 	struct ops ops;
 	struct gate ops_gate;
 
 	ev_tstamp started;
+	bool recovering; /* what the upstream missed is not all in the backlog yet */
+	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so that a NOTIFY that
+	 * follows its commit closely is heard before it. */
+	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
 	bool ready;    /* start-up is over: failures are retried from now on */
 	bool stopping; /* the signal has come */
 	int exit_status;

@@ -210,6 +210,11 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 {
 	struct worker_requests *requests = &w->fanout->requests;
 
+	if (w->n_publishing >= WORKER_PUBLISHING_MAX) {
+		answer_error(w, true, id, "busy", "as many of this worker's requests wait as may");
+		return;
+	}
+	w->n_publishing++;
 	requests->publish(requests->context, (struct worker_ref){w->slot, w->id}, id, topic, payload);
 }
 
@@ -449,6 +454,7 @@ void worker_published(struct fanout *f, struct worker_ref ref, uint64_t request,
 
 	if (!w)
 		return;
+	w->n_publishing--;
 	if (code)
 		answer_error(w, true, request, code, text);
 	else
@@ -486,9 +492,14 @@ void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const c
 	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
 
 	w->cursor = seq;
-	if (cause)
+	if (cause) {
+		struct checkpoint *latest = checkpoint_history_latest(&w->fanout->checkpoints);
 		delivery_queue(w,
 			&(struct wire_frame){.type = WIRE_GAP, .gap = {frame_seq, wire_str(cause), wire_str(text)}});
+		/* Whoever was told of a gap reads all there is, so it starts from now as a new worker does. */
+		if (!token && latest)
+			token = latest->token;
+	}
 	if (w->begun)
 		delivery_ok(w, w->begin_id);
 	w->begun = false;

@@ -19,6 +19,8 @@ struct worker;
 #define WORKER_SUBSCRIPTIONS_MAX (1u << 20)
 /* While this many bytes wait for the worker beside the backlog, its requests are not read. */
 #define WORKER_PRIVATE_MAX ((size_t)256 << 10)
+/* Its NOTIFYs and SENDs that may wait for PostgreSQL. */
+#define WORKER_PUBLISHING_MAX 4096
 /* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from its list. */
 #define WORKER_WANTED_MAX 1024
 #define WORKER_HELLO_SECONDS 10.
@@ -97,6 +99,8 @@ struct worker {
 	bool begun;	   /* begin_id waits */
 	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
 
+	uint32_t n_publishing; /* requests that wait for their answer */
+	ev_tstamp progress;    /* when the socket last took something */
 	uint64_t n_sent, n_overruns;
 };
 
