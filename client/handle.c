@@ -128,7 +128,7 @@ int pgherald_open(const struct pgherald_options *given, struct pgherald **out)
 		return r;
 	}
 	/* So that the loop comes to the first dispatch, which connects. */
-	wake_at(&h->wake, 0);
+	wake_at(&h->wake, WAKE_NOW);
 	*out = h;
 	return 0;
 }
@@ -199,7 +199,7 @@ static uint64_t next_turn(const struct pgherald *h, bool more)
 	uint64_t next = publishes_deadline(&h->pubs);
 
 	if (more || (!h->socket && next != WAKE_NEVER))
-		return 0;
+		return WAKE_NOW;
 	if (h->socket && h->session.stream.fd < 0 && h->session.retry_at < next)
 		next = h->session.retry_at;
 	return next;
@@ -250,11 +250,14 @@ int pgherald_wait(struct pgherald *h, int timeout_ms)
 
 /* Requests */
 
-/* What was queued is for the next turn; a turn that is under way sees it by itself. */
+/* Something was queued for the next turn; a turn that is under way sees it by itself. */
 static void wake_for_request(struct pgherald *h)
 {
+	/* Without a relay there is nobody to ask. */
+	if (!h->socket)
+		subscriptions_all_live(&h->subs, h->local_seq, &h->ready);
 	if (!h->dispatching)
-		wake_at(&h->wake, 0);
+		wake_at(&h->wake, WAKE_NOW);
 }
 
 /* 0, or what is wrong with a channel's name, and the name as the wire has it. */

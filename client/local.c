@@ -48,11 +48,11 @@ void local_turn(struct pgherald *h)
 	if (!h->session.welcomed) {
 		h->session.welcomed = true;
 		tell_state(h, PGHERALD_CONNECTED, "in-process");
+		if (handle_goes_on(h))
+			tell_state(h, PGHERALD_UPSTREAM_LIVE, "");
 	}
-	if (handle_goes_on(h)) {
-		subscriptions_all_live(&h->subs, h->local_seq, &h->ready);
+	if (handle_goes_on(h))
 		tell_ready(h);
-	}
 	while (handle_goes_on(h) && (pub = publishes_next(&h->pubs)) && pub->id < first_new)
 		publish(h, publishes_any(&h->pubs));
 }

@@ -46,7 +46,7 @@ struct subscriptions_answer subscriptions_refused(
 /* The connection is gone: everything that is held is due again. */
 void subscriptions_restart(struct subscriptions *subs);
 
-/* Without a relay: what is due is live at once, and whether something live matches. */
+/* Without a relay: all that is due is live at seq, or gone; and whether something live matches. */
 void subscriptions_all_live(struct subscriptions *subs, uint64_t seq, struct completion_list *ready);
 bool subscriptions_match(struct subscriptions *subs, struct wire_str channel, struct wire_str pubkey);
 

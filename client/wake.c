@@ -47,8 +47,6 @@ static void set_timer(struct wake *wake, uint64_t when)
 	struct itimerspec spec = {0};
 
 	if (when != WAKE_NEVER) {
-		/* All zero would turn it off; a nanosecond after boot is long over, so it fires at once. */
-		when = when ? when : 1;
 		spec.it_value.tv_sec = (time_t)(when / NSEC_PER_SEC);
 		spec.it_value.tv_nsec = (long)(when % NSEC_PER_SEC);
 	}

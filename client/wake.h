@@ -10,6 +10,9 @@
 #include <stdint.h>
 
 #define NSEC_PER_MSEC UINT64_C(1000000)
+
+/* Times, beside those of wake_clock(). Now is a nanosecond after boot: long over, so a timer set to it fires. */
+#define WAKE_NOW UINT64_C(1)
 #define WAKE_NEVER UINT64_MAX
 
 struct wake {
@@ -24,7 +27,7 @@ uint64_t wake_clock(void);
 int wake_open(struct wake *wake);
 void wake_close(struct wake *wake);
 
-/* Make the descriptor readable at the latest at this time; 0: now. */
+/* Make the descriptor readable at this time at the latest. */
 void wake_at(struct wake *wake, uint64_t when);
 
 /* At the end of a dispatch: what the timer fired for so far is done; next (or WAKE_NEVER) is what to fire
