@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,13 +30,6 @@ unsigned session_attempts(void)
 	return attempts_running;
 }
 
-/* libpq would print them on stderr. */
-static void ignore_notice(void *arg, const PGresult *result)
-{
-	(void)arg;
-	(void)result;
-}
-
 static void one_line(const char *text, char buf[ERROR_MAX])
 {
 	config_redact(text, buf, ERROR_MAX);
@@ -48,6 +42,16 @@ const char *session_error(const PGresult *result)
 
 	one_line(primary ? primary : PQresultErrorMessage(result), buf);
 	return buf;
+}
+
+/* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
+static void on_notice(void *arg, const PGresult *result)
+{
+	struct session *s = arg;
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	if (severity && strcmp(severity, "FATAL") == 0)
+		snprintf(s->farewell, sizeof s->farewell, "%s", session_error(result));
 }
 
 static void *attempt_run(void *arg)
@@ -88,7 +92,7 @@ static void lose(struct session *s, enum session_failure failure, const char *er
 {
 	char buf[ERROR_MAX];
 
-	one_line(error, buf);
+	one_line(s->farewell[0] ? s->farewell : error, buf);
 	session_close(s);
 	s->events->lost(s->context, failure, buf);
 }
@@ -190,8 +194,9 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	}
 	s->conn = conn;
 	s->paused = false;
+	s->farewell[0] = '\0';
 	PQsetnonblocking(conn, 1);
-	PQsetNoticeReceiver(conn, ignore_notice, NULL);
+	PQsetNoticeReceiver(conn, on_notice, s);
 	ev_io_set(&s->reader, PQsocket(conn), EV_READ);
 	ev_io_set(&s->writer, PQsocket(conn), EV_WRITE);
 	ev_io_start(loop, &s->reader);

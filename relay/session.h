@@ -45,6 +45,7 @@ struct session {
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
 	bool paused;
+	char farewell[256]; /* the server's reason to end the session, if it gave one */
 };
 
 /* How many threads are connecting; main asks before it ends the process. */
