@@ -2,20 +2,20 @@
  *
  * Open a handle, subscribe, poll its one descriptor, and call pgherald_dispatch() when that is readable:
  *
- * 	static void on_change(struct pgherald *h, const struct pgherald_change *change, void *data)
- * 	{
- * 		printf("%s changed\n", change->pubkey);
- * 	}
+ *	static void on_change(struct pgherald *h, const struct pgherald_change *change, void *data)
+ *	{
+ *		printf("%s changed\n", change->pubkey);
+ *	}
  *
- * 	struct pgherald_options options = {.size = sizeof options, .on_change = on_change};
- * 	struct pgherald *h;
- * 	int r = pgherald_open(&options, &h);
- * 	if (r == 0)
- * 		r = pgherald_subscribe(h, "data_sync_changes", NULL, NULL, NULL);
- * 	while (r >= 0) {
- * 		struct pollfd pfd = {.fd = pgherald_fd(h), .events = POLLIN};
- * 		r = poll(&pfd, 1, -1) < 0 ? -errno : pgherald_dispatch(h);
- * 	}
+ *	struct pgherald_options options = {.size = sizeof options, .on_change = on_change};
+ *	struct pgherald *h;
+ *	int r = pgherald_open(&options, &h);
+ *	if (r == 0)
+ *		r = pgherald_subscribe(h, "data_sync_changes", NULL, NULL, NULL);
+ *	while (r >= 0) {
+ *		struct pollfd pfd = {.fd = pgherald_fd(h), .events = POLLIN};
+ *		r = poll(&pfd, 1, -1) < 0 ? -errno : pgherald_dispatch(h);
+ *	}
  *
  * What holds for all of it:
  *

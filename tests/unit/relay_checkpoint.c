@@ -1,0 +1,68 @@
+/* Tokens from workers and other relays, and the history. */
+#include "checkpoint.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+Test(checkpoint, is_parsed)
+{
+	struct checkpoint_parts p;
+
+	cr_assert_eq(checkpoint_parse("7710933244930072546;0000000A;1/1511B10;724:730:725,728", &p), 0);
+	cr_assert_eq(p.system_identifier, UINT64_C(7710933244930072546));
+	cr_assert_eq(p.timeline, 10);
+	cr_assert_eq(p.lsn, (UINT64_C(1) << 32) + 0x1511b10);
+	cr_assert_str_eq(p.snapshot, "724:730:725,728");
+	cr_assert_eq(p.xmin, 724);
+	cr_assert_eq(p.xmax, 730);
+	cr_assert_eq(checkpoint_parse("1;00000001;0/0;3:3:", &p), 0);
+}
+
+Test(checkpoint, is_refused_when_it_is_none)
+{
+	static const char *const bad[] = {"", "x", "1;1;0/0", "1;1;0/0;", "1;1;0/0;3:3", "1;1;0/0;4:3:", "1;1;0/0;3:9:2",
+		"1;1;0/0;3:9:9", "1;1;0/0;3:9:5,4", "1;1;0/0;3:9:5,", "1;1;0/0;3:9:5,,6", "1;1;0/0;3:9:5 ", "-1;1;0/0;3:3:",
+		" 1;1;0/0;3:3:", "1;1;0;3:3:", "1;1;g/0;3:3:", "1;111111111;0/0;3:3:", "99999999999999999999;1;0/0;3:3:",
+		"1;1;0/0;3:3:'; DROP TABLE records; --"};
+	struct checkpoint_parts p;
+	char endless[CHECKPOINT_TOKEN_MAX + 100];
+
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		cr_assert_eq(checkpoint_parse(bad[i], &p), -EBADMSG, "%s", bad[i]);
+	strcpy(endless, "1;1;0/0;3:9999999:");
+	for (int xid = 1000; strlen(endless) < CHECKPOINT_TOKEN_MAX; xid++)
+		sprintf(endless + strlen(endless), "%s%d", xid == 1000 ? "" : ",", xid);
+	cr_assert_eq(checkpoint_parse(endless, &p), -EBADMSG);
+}
+
+Test(checkpoint, is_of_a_later_moment)
+{
+	cr_assert(checkpoint_is_newer("1;1;0/20;3:3:", "1;1;0/10;3:3:"));
+	cr_assert_not(checkpoint_is_newer("1;1;0/10;3:3:", "1;1;0/10;3:3:"));
+	cr_assert(checkpoint_is_newer("1;2;0/10;3:3:", "1;1;0/20;3:3:"));
+	cr_assert_not(checkpoint_is_newer("1;1;0/30;3:3:", "1;2;0/20;3:3:"));
+	cr_assert_not(checkpoint_is_newer("x", "1;1;0/10;3:3:"));
+}
+
+Test(checkpoint, is_found_by_the_cursor)
+{
+	struct checkpoint_history history = {0};
+
+	cr_assert_null(checkpoint_history_latest(&history));
+	cr_assert_null(checkpoint_history_at(&history, 10));
+	for (uint64_t seq = 10; seq <= 1000; seq += 10)
+		checkpoint_history_add(&history, checkpoint_new(wire_str("t"), seq));
+	cr_assert_eq(history.n, CHECKPOINT_HISTORY_MAX);
+	cr_assert_eq(checkpoint_history_latest(&history)->seq, 1000);
+	cr_assert_eq(checkpoint_history_at(&history, 999)->seq, 990);
+	cr_assert_eq(checkpoint_history_at(&history, 990)->seq, 990);
+	cr_assert_eq(checkpoint_history_at(&history, 5000)->seq, 1000);
+	cr_assert_null(checkpoint_history_at(&history, 100), "older than the history");
+	/* Who passed one keeps it when the history does not. */
+	struct checkpoint *kept = checkpoint_ref(history.items[0]);
+	checkpoint_history_clear(&history);
+	cr_assert_str_eq(kept->token, "t");
+	checkpoint_unref(kept);
+}

@@ -1,0 +1,176 @@
+/* Frames: every type there and back, and bytes that are none. */
+#include "wire.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct wire_decoder *decoder;
+
+static void start(void)
+{
+	cr_assert_eq(wire_decoder_new(&decoder), 0);
+}
+
+static void end(void)
+{
+	wire_decoder_free(decoder);
+}
+
+TestSuite(wire, .init = start, .fini = end);
+
+static const struct wire_str two[] = {{"", 0}, {"bob", 3}};
+
+static const struct wire_frame frames[] = {
+	{.type = WIRE_HELLO, .hello = {.version = 1, .name = {"n", 1}}},
+	{.type = WIRE_HELLO,
+		.hello = {.version = 1, .resume = true, .epoch = {"e", 1}, .seq = UINT64_C(1) << 40, .checkpoint = {"c", 1}}},
+	{.type = WIRE_SUBSCRIBE, .subscribe = {.id = 1, .channel = {"ch", 2}}},
+	{.type = WIRE_SUBSCRIBE, .subscribe = {.id = 1, .channel = {"ch", 2}, .pubkeys = two, .n_pubkeys = 2}},
+	{.type = WIRE_UNSUBSCRIBE, .subscribe = {.id = UINT64_MAX, .channel = {"ch", 2}, .pubkeys = two}},
+	{.type = WIRE_NOTIFY, .notify = {.id = 0, .channel = {"ch", 2}, .pubkey = {"", 0}}},
+	{.type = WIRE_NOTIFY, .notify = {.id = 0, .channel = {"ch", 2}, .pubkey = {"p\0q", 3}, .client_id = {"", 0}}},
+	{.type = WIRE_SEND, .send = {.id = 300, .channel = {"ch", 2}, .payload = {"x", 1}}},
+	{.type = WIRE_PING, .request = {70000}},
+	{.type = WIRE_BEGIN, .request = {5}},
+	{.type = WIRE_OK, .ok = {5, 6}},
+	{.type = WIRE_ERROR, .error = {true, 5, {"c", 1}, {"t", 1}}},
+	{.type = WIRE_ERROR, .error = {.code = {"c", 1}, .text = {"t", 1}}},
+	{.type = WIRE_CHANGE, .change = {WIRE_SEQ_NIL, {"ch", 2}, {"p", 1}, {0}, WIRE_RECOVERED}},
+	{.type = WIRE_CHANGE, .change = {9, {"ch", 2}, {"p", 1}, {"c", 1}, 0}},
+	{.type = WIRE_MESSAGE, .message = {9, {"ch", 2}, {"\xff", 1}, 0, true}},
+	{.type = WIRE_CHECKPOINT, .checkpoint = {9, {"c", 1}}},
+	{.type = WIRE_GAP, .gap = {WIRE_SEQ_NIL, {"overrun", 7}, {"t", 1}}},
+	{.type = WIRE_UPSTREAM, .upstream = {9, {"live", 4}, {"t", 1}}},
+	{.type = WIRE_BYE, .bye = {{"shutdown", 8}, {"t", 1}}},
+	{.type = WIRE_WELCOME,
+		.welcome = {1, {"e", 1}, 4, {"local", 5}, {"live", 4}, {"0.1", 3}, two, 2}},
+};
+
+/* What two encodings have in common is that they are the same. */
+static void expect_same(const struct wire_frame *a, const struct wire_frame *b)
+{
+	char x[512], y[512];
+	int m = wire_encode(a, x, sizeof x), n = wire_encode(b, y, sizeof y);
+
+	cr_assert_gt(m, 0);
+	cr_assert_eq(m, n);
+	cr_assert_arr_eq(x, y, (size_t)n);
+}
+
+Test(wire, takes_every_frame_there_and_back)
+{
+	for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
+		char buf[512];
+		struct wire_frame back;
+		struct wire_scanner scanner = {0};
+		int len = wire_encode(&frames[i], buf, sizeof buf);
+		cr_assert_gt(len, 0);
+		/* It may come byte by byte, and more may follow it. */
+		for (int part = 0; part < len; part++)
+			cr_assert_eq(wire_scan(&scanner, buf, (size_t)part), -EAGAIN);
+		cr_assert_eq(wire_scan(&scanner, buf, sizeof buf), 0);
+		cr_assert_eq(scanner.offset, (uint32_t)len);
+		cr_assert_eq(wire_decode(decoder, buf, (size_t)len, &back), 0, "frame %zu", i);
+		cr_assert_eq(back.type, frames[i].type);
+		expect_same(&frames[i], &back);
+		for (int room = 0; room < len; room++)
+			cr_assert_eq(wire_encode(&frames[i], buf, (size_t)room), -EMSGSIZE);
+	}
+}
+
+static int scan(const void *bytes, size_t len)
+{
+	struct wire_scanner scanner = {0};
+
+	return wire_scan(&scanner, bytes, len);
+}
+
+#define SCAN(literal) scan(literal, sizeof(literal) - 1)
+
+Test(wire, refuses_what_is_no_frame_before_it_allocates)
+{
+	cr_assert_eq(SCAN("\xdd\x7f\xff\xff\xff"), -EMSGSIZE, "an array of two thousand million");
+	cr_assert_eq(SCAN("\x92\x01\xdf\x00\x01\x00\x00"), -EMSGSIZE, "a map of 65536");
+	cr_assert_eq(SCAN("\x92\x01\xdb\xff\xff\xff\xff"), -EMSGSIZE, "a string of 4 GB");
+	cr_assert_eq(SCAN("\x92\x01\xc6\x00\x01\x00\x00"), -EMSGSIZE, "64 KiB and a few bytes");
+	cr_assert_eq(SCAN("\x91\x91\x91\x91\x91"), -EBADMSG, "five deep");
+	cr_assert_eq(SCAN("\x91\x91\x91\x91\x01"), 0, "four deep");
+	cr_assert_eq(SCAN("\x01"), -EBADMSG, "a number");
+	cr_assert_eq(SCAN("\x80"), -EBADMSG, "a map");
+	cr_assert_eq(SCAN("\xc1"), -EBADMSG, "the byte that msgpack never uses");
+	cr_assert_eq(SCAN("\x91\xc1"), -EBADMSG);
+	cr_assert_eq(SCAN("GET / HTTP/1.0\r\n"), -EBADMSG);
+	cr_assert_eq(SCAN("\x90"), 0, "an empty array is a frame, of no type");
+	cr_assert_eq(SCAN("\xdd\x00\x00"), -EAGAIN);
+	cr_assert_eq(SCAN(""), -EAGAIN);
+}
+
+static int decode(const void *bytes, size_t len, struct wire_frame *out)
+{
+	cr_assert_eq(scan(bytes, len), 0);
+	return wire_decode(decoder, bytes, len, out);
+}
+
+#define DECODE(literal, out) decode(literal, sizeof(literal) - 1, out)
+
+Test(wire, refuses_frames_with_wrong_elements)
+{
+	struct wire_frame f;
+
+	cr_assert_eq(DECODE("\x90", &f), -EPROTO);
+	cr_assert_eq(DECODE("\x91\xa1x", &f), -EPROTO);
+	cr_assert_eq(DECODE("\x91\x63", &f), -ENOTSUP, "type 99");
+	cr_assert_eq(DECODE("\x91\x05", &f), -EPROTO, "PING without an id");
+	cr_assert_eq(DECODE("\x92\x05\xff", &f), -EPROTO, "PING with id -1");
+	cr_assert_eq(DECODE("\x94\x01\x01\xa1" "c\x91\x01", &f), -EPROTO, "a pubkey that is a number");
+	cr_assert_eq(DECODE("\x94\x00\x01\xc0\x92\xa1" "e\x01", &f), -EPROTO, "a resume of two elements");
+}
+
+Test(wire, ignores_what_later_versions_add)
+{
+	struct wire_frame f;
+
+	cr_assert_eq(DECODE("\x94\x05\x07\xa1x\x81\x01\x02", &f), 0);
+	cr_assert_eq(f.type, WIRE_PING);
+	cr_assert_eq(f.request.id, 7);
+}
+
+Test(wire, reads_bin_as_str)
+{
+	struct wire_frame f;
+
+	cr_assert_eq(DECODE("\x94\x04\x01\xc4\x01" "c\xc4\x02xy", &f), 0);
+	cr_assert(wire_str_eq(f.send.channel, wire_str("c")));
+	cr_assert(wire_str_eq(f.send.payload, wire_str("xy")));
+}
+
+Test(wire, never_reads_beyond_random_bytes)
+{
+	unsigned random = 1;
+	struct wire_frame f;
+
+	for (int round = 0; round < 300000; round++) {
+		/* Of its own size, so that the sanitizer sees a byte too many. */
+		size_t len = 1 + (size_t)rand_r(&random) % 24;
+		unsigned char *bytes = malloc(len);
+		struct wire_scanner scanner = {0};
+		for (size_t i = 0; i < len; i++)
+			bytes[i] = (unsigned char)rand_r(&random);
+		bytes[0] = (unsigned char)(0x90 | (rand_r(&random) & 7));
+		bytes[len > 1] = (unsigned char)(rand_r(&random) % 26);
+		if (wire_scan(&scanner, bytes, len) == 0)
+			(void)wire_decode(decoder, bytes, scanner.offset, &f);
+		free(bytes);
+	}
+}
+
+Test(wire, knows_utf8)
+{
+	cr_assert(wire_utf8_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xf4\x8f\xbf\xbf", 14));
+	static const char *const bad[] = {"\x80", "\xc0\x80", "\xc3", "\xe0\x9f\x80", "\xe2\x82", "\xed\xa0\x80",
+		"\xf0\x8f\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"};
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		cr_assert_not(wire_utf8_valid(bad[i], strlen(bad[i])), "%zu", i);
+}
