@@ -1,5 +1,6 @@
 #include "canary.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <errno.h>
@@ -22,9 +23,7 @@ static struct diag_limit malformed_limit;
 
 static void arm(struct canary *c, double seconds)
 {
-	ev_timer_stop(c->loop, &c->turn);
-	ev_timer_set(&c->turn, seconds, 0.);
-	ev_timer_start(c->loop, &c->turn);
+	timer_arm(c->loop, &c->turn, seconds);
 }
 
 static void fail_proof(struct canary *c, bool different)
@@ -77,8 +76,7 @@ static void on_statement(void *context, PGresult *result, const char *error)
 	if (c->proving && !c->awaited)
 		send_canary(c);
 	else if (c->awaited) {
-		ev_timer_set(&c->deadline, CANARY_HEARD_SECONDS, 0.);
-		ev_timer_start(c->loop, &c->deadline);
+		timer_arm(c->loop, &c->deadline, CANARY_HEARD_SECONDS);
 	}
 }
 
@@ -93,7 +91,7 @@ static void send_canary(struct canary *c)
 						: c->settled);
 	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled_text}};
 	c->in_flight = c->awaited = true;
-	c->committed_at = ev_now(c->loop);
+	c->committed_at = clock_now();
 	c->n_sent++;
 	publisher_ask(c->publisher, CANARY_SQL, params, 3, on_statement, c);
 }
@@ -156,7 +154,7 @@ static void note_idle(struct canary *c, const char *xid_text, const struct check
 static void on_own(struct canary *c, const char *token, const char *settled)
 {
 	c->awaited = false;
-	c->round_trip = ev_now(c->loop) - c->committed_at;
+	c->round_trip = clock_now() - c->committed_at;
 	ev_timer_stop(c->loop, &c->deadline);
 	if (c->proving) {
 		c->proving = false;
@@ -211,9 +209,8 @@ void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, doub
 		.publisher = publisher,
 		.upstream = upstream,
 		.settled = settled};
-	ev_timer_init(&c->turn, on_turn, 0., 0.);
-	ev_timer_init(&c->deadline, on_deadline, 0., 0.);
-	c->turn.data = c->deadline.data = c;
+	timer_init(&c->turn, on_turn, c);
+	timer_init(&c->deadline, on_deadline, c);
 }
 
 void canary_prove(struct canary *c)

@@ -52,7 +52,7 @@ struct canary {
 	char number_text[24];
 	char settled_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
 	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if something has */
-	ev_tstamp committed_at;
+	double committed_at;
 
 	uint64_t n_sent, n_heard, n_probes;
 	double round_trip; /* of our last, seconds from commit to being heard; 0 before the first */

@@ -1,5 +1,6 @@
 #include "changes_since.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <stdio.h>
@@ -43,9 +44,7 @@ static void finish(struct changes_since *c, enum changes_outcome outcome)
 	stop_timers(c);
 	c->since[0] = '\0';
 	if (c->session.conn) {
-		ev_timer_stop(c->session.loop, &c->idle);
-		ev_timer_set(&c->idle, c->config->checkpoint_interval * IDLE_INTERVALS, 0.);
-		ev_timer_start(c->session.loop, &c->idle);
+		timer_arm(c->session.loop, &c->idle, c->config->checkpoint_interval * IDLE_INTERVALS);
 	}
 	c->events->done(c->context, outcome, c->token[0] ? c->token : NULL, c->trouble);
 }
@@ -60,15 +59,14 @@ static void fail(struct changes_since *c, enum changes_outcome outcome)
 /* A failure that will heal: ask the same again. */
 static void try_again(struct changes_since *c, const char *error)
 {
-	double wait = backoff_failed(&c->backoff, ev_now(c->session.loop));
+	double wait = backoff_failed(&c->backoff, clock_now());
 
 	session_close(&c->session);
 	stop_timers(c);
 	if (!changes_busy(c))
 		return;
 	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
-	ev_timer_set(&c->retry, wait, 0.);
-	ev_timer_start(c->session.loop, &c->retry);
+	timer_arm(c->session.loop, &c->retry, wait);
 }
 
 /* Classes 08 (connection), 40 (rollback), 53 (resources), 55 (a server not ready), 57P (shutdown). */
@@ -84,9 +82,7 @@ static bool heals(const PGresult *result)
 
 static void watch_silence(struct changes_since *c)
 {
-	ev_timer_stop(c->session.loop, &c->silence);
-	ev_timer_set(&c->silence, c->config->recovery_timeout, 0.);
-	ev_timer_start(c->session.loop, &c->silence);
+	timer_arm(c->session.loop, &c->silence, c->config->recovery_timeout);
 }
 
 static void read_on(struct changes_since *c)
@@ -112,7 +108,7 @@ static void on_pace(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 static void spend(struct changes_since *c)
 {
-	double rate = c->config->recovery_rate, now = ev_now(c->session.loop);
+	double rate = c->config->recovery_rate, now = clock_now();
 
 	if (rate <= 0)
 		return;
@@ -124,8 +120,7 @@ static void spend(struct changes_since *c)
 	if (c->allowance >= 1)
 		return;
 	double wait = (1 - c->allowance) / rate;
-	ev_timer_set(&c->pace, wait > PACE_SECONDS ? wait : PACE_SECONDS, 0.);
-	ev_timer_start(c->session.loop, &c->pace);
+	timer_arm(c->session.loop, &c->pace, wait > PACE_SECONDS ? wait : PACE_SECONDS);
 	hold(c);
 }
 
@@ -207,7 +202,7 @@ static void ask_rows(struct changes_since *c)
 	c->wants_pause = false;
 	c->n_rows = c->n_bad_rows = 0;
 	c->allowance = 1;
-	c->allowance_at = ev_now(c->session.loop);
+	c->allowance_at = clock_now();
 	watch_silence(c);
 	session_query(&c->session, ROWS_SQL, params, 1, true, 0, on_rows);
 }
@@ -295,7 +290,7 @@ static void on_ready(void *context)
 {
 	struct changes_since *c = context;
 
-	backoff_live(&c->backoff, ev_now(c->session.loop));
+	backoff_live(&c->backoff, clock_now());
 	if (changes_busy(c))
 		ask_plan(c);
 }
@@ -341,11 +336,10 @@ void changes_init(struct changes_since *c, struct ev_loop *loop, const struct co
 		.context = context,
 		.backoff = {.first = 0.5, .max = 30.}};
 	session_init(&c->session, loop, config->direct_url, "pgherald recovery", &session_events, c);
-	ev_timer_init(&c->retry, on_retry, 0., 0.);
-	ev_timer_init(&c->silence, on_silence, 0., 0.);
-	ev_timer_init(&c->pace, on_pace, 0., 0.);
-	ev_timer_init(&c->idle, on_idle, 0., 0.);
-	c->retry.data = c->silence.data = c->pace.data = c->idle.data = c;
+	timer_init(&c->retry, on_retry, c);
+	timer_init(&c->silence, on_silence, c);
+	timer_init(&c->pace, on_pace, c);
+	timer_init(&c->idle, on_idle, c);
 }
 
 void changes_ask(struct changes_since *c, const char *since)

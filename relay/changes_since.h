@@ -44,7 +44,7 @@ struct changes_since {
 	bool rows_begun;
 	uint64_t n_rows, n_bad_rows;
 	double allowance; /* rows that the rate allows by now */
-	ev_tstamp allowance_at;
+	double allowance_at;
 	char trouble[256]; /* what was wrong first */
 };
 

@@ -3,6 +3,7 @@
  * what a worker reads is in order. gather() lists what comes next as runs of bytes, straight from the ring; after sendmsg(),
  * account() moves the cursor and the queue by what the socket took. When it took half a frame of the backlog, the other
  * half is copied to the front of the queue: the ring may drop the frame, the stream must not. */
+#include "clock.h"
 #include "diag.h"
 #include "fanout.h"
 
@@ -393,7 +394,7 @@ void delivery_flush(struct worker *w)
 			offered += g.iov[i].iov_len;
 		if (n > 0) {
 			f->n_wakes++;
-			w->progress = ev_now(f->loop);
+			w->progress = clock_now();
 		}
 		if (account(w, &g, (size_t)n) < 0) {
 			worker_close(w, NULL, "out of memory");

@@ -1,5 +1,7 @@
 #include "fanout.h"
 
+#include "clock.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -166,7 +168,7 @@ void fanout_mark(struct fanout *f, struct worker *w)
 
 bool fanout_crowded(struct fanout *f)
 {
-	ev_tstamp now = ev_now(f->loop);
+	double now = clock_now();
 	uint64_t bytes;
 
 	for (struct worker *w = f->workers; w; w = w->next)

@@ -5,6 +5,7 @@
  *
  * Here stand the events that join the parts: who learns what from whom. Start-up ends with the first canary that came back;
  * until then a failure ends the process, since it is the setting that is wrong; from then on nothing does but a signal. */
+#include "clock.h"
 #include "diag.h"
 #include "relay.h"
 
@@ -339,7 +340,7 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 		return;
 	}
 	ev_prepare_start(loop, &r->publisher_settled);
-	ev_timer_start(loop, &r->stop_deadline);
+	timer_arm(loop, &r->stop_deadline, STOP_SECONDS);
 }
 
 static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -394,10 +395,10 @@ static void watch(struct relay *r)
 	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&r->sigterm, on_signal, SIGTERM);
 	ev_signal_init(&r->sigint, on_signal, SIGINT);
-	ev_timer_init(&r->start_deadline, on_start_deadline, START_SECONDS, 0.);
-	ev_timer_init(&r->stop_deadline, on_stop_deadline, STOP_SECONDS, 0.);
+	timer_init(&r->start_deadline, on_start_deadline, r);
+	timer_init(&r->stop_deadline, on_stop_deadline, r);
 	ev_prepare_init(&r->publisher_settled, on_publisher_settled);
-	r->sigterm.data = r->sigint.data = r->start_deadline.data = r->stop_deadline.data = r->publisher_settled.data = r;
+	r->sigterm.data = r->sigint.data = r->publisher_settled.data = r;
 	ev_signal_start(r->loop, &r->sigterm);
 	ev_signal_start(r->loop, &r->sigint);
 }
@@ -410,7 +411,7 @@ static void start_postgres(struct relay *r)
 		on_publisher_lost};
 	static const struct canary_events canary_events = {on_proved, on_deaf, on_unproven, on_turn, on_pending};
 
-	ev_timer_start(r->loop, &r->start_deadline);
+	timer_arm(r->loop, &r->start_deadline, START_SECONDS);
 	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher, &r->upstream,
 		r->reconcile.settled, &canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
@@ -441,7 +442,7 @@ int main(int argc, char **argv)
 		diag(DIAG_ERROR, "start refused: no event loop can be had from the kernel");
 		return EXIT_FAILURE;
 	}
-	r->started = ev_now(r->loop);
+	r->started = clock_now();
 	if (claim_gates(r) < 0)
 		return EXIT_FAILURE;
 	watch(r);

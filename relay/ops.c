@@ -1,5 +1,7 @@
 #include "ops.h"
 
+#include "clock.h"
+
 #include "relay.h"
 
 #include <errno.h>
@@ -33,7 +35,7 @@ static void command_status(const struct relay *r, FILE *out)
 {
 	const struct fanout *f = &r->fanout;
 	const struct backlog *b = &f->backlog;
-	double now = ev_now(r->loop);
+	double now = clock_now();
 	uint64_t kept = b->head + 1 - b->first;
 	uint64_t bytes = kept ? b->end - backlog_entry(b, b->first)->start : 0;
 

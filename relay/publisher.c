@@ -1,5 +1,6 @@
 #include "publisher.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <arpa/inet.h>
@@ -80,15 +81,14 @@ static void watch_expiry(struct publisher *p)
 	ev_timer_stop(p->session.loop, &p->expiry);
 	if (!oldest)
 		return;
-	double wait = oldest->since + PUBLISHER_REQUEST_SECONDS - ev_now(p->session.loop);
-	ev_timer_set(&p->expiry, wait > 0.001 ? wait : 0.001, 0.);
-	ev_timer_start(p->session.loop, &p->expiry);
+	double wait = oldest->since + PUBLISHER_REQUEST_SECONDS - clock_now();
+	timer_arm(p->session.loop, &p->expiry, wait > 0.001 ? wait : 0.001);
 }
 
 static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct publisher *p = timer->data;
-	ev_tstamp limit = ev_now(loop) - PUBLISHER_REQUEST_SECONDS;
+	double limit = clock_now() - PUBLISHER_REQUEST_SECONDS;
 
 	(void)events;
 	for (struct publish_request *r = p->in_flight.first; r && r->since <= limit; r = r->next)
@@ -281,14 +281,13 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 {
 	struct publisher *p = context;
 	bool was_live = p->backoff.live_since > 0;
-	double retry = backoff_failed(&p->backoff, ev_now(p->session.loop));
+	double retry = backoff_failed(&p->backoff, clock_now());
 
 	snprintf(p->last_error, sizeof p->last_error,
 		was_live ? "the publishing connection (%s) is lost: %s"
 			 : "%s cannot be connected to; check the URL and the server: %s",
 		config_url_name(p->config, p->session.url), error);
-	ev_timer_set(&p->retry, retry, 0.);
-	ev_timer_start(p->session.loop, &p->retry);
+	timer_arm(p->session.loop, &p->retry, retry);
 	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never. */
 	struct publish_list unanswered;
 	list_clear(&unanswered);
@@ -310,7 +309,7 @@ static void on_ready(void *context)
 {
 	struct publisher *p = context;
 
-	backoff_live(&p->backoff, ev_now(p->session.loop));
+	backoff_live(&p->backoff, clock_now());
 	p->events->connected(p->context);
 	work(p);
 }
@@ -349,10 +348,10 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	list_clear(&p->queue);
 	list_clear(&p->in_flight);
 	session_init(&p->session, loop, config->publish_url, "pgherald publisher", &session_events, p);
-	ev_timer_init(&p->retry, on_retry, 0., 0.);
-	ev_timer_init(&p->expiry, on_expiry, 0., 0.);
+	timer_init(&p->retry, on_retry, p);
+	timer_init(&p->expiry, on_expiry, p);
 	ev_prepare_init(&p->turn_end, on_turn_end);
-	p->retry.data = p->expiry.data = p->turn_end.data = p;
+	p->turn_end.data = p;
 	connect_now(p);
 }
 
@@ -399,7 +398,7 @@ int publisher_submit(struct publisher *p, uint64_t source, uint32_t slot, uint64
 	*r = (struct publish_request){.source = source,
 		.slot = slot,
 		.request = request,
-		.since = ev_now(p->session.loop),
+		.since = clock_now(),
 		.channel = channel,
 		.len = payload.len};
 	memcpy(r->payload, payload.ptr, payload.len);

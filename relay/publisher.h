@@ -36,7 +36,7 @@ struct publish_request {
 	struct publish_request *next;
 	uint64_t source, request;
 	uint32_t slot;
-	ev_tstamp since;
+	double since;
 	bool answered; /* its deadline passed while it was in flight */
 	const char *channel; /* the configuration's */
 	uint32_t len;

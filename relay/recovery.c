@@ -1,5 +1,6 @@
 #include "recovery.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <errno.h>
@@ -221,7 +222,7 @@ static bool take_out(struct recovery_member **list, const struct recovery_member
 static void join(struct recovery_lane *lane, struct recovery_member *m)
 {
 	m->pending = 0;
-	m->pending_since = ev_now(lane->recovery->loop);
+	m->pending_since = clock_now();
 	append(&lane->members, m);
 }
 
@@ -303,7 +304,7 @@ void recovery_forget(struct recovery *r, struct worker *w)
 static void part_from_stalled(struct recovery_lane *lane)
 {
 	struct recovery *r = lane->recovery;
-	ev_tstamp now = ev_now(r->loop);
+	double now = clock_now();
 
 	for (struct recovery_member *m = lane->members, *next; m; m = next) {
 		size_t pending = m->worker->private.end - m->worker->private.start;

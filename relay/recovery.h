@@ -19,7 +19,7 @@ struct recovery_member {
 	struct recovery_member *next;
 	struct worker *worker;
 	size_t pending;	       /* bytes queued for it when it was last looked at */
-	ev_tstamp pending_since;
+	double pending_since;
 };
 
 struct recovery_lane {

@@ -27,7 +27,7 @@ struct relay {
 	struct ops ops;
 	struct gate ops_gate;
 
-	ev_tstamp started;
+	double started;
 	bool recovering; /* what the upstream missed is not all in the backlog yet */
 	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so that a NOTIFY that
 	 * follows its commit closely is heard before it. */

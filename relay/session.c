@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include "config.h"
+#include "clock.h"
 #include "diag.h"
 
 #include <assert.h>
@@ -62,11 +63,11 @@ static void *attempt_run(void *arg)
 		"keepalives_count", "tcp_user_timeout", "dbname", "client_encoding", NULL};
 	const char *const values[] = {SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
 
-	ev_tstamp start = ev_time();
+	double start = clock_now();
 	a->conn = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(a->conn) != CONNECTION_OK) {
 		/* libpq does not say why in a form that a program can read; but who had to wait need not ask again. */
-		switch (ev_time() - start > PING_WORTH_SECONDS ? PQPING_NO_RESPONSE : PQpingParams(keywords, values, 1)) {
+		switch (clock_now() - start > PING_WORTH_SECONDS ? PQPING_NO_RESPONSE : PQpingParams(keywords, values, 1)) {
 		case PQPING_OK:
 			a->failure = SESSION_REFUSED;
 			break;
@@ -209,8 +210,8 @@ void session_init(struct session *s, struct ev_loop *loop, const char *url, cons
 	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
 	ev_io_init(&s->reader, on_readable, -1, EV_READ);
 	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
-	ev_timer_init(&s->deadline, on_deadline, 0., 0.);
-	s->reader.data = s->writer.data = s->deadline.data = s;
+	timer_init(&s->deadline, on_deadline, s);
+	s->reader.data = s->writer.data = s;
 }
 
 int session_connect(struct session *s)
@@ -280,10 +281,7 @@ int session_query(struct session *s, const char *sql, const struct session_param
 	if (single_row)
 		PQsetSingleRowMode(s->conn);
 	if (seconds > 0) {
-		/* The loop's idea of now may be as old as its turn. */
-		ev_now_update(s->loop);
-		ev_timer_set(&s->deadline, seconds, 0.);
-		ev_timer_start(s->loop, &s->deadline);
+		timer_arm(s->loop, &s->deadline, seconds);
 	}
 	flush(s);
 	return 0;

@@ -1,5 +1,6 @@
 #include "upstream.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <errno.h>
@@ -26,7 +27,7 @@
 static void enter(struct upstream *u, enum upstream_state state)
 {
 	u->state = state;
-	u->state_since = ev_now(u->session.loop);
+	u->state_since = clock_now();
 }
 
 const char *upstream_state_name(enum upstream_state state)
@@ -44,14 +45,12 @@ const char *upstream_state_name(enum upstream_state state)
 
 static void fail(struct upstream *u, bool heals, const char *error)
 {
-	double retry = backoff_failed(&u->backoff, ev_now(u->session.loop));
+	double retry = backoff_failed(&u->backoff, clock_now());
 
 	session_close(&u->session);
 	snprintf(u->last_error, sizeof u->last_error, "%s", error);
 	enter(u, UPSTREAM_WAITING);
-	ev_timer_stop(u->session.loop, &u->retry);
-	ev_timer_set(&u->retry, retry, 0.);
-	ev_timer_start(u->session.loop, &u->retry);
+	timer_arm(u->session.loop, &u->retry, retry);
 	u->events->lost(u->context, u->last_error, heals, retry);
 }
 
@@ -162,7 +161,6 @@ static void on_heard(void *context, const PGnotify *notify)
 	struct upstream *u = context;
 
 	u->n_notifications++;
-	u->last_heard = ev_now(u->session.loop);
 	u->events->heard(u->context, notify->relname, wire_str(notify->extra));
 }
 
@@ -194,8 +192,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 		.context = context,
 		.backoff = {.first = 1., .max = 30.}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
-	ev_timer_init(&u->retry, on_retry, 0., 0.);
-	u->retry.data = u;
+	timer_init(&u->retry, on_retry, u);
 	connect_now(u);
 }
 
@@ -208,7 +205,7 @@ void upstream_stop(struct upstream *u)
 void upstream_live(struct upstream *u)
 {
 	enter(u, UPSTREAM_LIVE);
-	backoff_live(&u->backoff, ev_now(u->session.loop));
+	backoff_live(&u->backoff, clock_now());
 }
 
 void upstream_settle(struct upstream *u)

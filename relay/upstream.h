@@ -32,7 +32,7 @@ struct upstream {
 	struct backoff backoff;
 	struct ev_timer retry;
 	enum upstream_state state;
-	ev_tstamp state_since;
+	double state_since;
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 
@@ -44,7 +44,6 @@ struct upstream {
 	bool recoverable;  /* the recovery function is there */
 
 	uint64_t n_connects, n_notifications;
-	ev_tstamp last_heard;
 	char last_error[256];
 };
 

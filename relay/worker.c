@@ -1,5 +1,6 @@
 #include "worker.h"
 
+#include "clock.h"
 #include "diag.h"
 #include "fanout.h"
 
@@ -423,16 +424,16 @@ struct worker *worker_open(struct fanout *f, int fd)
 	w->fd = fd;
 	w->pid = peer.pid;
 	w->uid = peer.uid;
-	w->since = ev_now(f->loop);
+	w->since = clock_now();
 	w->all_mask = 1u << TOPIC_ALL;
 	w->first_edge = ROUTER_END;
 	ev_io_init(&w->reader, on_readable, fd, EV_READ);
 	ev_io_init(&w->writer, on_writable, fd, EV_WRITE);
-	ev_timer_init(&w->hello_deadline, on_hello_deadline, WORKER_HELLO_SECONDS, 0.);
-	w->reader.data = w->writer.data = w->hello_deadline.data = w;
+	timer_init(&w->hello_deadline, on_hello_deadline, w);
+	w->reader.data = w->writer.data = w;
 	w->reading = true;
 	ev_io_start(f->loop, &w->reader);
-	ev_timer_start(f->loop, &w->hello_deadline);
+	timer_arm(f->loop, &w->hello_deadline, WORKER_HELLO_SECONDS);
 	return w;
 }
 

@@ -69,7 +69,7 @@ struct worker {
 	uint64_t id;   /* never used again: everybody else's name for it */
 	pid_t pid;
 	uid_t uid;
-	ev_tstamp since;
+	double since;
 	char name[WORKER_NAME_MAX + 1];
 
 	/* Its requests: the beginning of a frame, as far as it has come. */
@@ -100,7 +100,7 @@ struct worker {
 	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
 
 	uint32_t n_publishing; /* requests that wait for their answer */
-	ev_tstamp progress;    /* when the socket last took something */
+	double progress;    /* when the socket last took something */
 	uint64_t n_sent, n_overruns;
 };
 
