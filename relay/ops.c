@@ -1,7 +1,6 @@
 #include "ops.h"
 
 #include "clock.h"
-
 #include "relay.h"
 
 #include <errno.h>

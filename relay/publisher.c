@@ -90,6 +90,7 @@ static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
 	struct publisher *p = timer->data;
 	double limit = clock_now() - PUBLISHER_REQUEST_SECONDS;
 
+	(void)loop;
 	(void)events;
 	for (struct publish_request *r = p->in_flight.first; r && r->since <= limit; r = r->next)
 		answer(p, r, "timeout", "PostgreSQL did not confirm it in time; it may have been published all the same");
