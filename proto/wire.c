@@ -100,21 +100,20 @@ struct token {
 /* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte. False: none has it. */
 static bool token_of(unsigned char first, struct token *t)
 {
+	/* clang-format off */
 	static const struct token from_c0[32] = {
-		[0xc4 - 0xc0] = {.count_len = 1}, [0xc5 - 0xc0] = {.count_len = 2}, [0xc6 - 0xc0] = {.count_len = 4},
-		[0xc7 - 0xc0] = {.count_len = 1, .fixed_len = 1}, [0xc8 - 0xc0] = {.count_len = 2, .fixed_len = 1},
-		[0xc9 - 0xc0] = {.count_len = 4, .fixed_len = 1},
-		[0xca - 0xc0] = {.fixed_len = 4}, [0xcb - 0xc0] = {.fixed_len = 8},
-		[0xcc - 0xc0] = {.fixed_len = 1}, [0xcd - 0xc0] = {.fixed_len = 2},
-		[0xce - 0xc0] = {.fixed_len = 4}, [0xcf - 0xc0] = {.fixed_len = 8},
-		[0xd0 - 0xc0] = {.fixed_len = 1}, [0xd1 - 0xc0] = {.fixed_len = 2},
-		[0xd2 - 0xc0] = {.fixed_len = 4}, [0xd3 - 0xc0] = {.fixed_len = 8},
-		[0xd4 - 0xc0] = {.fixed_len = 2}, [0xd5 - 0xc0] = {.fixed_len = 3}, [0xd6 - 0xc0] = {.fixed_len = 5},
-		[0xd7 - 0xc0] = {.fixed_len = 9}, [0xd8 - 0xc0] = {.fixed_len = 17},
-		[0xd9 - 0xc0] = {.count_len = 1}, [0xda - 0xc0] = {.count_len = 2}, [0xdb - 0xc0] = {.count_len = 4},
-		[0xdc - 0xc0] = {.count_len = 2, .elements_per = 1}, [0xdd - 0xc0] = {.count_len = 4, .elements_per = 1},
-		[0xde - 0xc0] = {.count_len = 2, .elements_per = 2}, [0xdf - 0xc0] = {.count_len = 4, .elements_per = 2},
+		{0}, {0}, {0}, {0},					   /* nil, never used, false, true */
+		{1, 0, 0, 0}, {2, 0, 0, 0}, {4, 0, 0, 0},		   /* bin 8, 16, 32 */
+		{1, 1, 0, 0}, {2, 1, 0, 0}, {4, 1, 0, 0},		   /* ext 8, 16, 32 */
+		{0, 4, 0, 0}, {0, 8, 0, 0},				   /* float 32, 64 */
+		{0, 1, 0, 0}, {0, 2, 0, 0}, {0, 4, 0, 0}, {0, 8, 0, 0},	   /* uint 8, 16, 32, 64 */
+		{0, 1, 0, 0}, {0, 2, 0, 0}, {0, 4, 0, 0}, {0, 8, 0, 0},	   /* int 8, 16, 32, 64 */
+		{0, 2, 0, 0}, {0, 3, 0, 0}, {0, 5, 0, 0}, {0, 9, 0, 0}, {0, 17, 0, 0}, /* fixext 1 to 16 */
+		{1, 0, 0, 0}, {2, 0, 0, 0}, {4, 0, 0, 0},		   /* str 8, 16, 32 */
+		{2, 0, 0, 1}, {4, 0, 0, 1},				   /* array 16, 32 */
+		{2, 0, 0, 2}, {4, 0, 0, 2},				   /* map 16, 32 */
 	};
+	/* clang-format on */
 
 	if (first < 0x80 || first >= 0xe0)
 		*t = (struct token){0};
