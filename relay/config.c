@@ -316,6 +316,7 @@ static int interpret(struct config *config)
 		config->backlog_size += config->backlog_size & -config->backlog_size;
 	config->socket_path = settings[SOCKET].value;
 	config->ops_path = strcmp(settings[OPS_SOCKET].value, "none") == 0 ? NULL : settings[OPS_SOCKET].value;
+	config->ops_by_default = strcmp(settings[OPS_SOCKET].origin, "default") == 0;
 	config->direct_url = settings[DATABASE_DIRECT_URL].value;
 	config->publish_url = settings[DATABASE_URL].value ? settings[DATABASE_URL].value : config->direct_url;
 	config->mode = config->direct_url ? MODE_POSTGRES : MODE_LOCAL;

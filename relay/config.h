@@ -29,6 +29,7 @@ struct config {
 	bool pooler_url_alone;	 /* DATABASE_URL is set and the direct one is not */
 	const char *socket_path;
 	const char *ops_path; /* NULL: no ops socket */
+	bool ops_by_default;  /* nobody asked for it by name */
 	unsigned socket_mode;
 	struct channel channels[CHANNELS_MAX];
 	unsigned n_channels;

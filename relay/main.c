@@ -282,6 +282,18 @@ static void on_worker_accepted(void *context, int fd)
 		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
 }
 
+/* The ops socket that nobody asked for may be missing: on a developer's machine there is no /run/pgherald. */
+static int without_ops(struct relay *r, int result)
+{
+	if (!r->config.ops_by_default)
+		return result;
+	diag(DIAG_WARNING, "there is no ops socket, since %s cannot be had: %s; set PGHERALD_OPS_SOCKET", r->config.ops_path,
+		strerror(-result));
+	gate_close(&r->ops_gate);
+	r->config.ops_path = NULL;
+	return 0;
+}
+
 static void open_gates(struct relay *r)
 {
 	int result = gate_open(&r->gate, r->loop, r->config.socket_mode, on_worker_accepted, r);
@@ -290,6 +302,8 @@ static void open_gates(struct relay *r)
 	if (result == 0 && r->config.ops_path) {
 		path = r->config.ops_path;
 		result = gate_open(&r->ops_gate, r->loop, r->config.socket_mode, ops_accepted, &r->ops);
+		if (result < 0)
+			result = without_ops(r, result);
 	}
 	if (result < 0) {
 		diag(DIAG_ERROR, "start refused: cannot listen on %s: %s", path, strerror(-result));
@@ -371,6 +385,8 @@ static int claim_gates(struct relay *r)
 	if (result == 0 && r->config.ops_path) {
 		path = r->config.ops_path;
 		result = gate_claim(&r->ops_gate, path);
+		if (result < 0)
+			result = without_ops(r, result);
 	}
 	if (result == -EADDRINUSE)
 		diag(DIAG_ERROR, "start refused: another relay serves %s", path);
