@@ -20,6 +20,7 @@ struct attempt {
 	struct ev_loop *loop;
 	struct ev_async done;
 	const char *url, *name;
+	bool first; /* why it failed matters: a setting may be wrong */
 	PGconn *conn;
 	enum session_failure failure;
 };
@@ -67,7 +68,8 @@ static void *attempt_run(void *arg)
 	a->conn = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(a->conn) != CONNECTION_OK) {
 		/* libpq does not say why in a form that a program can read; but who had to wait need not ask again. */
-		switch (clock_now() - start > PING_WORTH_SECONDS ? PQPING_NO_RESPONSE : PQpingParams(keywords, values, 1)) {
+		bool ask = a->first && clock_now() - start < PING_WORTH_SECONDS;
+		switch (ask ? PQpingParams(keywords, values, 1) : PQPING_NO_RESPONSE) {
 		case PQPING_OK:
 			a->failure = SESSION_REFUSED;
 			break;
@@ -194,6 +196,7 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 		return;
 	}
 	s->conn = conn;
+	s->was_connected = true;
 	s->paused = false;
 	s->farewell[0] = '\0';
 	PQsetnonblocking(conn, 1);
@@ -223,7 +226,7 @@ int session_connect(struct session *s)
 	struct attempt *a = malloc(sizeof *a);
 	if (!a)
 		return -ENOMEM;
-	*a = (struct attempt){.session = s, .loop = s->loop, .url = s->url, .name = s->name};
+	*a = (struct attempt){.session = s, .loop = s->loop, .url = s->url, .name = s->name, .first = !s->was_connected};
 	ev_async_init(&a->done, on_attempt_done);
 	a->done.data = a;
 	ev_async_start(s->loop, &a->done);

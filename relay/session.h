@@ -14,11 +14,11 @@
 #define SESSION_CONNECT_SECONDS "5"
 
 enum session_failure {
-	SESSION_UNREACHABLE,	/* no server answered */
-	SESSION_STARTING,	/* the server is starting up or shutting down: it will heal */
-	SESSION_REFUSED,	/* the server answered: bad credentials, no such database, ... */
-	SESSION_LOST,		/* it was connected */
-	SESSION_OVERDUE,	/* a statement got no answer by its deadline */
+	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
+	SESSION_STARTING,    /* the server is starting up or shutting down: it will heal */
+	SESSION_REFUSED,     /* the server answered: bad credentials, no such database, ... */
+	SESSION_LOST,	     /* it was connected */
+	SESSION_OVERDUE,     /* a statement got no answer by its deadline */
 };
 
 struct session_events {
@@ -44,6 +44,7 @@ struct session {
 	struct ev_io reader, writer;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
+	bool was_connected; /* ever */
 	bool paused;
 	char farewell[256]; /* the server's reason to end the session, if it gave one */
 };
