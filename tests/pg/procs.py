@@ -108,10 +108,11 @@ class Run:
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.Popen(argv, env=environment, start_new_session=True, preexec_fn=_die_with_parent, **options)
 
-    def call(self, argv, **options):
+    def call(self, argv, input="", **options):
         """Run a command to its end and return its output."""
-        process = self.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-        output, _ = process.communicate(timeout=120)
+        process = self.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             encoding="utf-8", errors="replace", **options)
+        output, _ = process.communicate(input, timeout=120)
         if process.returncode != 0:
             raise AssertionError(f"{argv[0]} ended with {process.returncode}: {output}")
         return output

@@ -1,11 +1,10 @@
 """The daemon, as operations: start, stop, kill, freeze, connect to it, read its log."""
 
+import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import time
 
 from procs import DEADLINE, wait_until
 from servers import PASSWORD
@@ -14,7 +13,7 @@ from worker import CHANNEL, Ok, Raw, Worker
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
-CAT = os.path.join(BUILD, "client", "examples", "pgherald-cat")
+CAT = os.path.join(BUILD, "client", "pgherald-cat")
 
 LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
 REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
@@ -186,8 +185,7 @@ class Relay:
 
     def ops(self, command):
         """What an operator reads who pipes a command through socat."""
-        reply = self.run.call(["sh", "-c", 'printf "%s\\n" "$1" | socat - "UNIX-CONNECT:$2"', "sh",
-                               command, self.ops_path])
+        reply = self.run.call(["socat", "-", "UNIX-CONNECT:" + self.ops_path], input=command + "\n")
         check_output("ops", reply, self.secrets)
         return reply
 
@@ -196,17 +194,17 @@ class Cat:
     """pgherald-cat, and the JSON lines it prints."""
 
     def __init__(self, run, *arguments):
-        import json
-        self._json = json
         directory = run.subdirectory("cat")
         self._output, self._errors = os.path.join(directory, "out"), os.path.join(directory, "err")
         with open(self._output, "wb") as out, open(self._errors, "wb") as err:
             self.process = run.spawn([CAT, *arguments], stdout=out, stderr=err)
 
-    def lines(self, kind=None):
+    def raw_lines(self):
         with open(self._output, "rb") as file:
-            text = file.read().decode("utf-8")
-        objects = [self._json.loads(line) for line in text.split("\n")[:-1]]
+            return file.read().decode("utf-8").split("\n")[:-1]
+
+    def lines(self, kind=None):
+        objects = [json.loads(line) for line in self.raw_lines()]
         return [o for o in objects if kind in (None, o["type"])]
 
     def errors(self):
@@ -230,6 +228,11 @@ class Cat:
     def hears(self, pubkey, deadline=DEADLINE):
         return self.wait_for(lambda o: o["type"] == "change" and o["pubkey"] == pubkey, f"a change of {pubkey!r}",
                              deadline)
+
+    def sees(self, state, after=0):
+        """Wait until it tells that the upstream is in this state, beyond its first `after` lines."""
+        wait_until(lambda: [o for o in self.lines()[after:] if o["type"] == "upstream" and o["state"] == state],
+                   f"upstream {state} from pgherald-cat")
 
     def wait_exit(self, deadline=DEADLINE):
         return self.process.wait(deadline)

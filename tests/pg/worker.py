@@ -300,12 +300,15 @@ class Worker:
         if kind == SUBSCRIBE:
             self._wants.setdefault(channel, set()).update([None] if detail is None else detail)
         self._asked[self._last_id] = (kind, channel, detail)
-        self.socket.sendall(pack(kind, self._last_id, *arguments))
+        self.write(pack(kind, self._last_id, *arguments))
         return self._last_id
 
     def ask_raw(self, data, ids):
         """Send bytes as they are, whose requests must be answered under these ids."""
         self._asked.update((id, (None, None, None)) for id in ids)
+        self.write(data)
+
+    def write(self, data):
         self.socket.sendall(data)
 
     def answer(self, id, deadline=DEADLINE):

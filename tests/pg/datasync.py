@@ -1,0 +1,101 @@
+"""The tables of a data-sync service, and its writers.
+
+A write is what that service commits: a record, and the user's revision counted up. To notify is a second step, of its own,
+which a test leaves out where it is about what is missed.
+"""
+
+import os
+
+from procs import wait_until
+from worker import CHANNEL
+
+SQL = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "relay", "sql")
+
+TABLES = """
+CREATE TABLE records (
+    user_id varchar NOT NULL, id varchar NOT NULL, data bytea, revision bigint NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (user_id, id));
+CREATE TABLE user_revisions (user_id varchar PRIMARY KEY, revision bigint NOT NULL);
+"""
+
+WRITE = """
+WITH r AS (INSERT INTO user_revisions AS u (user_id, revision) VALUES (%(user)s, 1)
+           ON CONFLICT (user_id) DO UPDATE SET revision = u.revision + 1 RETURNING user_id, revision)
+INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'r' || revision, 'x', revision FROM r
+"""
+
+
+def psql(run, server, database, path, check=True, user="app"):
+    """Run a file as an operator does. Returns its output."""
+    return run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port),
+                     "-U", user, "-d", database, "-f", path])
+
+
+class Transaction:
+    """A writer that has not committed yet."""
+
+    def __init__(self, data, users):
+        self._connection = data.database.server.connect(data.database.name, "app")
+        self._connection.autocommit = False
+        self._cursor = self._connection.cursor()
+        for user in users:
+            self._cursor.execute(WRITE, {"user": user})
+
+    def notify(self, user):
+        self._cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, '{"p":"%s"}' % user))
+
+    def commit(self):
+        self._connection.commit()
+        self._connection.close()
+
+    def close(self):
+        self._connection.close()
+
+
+class DataSync:
+    """The tables in one database."""
+
+    def __init__(self, run, database):
+        self.run = run
+        self.database = database
+        database.sql(TABLES)
+
+    def migrate(self, name):
+        """Run one of relay/sql."""
+        return psql(self.run, self.database.server, self.database.name, os.path.join(SQL, name + ".sql"))
+
+    def recoverable(self):
+        self.migrate("recovery")
+        return self
+
+    def write(self, *users):
+        """Commit one transaction with a change of each user, and tell nobody."""
+        transaction = Transaction(self, users)
+        transaction.commit()
+
+    def begin(self, *users):
+        """The same, but it stays open."""
+        return Transaction(self, users)
+
+    def write_many(self, first, last, prefix="u"):
+        """Commit a change of each of the users u<first> .. u<last>."""
+        self.database.sql("INSERT INTO user_revisions (user_id, revision)"
+                          " SELECT %s || i, 1 FROM generate_series(%s, %s) AS i"
+                          " ON CONFLICT (user_id) DO UPDATE SET revision = user_revisions.revision + 1",
+                          (prefix, first, last))
+
+    def notify(self, user):
+        self.database.notify(CHANNEL, '{"p":"%s"}' % user)
+
+    def change(self, user):
+        """Write, then notify: a writer as it should be."""
+        self.write(user)
+        self.notify(user)
+
+    def function(self, body, language="plpgsql", returns="TABLE (channel text, value text)", volatile="VOLATILE"):
+        """Another pgherald.changes_since, as some operator writes it."""
+        self.database.sql("CREATE SCHEMA IF NOT EXISTS pgherald; DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot);"
+                          f" CREATE FUNCTION pgherald.changes_since(since pg_snapshot) RETURNS {returns}"
+                          f" LANGUAGE {language} {volatile} AS $function$ {body} $function$")
+
+

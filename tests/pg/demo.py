@@ -1,0 +1,166 @@
+"""What tests/demo shows. It stands on the same operations as the tests, waits for what it says, and fails if it fails."""
+
+import os
+import shlex
+import signal
+import sys
+
+from procs import Run
+from relay import CAT, Cat, Relay
+from servers import Bouncer, Postgres, make_template
+from worker import CHANNEL
+
+WORKERS = ("A1", "A2", "B1", "B2")
+COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def coloured(code, text):
+    return f"\x1b[{code}m{text}\x1b[0m" if COLOURED else text
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def heading(text):
+    say("\n" + coloured("1", text))
+
+
+def command(text):
+    say("  " + coloured("36", "$ " + text))
+
+
+class Demo:
+    def __init__(self, run):
+        self.run = run
+        self.things = []
+        self.channel = CHANNEL
+        # Only a database of the user's own may need the user's PGPASSFILE, PGSSLMODE and the like.
+        self.environment = {}
+        self.start_database()
+        self.hosts = {name: self.start_relay(name) for name in ("A", "B")}
+        self.workers = {name: self.start_worker(name) for name in WORKERS}
+        self.shown = {name: len(self.workers[name].lines()) for name in WORKERS}
+
+    def start_database(self):
+        self.direct_url = os.environ.get("DATABASE_DIRECT_URL")
+        self.url = os.environ.get("DATABASE_URL") or self.direct_url
+        if self.url and not self.direct_url:
+            sys.exit("DATABASE_URL alone will not do: set DATABASE_DIRECT_URL too, past the pooler; or neither")
+        if self.direct_url:
+            self.channel = "pgherald_demo"  # no one else's
+            self.environment = {k: v for k, v in os.environ.items() if k.startswith("PG") or k == "HOME"}
+            self.where = "PostgreSQL  as DATABASE_DIRECT_URL says, publishing through DATABASE_URL"
+            return
+        pg = self.add(Postgres(self.run, make_template(self.run))).start()
+        bouncer = self.add(Bouncer(self.run, pg)).start()
+        database = pg.database()
+        self.url, self.direct_url = bouncer.url(database), pg.url(database.name)
+        self.where = f"PostgreSQL  port {pg.port}, throwaway; pgbouncer before it, port {bouncer.port}, transaction mode"
+
+    def add(self, thing):
+        self.things.append(thing)
+        return thing
+
+    def close(self):
+        for thing in reversed(self.things):
+            thing.close()
+
+    def start_relay(self, name):
+        relay = self.add(Relay(self.run, f"host-{name}-", DATABASE_URL=self.url, DATABASE_DIRECT_URL=self.direct_url,
+                               PGHERALD_CHANNELS=self.channel, **self.environment))
+        return relay.start()
+
+    def start_worker(self, name):
+        cat = self.add(Cat(self.run, "--socket", self.hosts[name[0]].path, "--channel", self.channel))
+        return cat.subscribed()
+
+    def psql(self, sql):
+        command(f'psql -c "{sql}"')
+        return self.run.call(["psql", "-XAtq", "-d", self.direct_url, "-c", sql],
+                             env={**self.environment, "PGAPPNAME": "psql"}).strip()
+
+    def all_hear(self, pubkey):
+        """Wait until every worker has printed the change, and show what each printed since the last time."""
+        for cat in self.workers.values():
+            cat.hears(pubkey)
+        for name, cat in self.workers.items():
+            lines = cat.raw_lines()
+            for line in lines[self.shown[name]:]:
+                say(f"    {coloured('32', name)}  {line}")
+            self.shown[name] = len(lines)
+
+    def play(self):
+        say(coloured("1", "pgherald: one LISTEN a host, heard by every worker"))
+        say(f"  {self.where}")
+        for name, relay in self.hosts.items():
+            pair = ", ".join(f"{w} pid {self.workers[w].process.pid}" for w in WORKERS if w[0] == name)
+            say(f"  host {name}      pgherald pid {relay.process.pid}; workers {pair}")
+
+        heading("1. Anyone publishes with plain SQL; every worker of every host hears it")
+        self.psql(f"""NOTIFY {self.channel}, '{{"p":"alice"}}'""".replace('"', '\\"'))
+        self.all_hear("alice")
+
+        heading("2. A worker on host A publishes; its own host hears it too, with the client that made the change")
+        arguments = ["--socket", self.hosts["A"].path, "--channel", self.channel, "--notify", "bob", "phone"]
+        command("pgherald-cat --socket A/relay.sock --notify bob phone")
+        publisher = self.add(Cat(self.run, *arguments))
+        assert publisher.wait_exit() == 0, publisher.errors()
+        self.all_hear("bob")
+
+        heading("3. PostgreSQL's LISTEN backends are killed; the workers stay connected, and hear again")
+        killed = self.psql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                           " WHERE application_name = 'pgherald upstream' AND datname = current_database()")
+        say(f"    {killed} killed: one a host, whatever the number of workers")
+        for name, cat in self.workers.items():
+            cat.sees("down", after=self.shown[name])
+            cat.sees("live", after=self.shown[name])
+        self.psql(f"""NOTIFY {self.channel}, '{{"p":"carol"}}'""".replace('"', '\\"'))
+        self.all_hear("carol")
+
+        heading("4. An operator asks host A")
+        command("echo status | socat - UNIX-CONNECT:A/ops.sock")
+        for line in self.hosts["A"].ops("status").rstrip("\n").split("\n"):
+            say(f"    {line}")
+
+    def invite(self):
+        a, b = self.hosts["A"], self.hosts["B"]
+        cat = os.path.relpath(CAT)
+        heading("It stays up. In another terminal:")
+        for text in (f"{cat} --socket {b.path} --channel {self.channel}",
+                     f"{cat} --socket {a.path} --channel {self.channel} --notify dave laptop",
+                     f"echo status | socat - UNIX-CONNECT:{a.ops_path}",
+                     f"kill -9 {a.process.pid}"):
+            command(text)
+        if not self.environment:
+            command(f"psql {shlex.quote(self.direct_url)} -c \"NOTIFY {self.channel}, '{{\\\"p\\\":\\\"erin\\\"}}'\"")
+        say("Ctrl-C ends it.")
+        while True:
+            signal.pause()
+
+
+def main():
+    def end(number, _):
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(0 if number == signal.SIGINT else 128 + number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    keep = "--keep" in sys.argv[1:]
+    run = Run()
+    try:
+        demo = Demo(run)
+        demo.play()
+        if keep:
+            demo.invite()
+        demo.close()
+        say("\n" + coloured("32", "all of it heard; all of it ended"))
+    except AssertionError as failure:
+        say(coloured("31", f"\nFAILED: {failure}"))
+        return 1
+    finally:
+        run.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
