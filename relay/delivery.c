@@ -138,6 +138,9 @@ void delivery_ok(struct worker *w, uint64_t request)
 {
 	uint64_t seq = w->state == WORKER_CATCHING_UP ? w->cursor : w->fanout->backlog.head;
 
+	/* What it will be sent from the backlog is behind the cursor that it brought. */
+	if (w->state == WORKER_RESUMING && w->resume_in_epoch && w->resume_seq < seq)
+		seq = w->resume_seq;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_OK, .ok = {request, seq}});
 }
 
@@ -396,7 +399,10 @@ void delivery_flush(struct worker *w)
 			f->n_wakes++;
 			w->progress = clock_now();
 		}
-		if (account(w, &g, (size_t)n) < 0) {
+		uint64_t sent = w->n_sent;
+		int r = account(w, &g, (size_t)n);
+		f->n_deliveries += w->n_sent - sent;
+		if (r < 0) {
 			worker_close(w, NULL, "out of memory");
 			return;
 		}

@@ -56,6 +56,8 @@ static void command_status(const struct relay *r, FILE *out)
 	}
 	fprintf(out, "%-12s changes %llu, messages %llu, malformed %llu\n", "heard", (unsigned long long)f->n_changes,
 		(unsigned long long)f->n_messages, (unsigned long long)r->decode.n_malformed);
+	fprintf(out, "%-12s %llu in %llu sends\n", "deliveries", (unsigned long long)f->n_deliveries,
+		(unsigned long long)f->n_wakes);
 	fprintf(out, "%-12s seq %llu, frames %llu, bytes %llu of %zu\n", "backlog", (unsigned long long)b->head,
 		(unsigned long long)kept, (unsigned long long)bytes, b->size);
 	fprintf(out, "%-12s %u, subscriptions by pubkey %u\n", "workers", f->n_workers, f->router.n_edges);
