@@ -101,7 +101,7 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	out->timeline = (uint32_t)timeline;
 	out->snapshot = p;
 	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
-	    out->xmin > out->xmax)
+	    out->xmin == 0 || out->xmin > out->xmax)
 		return -EBADMSG;
 	/* PostgreSQL wants the transactions in progress in order, between the two. */
 	for (uint64_t last = 0; *p; last = xid) {
