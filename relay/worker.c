@@ -128,7 +128,7 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 		w->state = WORKER_RESUMING;
 		w->resume_in_epoch = wire_str_eq(hello->epoch, wire_str(f->epoch));
 		w->resume_seq = hello->seq;
-		if (hello->checkpoint.ptr)
+		if (hello->checkpoint.ptr && hello->checkpoint.len > 0 && hello->checkpoint.ptr[0] != '\0')
 			w->passed = checkpoint_new(hello->checkpoint, 0);
 		return;
 	}
