@@ -71,7 +71,6 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
 	reconcile_reset(&r->reconcile);
-	r->recovering = false;
 	if (!r->ready) {
 		if (!heals)
 			refuse_start(r, error);
@@ -95,7 +94,6 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 {
 	struct relay *r = context;
 
-	r->recovering = false;
 	if (outcome != CHANGES_COMPLETE) {
 		diag(DIAG_ERROR, "all workers are told of a gap, since what the upstream missed cannot be recovered: %s", text);
 		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
@@ -112,7 +110,6 @@ static void recover(struct relay *r, const char *token)
 
 	canary_start(&r->canary);
 	if (r->upstream.recoverable && since) {
-		r->recovering = true;
 		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
 		return;
 	}
@@ -186,7 +183,8 @@ static void on_turn(void *context, const char *token, const char *settled, bool 
 	bool known = strcmp(settled, CANARY_NOT_YET) != 0 && strcmp(settled, CANARY_NOBODY_KNOWS) != 0;
 
 	reconcile_turn(&r->reconcile, token, known ? settled : NULL, own);
-	if (!r->recovering) {
+	/* Until what the upstream missed is recovered, a checkpoint of the fleet's is not ours. */
+	if (r->upstream.state == UPSTREAM_LIVE) {
 		if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0)
 			fanout_checkpoint(&r->fanout, r->last_turn);
 		else if (known && (!latest || checkpoint_is_newer(settled, latest->token)))

@@ -28,7 +28,6 @@ struct relay {
 	struct gate ops_gate;
 
 	double started;
-	bool recovering; /* what the upstream missed is not all in the backlog yet */
 	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so that a NOTIFY that
 	 * follows its commit closely is heard before it. */
 	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
