@@ -19,6 +19,11 @@
 #define TURN_OWN 0.95
 #define TURN_OTHERS 1.6
 
+/* After something happened: the turn whose snapshot has it, the turn that settles this snapshot, the turn that says so to the
+ * fleet. Without reconciliation, a snapshot is passed on at the turn after. */
+#define TURNS_TO_SETTLE 3
+#define TURNS_TO_PASS_ON 2
+
 static struct diag_limit malformed_limit;
 
 static void arm(struct canary *c, double seconds)
@@ -101,7 +106,10 @@ static void send_canary(struct canary *c)
 static void on_probe(void *context, const char *snapshot)
 {
 	struct canary *c = context;
-	if (c->activity || c->events->pending(c->context) || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0))
+
+	if (c->activity || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0))
+		c->turns_owed = c->reconciles ? TURNS_TO_SETTLE : TURNS_TO_PASS_ON;
+	if (c->turns_owed > 0 || c->events->pending(c->context))
 		send_canary(c);
 }
 
@@ -164,6 +172,8 @@ static void on_own(struct canary *c, const char *token, const char *settled)
 	}
 	arm(c, c->interval * TURN_OWN);
 	c->activity = false;
+	if (c->turns_owed > 0)
+		c->turns_owed--;
 	c->events->turn(c->context, token, settled, true);
 }
 

@@ -48,6 +48,7 @@ struct canary {
 	bool in_flight;		  /* with the publisher */
 	bool awaited;		  /* sent, not heard yet */
 	bool activity;		  /* something was heard since the last canary */
+	unsigned turns_owed;	  /* until the checkpoint that has it all is passed on */
 	uint64_t number;	  /* of the last that was sent */
 	char number_text[24];
 	char settled_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
