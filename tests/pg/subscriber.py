@@ -3,7 +3,7 @@
 import os
 import socket
 
-from worker import BEGIN, CHANNEL, SUBSCRIBE, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
+from worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
 
 
 class Subscriber(Worker):
@@ -12,6 +12,7 @@ class Subscriber(Worker):
     def __init__(self, path, name="test", resume=None, receive_buffer=None):
         self._given = resume
         self._begin = None
+        self._byes = []
         self._caught_up = resume is None
         self._from_database = False
         self.cursor = tuple(resume) if resume else None
@@ -45,7 +46,13 @@ class Subscriber(Worker):
                 assert not self._from_database, f"{frame} in the middle of a catch-up from the database"
                 assert self._given[0] == self.frames[0].epoch, f"{frame} before the OK to BEGIN in another epoch"
         super()._check(frame)
+        if isinstance(frame, Bye):
+            self._byes.append(frame)
         self._follow(frame)
+
+    def of(self, kind):
+        # It is asked at every frame, of which a recovery has many.
+        return self._byes if kind is Bye else super().of(kind)
 
     def _check_backlog(self, frame):
         # After a catch-up from the database, a CHECKPOINT (and a GAP before it) stands where the worker does.
@@ -102,9 +109,12 @@ class Subscriber(Worker):
         self._looked = 0
         self.wait_until(heard, f"changes of {len(wanted)} users", deadline)
 
-    def passes(self, data, deadline=20):
-        """Wait for a checkpoint that sees all that is committed by now. Returns it."""
+    def passes(self, data, deadline=20, notify=None):
+        """Wait for a checkpoint that sees all that is committed by now. Returns it. Relays that do not reconcile take turns only
+        when they hear something: notify."""
         xid = data.database.sql("SELECT pg_current_xact_id()::text::bigint")[0][0]
+        if notify:
+            data.notify(notify)
         seen = len(self.frames)
 
         def newer():
