@@ -12,7 +12,7 @@ while [ "$1" != -- ]; do
 done
 shift
 
-# The paths are meson's own, without spaces. No link-time optimisation here, or the names were lost on objcopy.
+# The paths are meson's own, without spaces.
 "$@" -r -nostdlib -o "$out.o" $objects -l:libmsgpackc.a
 "$objcopy" --wildcard --keep-global-symbol='pgherald_*' "$out.o"
 rm -f "$out"

@@ -345,8 +345,7 @@ void session_flush(struct pgherald *h)
 
 	if (r < 0 && r != -EAGAIN) {
 		/* What the relay said before it closed, why above all, is still there to be read. */
-		while (s->stream.fd >= 0 && handle_goes_on(h) && receive(h))
-			;
+		receive(h);
 		if (s->stream.fd >= 0 && handle_goes_on(h))
 			disconnect_errno(h, "connection lost", r);
 		return;

@@ -11,7 +11,8 @@
 
 #define NSEC_PER_MSEC UINT64_C(1000000)
 
-/* Times, beside those of wake_clock(). Now is a nanosecond after boot: long over, so a timer set to it fires. */
+/* Times, beside those of wake_clock(). Now is a nanosecond after boot: long over, so a timer set to it
+ * fires. */
 #define WAKE_NOW UINT64_C(1)
 #define WAKE_NEVER UINT64_MAX
 

@@ -1,5 +1,5 @@
-/* Forked children: a handle is its parent's, and nothing that a child does with its copy may cost the parent a byte. A
- * program of its own, because Criterion forks by itself. */
+/* Forked children: a handle is its parent's, and nothing that a child does with its copy may cost the
+ * parent a byte. A program of its own, because Criterion forks by itself. */
 #include "pgherald.h"
 #include "wire.h"
 
@@ -25,8 +25,8 @@
 		}                                                                                            \
 	} while (0)
 
-/* The relay, a process of its own: each worker is welcomed, its SUBSCRIBE is answered, and then changes come as fast as
- * they can. A worker that leaves ends it. */
+/* The relay, a process of its own: each worker is welcomed, its SUBSCRIBE is answered, and then changes
+ * come as fast as they can. A worker that leaves ends it. */
 
 static void send_frame(int fd, const struct wire_frame *frame)
 {

@@ -1,4 +1,5 @@
-/* NOTIFY and SEND: each completion runs exactly once, whatever happens to the connection, the relay or the handle. */
+/* NOTIFY and SEND: each completion runs exactly once, whatever happens to the connection, the relay or the
+ * handle. */
 #include "client_relay.h"
 
 #include <criterion/criterion.h>

@@ -1,6 +1,6 @@
-/* A relay for tests of the client library, which does and says only what a test tells it to; and an app that writes
- * down what its callbacks heard. Both run in the test's own thread: whatever waits for the worker
- * dispatches its handle meanwhile, so that every step is where the test put it. */
+/* A relay for tests of the client library, which does and says only what a test tells it to; and an app
+ * that writes down what its callbacks heard. Both run in the test's own thread: whatever waits for the
+ * worker dispatches its handle meanwhile, so that every step is where the test put it. */
 #pragma once
 
 #include "pgherald.h"
@@ -27,8 +27,8 @@ struct app {
 	size_t heard_len;
 };
 
-/* A relay that listens in a new temporary directory, and an app that has opened a handle for it, with cursor or NULL.
- * relay may be NULL: the local notifier. change may set other options. */
+/* A relay that listens in a new temporary directory, and an app that has opened a handle for it, with
+ * cursor or NULL. relay may be NULL: the local notifier. change may set other options. */
 void relay_start(struct relay *relay);
 void relay_listen(struct relay *relay); /* again, after relay_stop() */
 void relay_stop(struct relay *relay);   /* gone: no listener, no connection */
@@ -37,7 +37,8 @@ void app_open(
 	struct app *app, struct relay *relay, const char *cursor, void (*change)(struct pgherald_options *));
 void app_close(struct app *app);
 
-/* Fail unless the worker, dispatched meanwhile, connects; or sends a frame of this type, which is then the next. */
+/* Fail unless the worker, dispatched meanwhile, connects; or sends a frame of this type, which is then the
+ * next. */
 void relay_accept(struct app *app);
 struct wire_frame *relay_expect(struct app *app, enum wire_type type);
 
@@ -64,10 +65,12 @@ void relay_greet(struct app *app, const char *epoch, uint64_t seq);
 /* Accept, greet, and answer the one SUBSCRIBE or the resume that follows. */
 void relay_settle(struct app *app, const char *epoch, uint64_t seq);
 
-/* Dispatch until what was heard since the last call begins with these lines; fail when there is more, or less. */
+/* Dispatch until what was heard since the last call begins with these lines; fail when there is more, or
+ * less. */
 void app_expect(struct app *app, const char *lines);
 
-/* Requests that must be accepted. Their completion is heard as "done LABEL ERROR SEQ"; without a label there is none. */
+/* Requests that must be accepted. Their completion is heard as "done LABEL ERROR SEQ"; without a label
+ * there is none. */
 void app_subscribe(struct app *app, const char *channel, const char *pubkey, const char *label);
 void app_notify(struct app *app, const char *pubkey, const char *label);
 

@@ -1,5 +1,5 @@
-/* The library's conversation with the relay: greeting, subscriptions, what arrives and how it may arrive, and what a relay
- * must not be able to do to it. */
+/* The library's conversation with the relay: greeting, subscriptions, what arrives and how it may arrive,
+ * and what a relay must not be able to do to it. */
 #include "client_relay.h"
 
 #include <criterion/criterion.h>

@@ -1,0 +1,58 @@
+#!/bin/sh
+# client_examples.sh BUILD_DIR LIBEV PREFORK
+# The examples at work, against a relay in local mode.
+set -eu
+
+build=$1 libev=$2 prefork=$3
+cat=$build/client/pgherald-cat
+directory=$(mktemp -d /tmp/pgherald-XXXXXX)
+pids=
+# shellcheck disable=SC2086 # a list
+trap 'kill $pids 2>/dev/null || :; wait; rm -rf "$directory"' EXIT
+unset DATABASE_URL DATABASE_DIRECT_URL
+export PGHERALD_SOCKET="$directory/relay.sock" PGHERALD_OPS_SOCKET=none
+
+# expect FILE LINE [TIMES]: it stands there within 10 s, so many times
+expect() {
+	for _ in $(seq 200); do
+		[ "$(grep -cxF "$2" "$directory/$1")" = "${3:-1}" ] && return
+		sleep 0.05
+	done
+	echo "$1: not ${3:-1} times \"$2\":"
+	cat "$directory/$1"
+	exit 1
+}
+
+"$build/relay/pgherald" 2>"$directory/relay" &
+pids="$pids $!"
+
+"$libev" alice >"$directory/libev" &
+pids="$pids $!"
+expect libev "$libev: subscribed"
+"$cat" --notify bob
+"$cat" --notify alice
+expect libev "alice changed"
+[ "$(wc -l <"$directory/libev")" = 2 ]
+
+# A worker is killed; the one that takes its place hears what was missed meanwhile, and nothing twice.
+"$prefork" "$directory" 2 >"$directory/prefork" &
+master=$!
+pids="$pids $master"
+expect prefork "worker 0: subscribed"
+expect prefork "worker 1: subscribed"
+"$cat" --notify carol
+expect prefork "worker 0: carol changed"
+expect prefork "worker 1: carol changed"
+sleep 0.2 # their cursors are stored behind that
+worker=$(cut -d" " -f1 "/proc/$master/task/$master/children")
+kill -STOP "$worker"
+"$cat" --notify dave
+expect prefork "worker 1: dave changed"
+kill -KILL "$worker"
+expect prefork "worker 0: dave changed"
+expect prefork "worker 0: subscribed" 2
+"$cat" --notify eve
+expect prefork "worker 0: eve changed"
+expect prefork "worker 0: carol changed"
+expect prefork "worker 1: dave changed"
+! grep gap "$directory/prefork"
