@@ -103,13 +103,27 @@ static bool list_add(struct suspect_list *l, uint64_t key, unsigned topic, struc
 
 /* Announcing */
 
+/* The next question starts from what is settled, and finds again what was found and is dropped here. */
+static void start_over(struct reconcile *rc)
+{
+	rc->leading = false;
+	rc->about_to_settle[0] = rc->last_own[0] = '\0';
+	list_clear(&rc->suspects);
+	list_clear(&rc->found);
+}
+
 static void settle_if_confirmed(struct reconcile *rc)
 {
-	if (rc->n_unconfirmed > 0 || rc->asking || !rc->about_to_settle[0])
+	if (rc->n_unconfirmed > 0 || rc->asking)
 		return;
-	if (!rc->failed)
+	if (rc->failed) {
+		start_over(rc);
+		rc->unfinished = true;
+		rc->failed = false;
+	} else if (rc->about_to_settle[0]) {
 		memcpy(rc->settled, rc->about_to_settle, sizeof rc->settled);
-	rc->about_to_settle[0] = '\0';
+		rc->about_to_settle[0] = '\0';
+	}
 }
 
 static void announce(struct reconcile *rc, unsigned topic, struct wire_str value)
@@ -161,14 +175,13 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 	rc->asking = false;
 	if (outcome != CHANGES_COMPLETE) {
 		diag_limited(&limit, DIAG_WARNING, "changes that nobody notified cannot be announced: %s", text);
-		list_clear(&rc->found);
+		start_over(rc);
+		rc->unfinished = true;
 		/* A moment that means nothing any more is not asked about again. */
 		if (outcome == CHANGES_OTHER_TIME)
 			rc->settled[0] = '\0';
 		if (outcome == CHANGES_OTHER_TIME && token)
 			snprintf(rc->begin, sizeof rc->begin, "%s", token);
-		rc->about_to_settle[0] = '\0';
-		rc->leading = false;
 		return;
 	}
 	for (uint32_t i = 0; i < rc->suspects.n; i++) {
@@ -189,10 +202,8 @@ static void give_up_lead(struct reconcile *rc)
 {
 	if (rc->asking)
 		recovery_abort(rc->recovery);
-	rc->asking = rc->leading = false;
-	rc->about_to_settle[0] = rc->last_own[0] = '\0';
-	list_clear(&rc->suspects);
-	list_clear(&rc->found);
+	rc->asking = rc->unfinished = false;
+	start_over(rc);
 }
 
 static uint64_t turn_of(const struct reconcile *rc, const char *token)
@@ -221,6 +232,7 @@ static void ask(struct reconcile *rc, const char *token)
 		return;
 	}
 	rc->leading = true;
+	rc->unfinished = false;
 	rc->n_turns++;
 	memcpy(rc->last_own, token, strlen(token) + 1);
 }
@@ -256,7 +268,7 @@ void reconcile_heard(struct reconcile *rc, const struct decoded *d)
 
 bool reconcile_pending(const struct reconcile *rc)
 {
-	return rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0);
+	return rc->unfinished || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
 }
 
 void reconcile_reset(struct reconcile *rc)

@@ -46,6 +46,7 @@ struct reconcile {
 
 	bool leading;	     /* the last turn was ours */
 	bool asking;	     /* the question of this turn is under way */
+	bool unfinished;     /* our last question failed, or what it found could not be announced */
 	uint64_t base_turn;  /* since when the question under way asks, and what is heard counts */
 	uint64_t suspect_turn; /* the same for the suspects */
 	struct suspect_list suspects, found;
