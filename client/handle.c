@@ -6,7 +6,6 @@
 #include "tell.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,12 +174,12 @@ static void expire(struct pgherald *h)
 }
 
 /* True: there is more to do at once. */
-static bool turn(struct pgherald *h)
+static bool turn(struct pgherald *h, enum wake_socket socket)
 {
 	bool more = false;
 
 	if (h->socket)
-		more = session_turn(h, wake_clock());
+		more = session_turn(h, wake_clock(), socket);
 	else
 		local_turn(h);
 	/* Behind what was received: an answer that is there has come in time, however late the app comes
@@ -205,17 +204,22 @@ static uint64_t next_turn(const struct pgherald *h, bool more)
 	return next;
 }
 
-int pgherald_dispatch(struct pgherald *h)
+/* Wait so long for something to do, then do it. As pgherald_dispatch(); -EINTR too. */
+static int wait_and_turn(struct pgherald *h, int timeout_ms)
 {
-	int r = check_usable(h);
+	enum wake_socket socket;
 
+	int r = check_usable(h);
 	if (r < 0)
 		return r;
 	if (h->dispatching)
 		return -EDEADLK;
+	r = wake_wait(&h->wake, timeout_ms, &socket);
+	if (r < 0)
+		return r;
 	h->dispatching = true;
 	h->callbacks = 0;
-	bool more = turn(h);
+	bool more = turn(h, socket);
 	h->dispatching = false;
 	if (h->closed) {
 		destroy(h);
@@ -227,24 +231,26 @@ int pgherald_dispatch(struct pgherald *h)
 	return h->callbacks;
 }
 
+int pgherald_dispatch(struct pgherald *h)
+{
+	return wait_and_turn(h, 0);
+}
+
 int pgherald_wait(struct pgherald *h, int timeout_ms)
 {
 	uint64_t start = wake_clock();
+	int left = timeout_ms;
 
 	for (;;) {
-		int r = pgherald_dispatch(h);
+		int r = wait_and_turn(h, left);
 		if (r != 0)
 			return r;
-		int left = timeout_ms;
 		if (timeout_ms >= 0) {
 			uint64_t passed = (wake_clock() - start) / NSEC_PER_MSEC;
 			if (passed >= (uint64_t)timeout_ms)
 				return 0;
 			left = timeout_ms - (int)passed;
 		}
-		struct pollfd pfd = {.fd = h->wake.epoll, .events = POLLIN};
-		if (poll(&pfd, 1, left) < 0)
-			return -errno;
 	}
 }
 

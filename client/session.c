@@ -267,8 +267,8 @@ static bool handle_frames(struct pgherald *h)
 	return false;
 }
 
-/* True: there may be more. */
-static bool receive(struct pgherald *h)
+/* ended: whether to read on, up to the end that is there. True: there may be more. */
+static bool receive(struct pgherald *h, bool ended)
 {
 	for (int i = 0; i < RECEIVES_PER_TURN; i++) {
 		int n = stream_receive(&h->session.stream);
@@ -280,17 +280,22 @@ static bool receive(struct pgherald *h)
 		}
 		if (!handle_frames(h))
 			return false;
+		/* To ask again whether that was all would cost every wake a call. */
+		if (!ended && !stream_full(&h->session.stream))
+			return false;
 	}
 	return true;
 }
 
-bool session_turn(struct pgherald *h, uint64_t now)
+bool session_turn(struct pgherald *h, uint64_t now, enum wake_socket socket)
 {
 	struct session *s = &h->session;
 
-	if (s->stream.fd < 0 && now >= s->retry_at)
+	if (s->stream.fd >= 0)
+		return socket != WAKE_QUIET && receive(h, socket == WAKE_ENDED);
+	if (now >= s->retry_at)
 		connect_relay(h);
-	return s->stream.fd >= 0 && handle_goes_on(h) && receive(h);
+	return false;
 }
 
 /* Write into the empty buffer what is due, as much as it takes, in this order: what to hear, the end of
@@ -345,7 +350,7 @@ void session_flush(struct pgherald *h)
 
 	if (r < 0 && r != -EAGAIN) {
 		/* What the relay said before it closed, why above all, is still there to be read. */
-		receive(h);
+		receive(h, true);
 		if (s->stream.fd >= 0 && handle_goes_on(h))
 			disconnect_errno(h, "connection lost", r);
 		return;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "stream.h"
+#include "wake.h"
 
 struct pgherald;
 
@@ -22,9 +23,9 @@ struct session {
 /* 0 or -ENOMEM; session_free() undoes it either way. */
 int session_init(struct session *session);
 
-/* One turn: connect if it is time, take in and handle what has come. Bounded; true: there may be more. Ask
- * handle_goes_on() after it. */
-bool session_turn(struct pgherald *h, uint64_t now);
+/* One turn: connect if it is time, take in and handle what has come; socket says whether something has.
+ * Bounded; true: there may be more. Ask handle_goes_on() after it. */
+bool session_turn(struct pgherald *h, uint64_t now, enum wake_socket socket);
 
 /* Send what is due, as far as the socket takes it. Ask handle_goes_on() after it. */
 void session_flush(struct pgherald *h);

@@ -73,6 +73,11 @@ int stream_receive(struct stream *s)
 	return (int)n;
 }
 
+bool stream_full(const struct stream *s)
+{
+	return s->in_end == STREAM_IN_SIZE;
+}
+
 int stream_frame(struct stream *s, char **frame, size_t *len)
 {
 	int r = wire_scan(&s->scanner, s->in + s->in_start, s->in_end - s->in_start);

@@ -40,6 +40,9 @@ void stream_disconnect(struct stream *stream);
  * none for now; -ECONNRESET: the relay ended the connection; another negative errno. */
 int stream_receive(struct stream *stream);
 
+/* Whether the last stream_receive() took all it could, so that there may be more. */
+bool stream_full(const struct stream *stream);
+
 /* Hand out the next frame. It may be written to, and one byte behind it too if that is put back, until the
  * next call of stream_receive().
  * 0; -EAGAIN: no complete frame is there; -EBADMSG or -EMSGSIZE: what arrived is none. */
