@@ -26,6 +26,8 @@ class Cleanup:
                 thing.close()
             except Exception as e:
                 failure = failure or e
+            if hasattr(thing, "log"):  # shown when the test fails
+                print(f"--- log of {thing.directory}", *thing.log().splitlines()[-50:], sep="\n")
         if failure:
             raise failure
 

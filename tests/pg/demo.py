@@ -76,19 +76,21 @@ class Demo:
         return cat.subscribed()
 
     def psql(self, sql):
-        command(f'psql -c "{sql}"')
+        command('psql -c "' + sql.replace('"', '\\"') + '"')
         return self.run.call(["psql", "-XAtq", "-d", self.direct_url, "-c", sql],
                              env={**self.environment, "PGAPPNAME": "psql"}).strip()
 
     def all_hear(self, pubkey):
         """Wait until every worker has printed the change, and show what each printed since the last time."""
-        for cat in self.workers.values():
-            cat.hears(pubkey)
+        printed = {}
         for name, cat in self.workers.items():
+            cat.hears(pubkey)
             lines = cat.raw_lines()
-            for line in lines[self.shown[name]:]:
-                say(f"    {coloured('32', name)}  {line}")
+            printed.setdefault(tuple(lines[self.shown[name]:]), []).append(name)
             self.shown[name] = len(lines)
+        for lines, names in printed.items():
+            for line in lines:
+                say(f"    {coloured('32', ' '.join(names))}  {line}")
 
     def play(self):
         say(coloured("1", "pgherald: one LISTEN a host, heard by every worker"))
@@ -98,7 +100,7 @@ class Demo:
             say(f"  host {name}      pgherald pid {relay.process.pid}; workers {pair}")
 
         heading("1. Anyone publishes with plain SQL; every worker of every host hears it")
-        self.psql(f"""NOTIFY {self.channel}, '{{"p":"alice"}}'""".replace('"', '\\"'))
+        self.psql(f"""NOTIFY {self.channel}, '{{"p":"alice"}}'""")
         self.all_hear("alice")
 
         heading("2. A worker on host A publishes; its own host hears it too, with the client that made the change")
@@ -115,8 +117,10 @@ class Demo:
         for name, cat in self.workers.items():
             cat.sees("down", after=self.shown[name])
             cat.sees("live", after=self.shown[name])
-        self.psql(f"""NOTIFY {self.channel}, '{{"p":"carol"}}'""".replace('"', '\\"'))
+        self.psql(f"""NOTIFY {self.channel}, '{{"p":"carol"}}'""")
         self.all_hear("carol")
+        if any(cat.lines("gap") for cat in self.workers.values()):
+            say("    A gap says that something may be missing: this database has no function that could tell what.")
 
         heading("4. An operator asks host A")
         command("echo status | socat - UNIX-CONNECT:A/ops.sock")

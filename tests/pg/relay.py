@@ -124,7 +124,6 @@ class Relay:
         self.disconnect()
         if self.process is None:
             return
-        print(f"--- log of {self.directory}\n{self.log()}")
         if self.process.poll() is None:
             self.thaw()
             try:

@@ -113,8 +113,6 @@ class Postgres:
         if self.process and self.process.poll() is None:
             self.thaw()
             self.stop("immediate")
-            # the end of its log, for a test that failed; its data has no further use
-            print(f"--- log of {self.directory}\n" + "\n".join(self.log().splitlines()[-30:]))
         shutil.rmtree(self.data, ignore_errors=True)
 
     def log(self):

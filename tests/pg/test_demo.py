@@ -1,0 +1,69 @@
+"""tests/demo: what it shows is true, it ends, and nothing that it starts survives it."""
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from procs import leftovers, wait_until
+from relay import BUILD, TOP
+from servers import PASSWORD
+
+
+@pytest.fixture
+def demo(run, cleanup):
+    """Start the demo, with its output in a pipe and no build of its own."""
+    def start(*arguments, **environment):
+        process = run.spawn([os.path.join(TOP, "tests", "demo"), *arguments], {"PGHERALD_BUILD": BUILD, **environment},
+                            cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+        process.close = process.kill
+        return cleanup.add(process)
+    return start
+
+
+def test_it_shows_what_it_promises_within_30_seconds(demo):
+    process = demo()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    for pubkey in ("alice", "bob", "carol"):
+        heard = re.findall(rf'^ +([AB12 ]+)  .*"pubkey":"{pubkey}"', output, re.M)
+        assert sorted(" ".join(heard).split()) == ["A1", "A2", "B1", "B2"], output
+    assert '"client_id":"phone"' in output
+    assert "2 killed" in output and '"state":"down"' in output and '"state":"live"' in output
+    assert re.search(r"^ +upstream +live", output, re.M), "status"
+    assert len(output.splitlines()) < 60, "one screen"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_kept_it_can_be_played_with_and_ends_with_all_it_started(demo, run, number):
+    process = demo("--keep")
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "Ctrl-C" in line:
+            break
+    notify = re.search(r"\$ (\S+pgherald-cat --socket (/tmp/\S+?)/\S+ .*--notify.*)", output)
+    assert notify, output
+    run.call(["sh", "-c", notify[1]], cwd=TOP)
+    directory = notify[2]
+    assert len(leftovers(directory)) > 10
+
+    process.send_signal(number)
+    process.wait(15)
+    wait_until(lambda: not leftovers(directory), f"the end of {leftovers(directory)}")
+    wait_until(lambda: not os.path.exists(directory), f"the end of {directory}")
+
+
+def test_a_database_of_the_users_own(demo, db, bouncer):
+    process = demo(DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert "throwaway" not in output and PASSWORD not in output
+
+
+def test_it_says_what_failed(demo):
+    process = demo(DATABASE_URL="postgresql://127.0.0.1:1/x", DATABASE_DIRECT_URL="postgresql://127.0.0.1:1/x")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and "FAILED" in output, output
