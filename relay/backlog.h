@@ -51,6 +51,12 @@ static inline uint64_t backlog_end_of(const struct backlog *backlog, uint64_t se
 	return seq == backlog->head ? backlog->end : backlog_entry(backlog, seq + 1)->start;
 }
 
+/* Bytes of the frames that are kept. */
+static inline uint64_t backlog_used(const struct backlog *backlog)
+{
+	return backlog->first > backlog->head ? 0 : backlog->end - backlog_entry(backlog, backlog->first)->start;
+}
+
 static inline const unsigned char *backlog_bytes(const struct backlog *backlog, uint64_t position)
 {
 	return backlog->ring + (position & (backlog->size - 1));

@@ -45,6 +45,7 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)loop;
 	(void)events;
+	c->n_missed++;
 	c->awaited = false;
 	if (c->proving)
 		fail_proof(c, false);
@@ -165,6 +166,7 @@ static void on_own(struct canary *c, const char *token, const char *settled)
 {
 	c->awaited = false;
 	c->round_trip = clock_now() - c->committed_at;
+	histogram_observe(&c->round_trips, c->round_trip);
 	ev_timer_stop(c->loop, &c->deadline);
 	if (c->proving) {
 		c->proving = false;

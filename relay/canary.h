@@ -6,6 +6,7 @@
 #pragma once
 
 #include "checkpoint.h"
+#include "histogram.h"
 #include "publisher.h"
 #include "upstream.h"
 
@@ -55,7 +56,8 @@ struct canary {
 	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if something has */
 	double committed_at;
 
-	uint64_t n_sent, n_heard, n_probes;
+	uint64_t n_sent, n_heard, n_probes, n_missed; /* missed: ours, committed and not heard in time */
+	struct histogram round_trips;
 	double round_trip; /* of our last, seconds from commit to being heard; 0 before the first */
 };
 

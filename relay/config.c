@@ -389,13 +389,17 @@ int config_load(struct config *config, int argc, char **argv)
 	return interpret(config);
 }
 
-void config_print(FILE *out)
+unsigned config_n_settings(void)
 {
-	char buf[1024];
+	return N_SETTINGS;
+}
 
-	for (int i = 0; i < N_SETTINGS; i++)
-		fprintf(out, "%s=%s (%s)\n", settings[i].env,
-			settings[i].value ? config_redact(settings[i].value, buf, sizeof buf) : "", settings[i].origin);
+void config_setting(unsigned i, struct config_setting *out)
+{
+	const struct setting *s = &settings[i];
+
+	*out = (struct config_setting){.name = s->env, .flag = s->flag, .origin = s->origin, .help = s->help};
+	config_redact(s->value ? s->value : "", out->value, sizeof out->value);
 }
 
 const char *config_url_name(const struct config *config, const char *url)

@@ -45,8 +45,13 @@ struct config {
  * 0; -EINVAL after one ERROR line that says what is wrong; positive when --help or --version was answered. */
 int config_load(struct config *config, int argc, char **argv);
 
-/* One line a setting: name, value (secrets redacted), where it came from. */
-void config_print(FILE *out);
+/* A setting as an operator may see it. */
+struct config_setting {
+	const char *name, *flag, *origin, *help;
+	char value[1024]; /* secrets redacted */
+};
+unsigned config_n_settings(void);
+void config_setting(unsigned i, struct config_setting *out);
 
 /* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */
 const char *config_url_name(const struct config *config, const char *url);

@@ -17,6 +17,8 @@
 /* Frames looked at in one walk, so that a worker far behind does not hold up the others' turn. */
 #define WALK_MAX 16384
 
+static struct diag_limit overrun_limit;
+
 /* Consecutive bytes to send: of the private queue (from is 0), or the frames from..to of the backlog. */
 struct run {
 	uint64_t from, to;
@@ -355,6 +357,10 @@ static void unblock(struct worker *w)
 static void overrun(struct worker *w)
 {
 	w->n_overruns++;
+	w->n_dropped += w->fanout->backlog.first - 1 - w->cursor;
+	w->fanout->n_overruns++;
+	diag_limited(&overrun_limit, DIAG_NOTICE, "a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
+		(unsigned long long)w->id, (int)w->pid, w->name);
 	delivery_walk(w);
 	worker_note_checkpoint(w);
 	w->state = WORKER_CATCHING_UP;

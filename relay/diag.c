@@ -11,6 +11,7 @@
 #define LINE_MAX_BYTES 2048
 
 static enum diag_level threshold = DIAG_NOTICE;
+static uint64_t counts[DIAG_DEBUG + 1];
 
 static const char *const names[] = {
 	[DIAG_ERROR] = "ERROR",	  [DIAG_WARNING] = "WARNING", [DIAG_NOTICE] = "NOTICE",
@@ -40,6 +41,11 @@ int diag_level_of(const char *name)
 	return -EINVAL;
 }
 
+uint64_t diag_count(enum diag_level level)
+{
+	return counts[level];
+}
+
 static void write_line(enum diag_level level, const char *text)
 {
 	char line[LINE_MAX_BYTES + 32];
@@ -53,6 +59,7 @@ static void write_line(enum diag_level level, const char *text)
 			line[n++] = *p;
 	}
 	line[n++] = '\n';
+	counts[level]++;
 	/* A log that cannot be written to must not stop the relay. */
 	if (write(STDERR_FILENO, line, (size_t)n) < 0)
 		return;

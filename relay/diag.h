@@ -21,6 +21,9 @@ enum diag_level diag_get_level(void);
 int diag_level_of(const char *name);
 const char *diag_level_name(enum diag_level level);
 
+/* Lines written at this level so far. */
+uint64_t diag_count(enum diag_level level);
+
 /* Control bytes in what others wrote are escaped, so that one call is one line. */
 void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -111,6 +111,7 @@ int fanout_add(struct fanout *f, struct worker *w)
 		w->next->prev = w;
 	f->workers = w;
 	f->n_workers++;
+	f->n_accepted++;
 	fanout_add_walker(f, w);
 	return 0;
 }
@@ -136,6 +137,15 @@ struct worker *fanout_worker(struct fanout *f, struct worker_ref ref)
 	struct worker *w = ref.slot < f->n_slots ? f->slots[ref.slot] : NULL;
 
 	return w && w->id == ref.id ? w : NULL;
+}
+
+struct worker *fanout_worker_by_id(struct fanout *f, uint64_t id)
+{
+	struct worker *w = f->workers;
+
+	while (w && w->id != id)
+		w = w->next;
+	return w;
 }
 
 void fanout_add_walker(struct fanout *f, struct worker *w)
@@ -211,6 +221,8 @@ static uint64_t append(struct fanout *f, const struct wire_frame *frame, unsigne
 	int len = wire_encode(frame, backlog_reserve(&f->backlog), BACKLOG_FRAME_MAX);
 
 	assert(len > 0);
+	if (f->tap)
+		f->tap(f->tap_context, frame);
 	return backlog_commit(&f->backlog, (size_t)len, topic, key);
 }
 
@@ -220,17 +232,24 @@ void fanout_decoded(struct fanout *f, const struct decoded *d, unsigned flags)
 	uint64_t key = 0;
 
 	fanout_frame(d, f->backlog.head + 1, flags, &frame);
-	if (d->channel->kind == CHANNEL_CHANGES) {
-		f->n_changes++;
+	f->n_appended[d->topic]++;
+	f->n_recovered += flags & WIRE_RECOVERED;
+	if (d->channel->kind == CHANNEL_CHANGES)
 		key = router_key(&f->router, d->topic, d->change.pubkey);
-	} else {
-		f->n_messages++;
-	}
 	uint64_t seq = append(f, &frame, d->topic, key);
 	if (!key)
 		return;
 	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END; e = router_find_next(&f->router, e))
 		delivery_want(f->slots[f->router.edges[e].slot], seq);
+}
+
+uint64_t fanout_n_appended(const struct fanout *f)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < f->config->n_channels; i++)
+		n += f->n_appended[i + 1];
+	return n;
 }
 
 /* A frame for every worker. */
@@ -252,11 +271,13 @@ void fanout_checkpoint(struct fanout *f, const char *token)
 	for (struct worker *w = f->workers; w; w = w->next)
 		worker_note_checkpoint(w);
 	checkpoint_history_add(&f->checkpoints, c);
+	f->checkpoint_at = clock_now();
 	append_for_all(f, &(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {c->seq, {c->token, c->len}}});
 }
 
 void fanout_gap(struct fanout *f, const char *cause, const char *text)
 {
+	f->n_gaps++;
 	append_for_all(f,
 		&(struct wire_frame){.type = WIRE_GAP,
 			.gap = {f->backlog.head + 1, wire_str(cause), wire_str(text)}});

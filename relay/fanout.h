@@ -38,7 +38,16 @@ struct fanout {
 	struct wire_decoder *decoder;
 	unsigned char *scratch; /* where a worker's bytes are read to */
 
-	uint64_t n_changes, n_messages, n_deliveries, n_wakes;
+	/* Sees each frame as it is appended; NULL while nobody looks. */
+	void (*tap)(void *context, const struct wire_frame *frame);
+	void *tap_context;
+
+	double checkpoint_at;		    /* when the latest checkpoint was appended */
+	uint64_t n_appended[CHANNELS_MAX + 1]; /* changes and messages, by topic, heard or recovered */
+	uint64_t n_recovered;
+	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
+	uint64_t n_deliveries, n_wakes, n_overruns;
+	uint64_t n_accepted, n_closed[WORKER_CLOSES], n_errors[WORKER_ERRORS];
 };
 
 #define FANOUT_SCRATCH ((size_t)2 * WIRE_FRAME_MAX)
@@ -58,11 +67,15 @@ void fanout_checkpoint(struct fanout *fanout, const char *token);
 void fanout_gap(struct fanout *fanout, const char *cause, const char *text);
 void fanout_upstream(struct fanout *fanout, bool live, const char *text);
 
+/* Changes and messages, of all channels. */
+uint64_t fanout_n_appended(const struct fanout *fanout);
+
 /* The table of workers. fanout_add: 0 or -ENOMEM. */
 int fanout_add(struct fanout *fanout, struct worker *worker);
 void fanout_remove(struct fanout *fanout, struct worker *worker);
 /* NULL when that worker is gone. */
 struct worker *fanout_worker(struct fanout *fanout, struct worker_ref ref);
+struct worker *fanout_worker_by_id(struct fanout *fanout, uint64_t id);
 /* Walkers are flushed at the end of each turn in which the backlog grew. */
 void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);

@@ -294,14 +294,18 @@ static int without_ops(struct relay *r, int result)
 
 static void open_gates(struct relay *r)
 {
-	int result = gate_open(&r->gate, r->loop, r->config.socket_mode, on_worker_accepted, r);
-	const char *path = r->config.socket_path;
+	const char *path = r->config.ops_path;
+	int result = 0;
 
-	if (result == 0 && r->config.ops_path) {
-		path = r->config.ops_path;
+	if (path) {
 		result = gate_open(&r->ops_gate, r->loop, r->config.socket_mode, ops_accepted, &r->ops);
 		if (result < 0)
 			result = without_ops(r, result);
+	}
+	/* Last: who can reach it finds all of the relay there. */
+	if (result == 0) {
+		path = r->config.socket_path;
+		result = gate_open(&r->gate, r->loop, r->config.socket_mode, on_worker_accepted, r);
 	}
 	if (result < 0) {
 		diag(DIAG_ERROR, "start refused: cannot listen on %s: %s", path, strerror(-result));
@@ -314,6 +318,23 @@ static void open_gates(struct relay *r)
 		go_live(r);
 	diag(DIAG_NOTICE, "ready version=" PGHERALD_VERSION " mode=%s socket=%s channels=%u",
 		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->config.socket_path, r->config.n_channels);
+}
+
+/* Every second */
+
+static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct relay *r = timer->data;
+	uint64_t counts[RATES_N] = {
+		[RATE_HEARD] = fanout_n_appended(&r->fanout),
+		[RATE_PUBLISHED] = r->publisher.n_published,
+		[RATE_DELIVERED] = r->fanout.n_deliveries,
+	};
+
+	(void)loop;
+	(void)events;
+	rates_sample(&r->rates, counts);
+	ops_tick(&r->ops);
 }
 
 /* The end */
@@ -412,6 +433,8 @@ static void watch(struct relay *r)
 	timer_init(&r->start_deadline, on_start_deadline, r);
 	timer_init(&r->stop_deadline, on_stop_deadline, r);
 	ev_prepare_init(&r->publisher_settled, on_publisher_settled);
+	ev_timer_init(&r->second, on_second, 0., 1.);
+	r->second.data = r;
 	r->sigterm.data = r->sigint.data = r->publisher_settled.data = r;
 	ev_signal_start(r->loop, &r->sigterm);
 	ev_signal_start(r->loop, &r->sigint);
@@ -469,6 +492,7 @@ int main(int argc, char **argv)
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode);
 	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
 	ops_init(&r->ops, r);
+	ev_timer_start(r->loop, &r->second);
 	if (r->config.mode == MODE_POSTGRES) {
 		start_postgres(r);
 	} else {

@@ -1,279 +1,335 @@
 #include "ops.h"
 
 #include "clock.h"
+#include "diag.h"
+#include "ops_commands.h"
 #include "relay.h"
 
 #include <errno.h>
-#include <stdio.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-struct ops_connection {
-	struct ops *ops;
-	struct ops_connection *next, *prev;
-	struct ev_io reader, writer;
-	int fd;
-	bool ended; /* the operator sends no more: answer what is asked, then close */
-	char line[OPS_LINE_MAX];
-	size_t line_len;
-	bool too_long; /* the rest of the line is skipped */
-	char *output;
-	size_t output_start, output_len;
-};
+/* So that an operator who asks much at once holds up no worker. */
+#define LINES_A_TURN 8
 
-/* Commands */
-
-static void print_seconds(FILE *out, const char *what, double seconds)
-{
-	fprintf(out, "%-12s %.1f s\n", what, seconds);
-}
-
-static void command_status(const struct relay *r, FILE *out)
-{
-	const struct fanout *f = &r->fanout;
-	const struct backlog *b = &f->backlog;
-	double now = clock_now();
-	uint64_t kept = b->head + 1 - b->first;
-	uint64_t bytes = kept ? b->end - backlog_entry(b, b->first)->start : 0;
-
-	fprintf(out, "%-12s %s\n", "version", PGHERALD_VERSION);
-	fprintf(out, "%-12s %s\n", "mode", r->config.mode == MODE_POSTGRES ? "postgres" : "local");
-	print_seconds(out, "uptime", now - r->started);
-	fprintf(out, "%-12s %s\n", "epoch", f->epoch);
-	if (r->config.mode == MODE_POSTGRES) {
-		fprintf(out, "%-12s %s for %.1f s, backend %d, database \"%s\", connects %llu\n", "upstream",
-			upstream_state_name(r->upstream.state), now - r->upstream.state_since, r->upstream.backend_pid,
-			r->upstream.database, (unsigned long long)r->upstream.n_connects);
-		fprintf(out, "%-12s sent %llu, heard %llu, probes %llu, round trip %.1f ms\n", "canary",
-			(unsigned long long)r->canary.n_sent, (unsigned long long)r->canary.n_heard,
-			(unsigned long long)r->canary.n_probes, r->canary.round_trip * 1000);
-		fprintf(out, "%-12s %s, waiting %u, published %llu in %llu batches, failed %llu\n", "publisher",
-			r->publisher.session.conn ? "connected" : "down",
-			r->publisher.queue.n + r->publisher.in_flight.n, (unsigned long long)r->publisher.n_published,
-			(unsigned long long)r->publisher.n_batches, (unsigned long long)r->publisher.n_failed);
-	}
-	fprintf(out, "%-12s changes %llu, messages %llu, malformed %llu\n", "heard", (unsigned long long)f->n_changes,
-		(unsigned long long)f->n_messages, (unsigned long long)r->decode.n_malformed);
-	fprintf(out, "%-12s %llu in %llu sends\n", "deliveries", (unsigned long long)f->n_deliveries,
-		(unsigned long long)f->n_wakes);
-	fprintf(out, "%-12s seq %llu, frames %llu, bytes %llu of %zu\n", "backlog", (unsigned long long)b->head,
-		(unsigned long long)kept, (unsigned long long)bytes, b->size);
-	fprintf(out, "%-12s %u, subscriptions by pubkey %u\n", "workers", f->n_workers, f->router.n_edges);
-	if (r->config.mode == MODE_POSTGRES) {
-		fprintf(out, "%-12s %s\n", "last error",
-			*r->upstream.last_error    ? r->upstream.last_error
-			: *r->publisher.last_error ? r->publisher.last_error
-						   : "none");
-	}
-}
-
-static void command_version(const struct relay *r, FILE *out)
-{
-	(void)r;
-	fprintf(out, "pgherald %s\n", PGHERALD_VERSION);
-}
-
-static void command_config(const struct relay *r, FILE *out)
-{
-	(void)r;
-	config_print(out);
-}
-
-static void command_help(const struct relay *r, FILE *out);
-
-static const struct command {
-	const char *name;
-	void (*run)(const struct relay *relay, FILE *out);
-	const char *help;
-} commands[] = {
-	{"help", command_help, "print this"},
-	{"status", command_status, "one screen; so does a blank line"},
-	{"config", command_config, "each setting, its value, where it came from"},
-	{"version", command_version, "the relay's version"},
-};
-
-static void command_help(const struct relay *r, FILE *out)
-{
-	(void)r;
-	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-		fprintf(out, "%-10s %s\n", commands[i].name, commands[i].help);
-}
-
-static void run_line(const struct relay *r, const char *line, FILE *out)
-{
-	size_t i = 0;
-
-	line += strspn(line, " \t");
-	size_t len = strcspn(line, " \t\r");
-	if (len == 0) {
-		line = "status";
-		len = strlen(line);
-	}
-	while (i < sizeof commands / sizeof *commands &&
-		(strlen(commands[i].name) != len || strncmp(commands[i].name, line, len) != 0))
-		i++;
-	if (i == sizeof commands / sizeof *commands)
-		fprintf(out, "ERR unknown-command try \"help\"\n");
-	else
-		commands[i].run(r, out);
-	fputc('\n', out);
-}
-
-/* Connections */
+static struct diag_limit refusal_limit, drop_limit;
 
 static void close_connection(struct ops_connection *c)
 {
-	struct ev_loop *loop = c->ops->relay->loop;
+	struct ops *ops = c->ops;
 
-	ev_io_stop(loop, &c->reader);
-	ev_io_stop(loop, &c->writer);
+	if (c->tail.on && --ops->n_tails == 0)
+		ops->relay->fanout.tap = NULL;
+	ev_io_stop(ops->relay->loop, &c->reader);
+	ev_io_stop(ops->relay->loop, &c->writer);
+	ev_timer_stop(ops->relay->loop, &c->turn);
 	close(c->fd);
 	if (c->next)
 		c->next->prev = c->prev;
 	if (c->prev)
 		c->prev->next = c->next;
 	else
-		c->ops->connections = c->next;
-	c->ops->n_connections--;
-	free(c->output);
+		ops->connections = c->next;
+	ops->n_connections--;
+	outbox_free(&c->outbox);
 	free(c);
 }
 
-/* The connection may be gone after this. */
-static void flush(struct ops_connection *c)
+static void drop(struct ops_connection *c, const char *why)
 {
-	struct ev_loop *loop = c->ops->relay->loop;
-
-	while (c->output_start < c->output_len) {
-		ssize_t n = send(c->fd, c->output + c->output_start, c->output_len - c->output_start,
-			MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN) {
-			ev_io_start(loop, &c->writer);
-			return;
-		}
-		if (n < 0) {
-			close_connection(c);
-			return;
-		}
-		c->output_start += (size_t)n;
-	}
-	ev_io_stop(loop, &c->writer);
-	free(c->output);
-	c->output = NULL;
-	c->output_start = c->output_len = 0;
-	if (c->ended)
-		close_connection(c);
+	c->ops->n_dropped++;
+	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why, (unsigned)c->uid);
+	close_connection(c);
 }
 
-/* Run the line and queue its reply. 0 or negative errno. */
-static int answer(struct ops_connection *c)
+/* Replies */
+
+/* What print_to() writes, into the outbox. 0 or -ENOMEM. */
+static int reply(struct ops_connection *c, void (*print_to)(struct ops_connection *c, const void *what, FILE *out),
+		 const void *what)
 {
-	char *reply = NULL;
+	char *text = NULL;
 	size_t len = 0;
-	FILE *out = open_memstream(&reply, &len);
+	FILE *out = open_memstream(&text, &len);
 
 	if (!out)
 		return -ENOMEM;
-	c->line[c->line_len] = '\0';
-	if (c->too_long)
-		fprintf(out, "ERR line-too-long a command has at most %d bytes\n\n", OPS_LINE_MAX - 1);
-	else
-		run_line(c->ops->relay, c->line, out);
-	c->line_len = 0;
-	c->too_long = false;
-	int r = fclose(out) == 0 ? 0 : -ENOMEM;
-	if (r == 0 && c->output_len - c->output_start + len > OPS_OUTPUT_MAX)
-		r = -EMSGSIZE;
-	char *output = r == 0 ? realloc(c->output, c->output_len + len) : NULL;
-	if (output) {
-		memcpy(output + c->output_len, reply, len);
-		c->output = output;
-		c->output_len += len;
-	} else if (r == 0) {
-		r = -ENOMEM;
-	}
-	free(reply);
+	print_to(c, what, out);
+	int r = fclose(out) == 0 ? outbox_add(&c->outbox, text, len) : -ENOMEM;
+	free(text);
 	return r;
 }
 
-static int take_byte(struct ops_connection *c, char byte)
+static void print_reply(struct ops_connection *c, const void *line, FILE *out)
 {
-	if (byte == '\n')
-		return answer(c);
-	if (c->line_len == OPS_LINE_MAX - 1)
-		c->too_long = true;
-	else
-		c->line[c->line_len++] = byte;
-	return 0;
+	bool tailed = c->tail.on;
+
+	ops_command(c, line, out);
+	/* A tail has no end of its own: its blank line comes with the next command. */
+	if (!c->tail.on || tailed)
+		fputc('\n', out);
+}
+
+static void print_end_of_tail(struct ops_connection *c, const void *nothing, FILE *out)
+{
+	(void)nothing;
+	if (c->tail.dropped > 0)
+		tail_print_dropped(&c->tail, out);
+	fputc('\n', out);
+}
+
+static void print_too_long(struct ops_connection *c, const void *nothing, FILE *out)
+{
+	(void)c;
+	(void)nothing;
+	fprintf(out, "ERR line-too-long a command has at most %d bytes\n\n", OPS_LINE_MAX - 1);
+}
+
+static int end_tail(struct ops_connection *c)
+{
+	int r = reply(c, print_end_of_tail, NULL);
+
+	c->tail.on = false;
+	if (--c->ops->n_tails == 0)
+		c->ops->relay->fanout.tap = NULL;
+	return r;
+}
+
+/* Tails */
+
+static void print_frame(struct ops_connection *c, const void *frame, FILE *out)
+{
+	if (c->tail.dropped > 0)
+		tail_print_dropped(&c->tail, out);
+	tail_print(&c->tail, frame, out);
+}
+
+/* The fan-out appends a frame. Nothing is sent or closed from here: the writer does, when the loop comes to it. */
+static void on_appended(void *context, const struct wire_frame *frame)
+{
+	struct ops *ops = context;
+
+	for (struct ops_connection *c = ops->connections; c; c = c->next) {
+		if (!c->tail.on || !tail_wants(&c->tail, frame))
+			continue;
+		if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX || reply(c, print_frame, frame) < 0)
+			c->tail.dropped++;
+		ev_io_start(ops->relay->loop, &c->writer);
+	}
+}
+
+void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
+{
+	struct fanout *f = &c->ops->relay->fanout;
+
+	c->tail = *tail;
+	c->tail.on = true;
+	c->ops->n_tails++;
+	f->tap = on_appended;
+	f->tap_context = c->ops;
+}
+
+static void print_dropped(struct ops_connection *c, const void *nothing, FILE *out)
+{
+	(void)nothing;
+	tail_print_dropped(&c->tail, out);
+}
+
+/* Lines */
+
+/* 0 or negative errno. */
+static int run_line(struct ops_connection *c, char *line)
+{
+	int r = c->tail.on ? end_tail(c) : 0;
+
+	c->ops->n_commands++;
+	return r < 0 ? r : reply(c, print_reply, line);
+}
+
+/* The next lines of the input, as long as their replies are taken. 0 or negative errno. */
+static int run_input(struct ops_connection *c)
+{
+	size_t start = 0;
+	int r = 0;
+
+	for (int i = 0; i < LINES_A_TURN && r == 0 && start < c->input_len; i++) {
+		if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
+			break;
+		char *line = c->input + start, *end = memchr(line, '\n', c->input_len - start);
+		/* A last line without a newline is a line too; there is room for its end. */
+		if (!end && c->ended)
+			end = c->input + c->input_len++;
+		if (!end)
+			break;
+		*end = '\0';
+		start = (size_t)(end + 1 - c->input);
+		r = c->skipping ? reply(c, print_too_long, NULL) : run_line(c, line);
+		c->skipping = false;
+	}
+	c->input_len -= start;
+	memmove(c->input, c->input + start, c->input_len);
+	return r;
+}
+
+static bool has_line(const struct ops_connection *c)
+{
+	return c->input_len > 0 && (c->ended || memchr(c->input, '\n', c->input_len));
+}
+
+/* Run what is asked, and send. The connection may be gone after this. */
+static void serve(struct ops_connection *c)
+{
+	struct ev_loop *loop = c->ops->relay->loop;
+	int r = run_input(c);
+
+	if (r == 0)
+		r = outbox_send(&c->outbox, c->fd);
+	/* Perhaps nothing follows for long that would show it. */
+	if (r == 0 && c->tail.on && c->tail.dropped > 0)
+		r = reply(c, print_dropped, NULL);
+	if (r == -ENOMEM) {
+		drop(c, "out of memory");
+	} else if ((r < 0 && r != -EAGAIN) || (r == 0 && c->ended && !c->tail.on && !has_line(c))) {
+		close_connection(c);
+	} else {
+		if (outbox_waiting(&c->outbox) > 0)
+			ev_io_start(loop, &c->writer);
+		else
+			ev_io_stop(loop, &c->writer);
+		if (c->ended || has_line(c))
+			ev_io_stop(loop, &c->reader);
+		else
+			ev_io_start(loop, &c->reader);
+		/* A socket that takes more need not count as writable, so the writer could wait for ever. */
+		if (has_line(c) && outbox_waiting(&c->outbox) == 0)
+			timer_arm(loop, &c->turn, 0);
+	}
 }
 
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct ops_connection *c = watcher->data;
-	char buf[4096];
-	int r = 0;
 
+	(void)loop;
 	(void)events;
-	ssize_t n = recv(c->fd, buf, sizeof buf, MSG_DONTWAIT);
+	/* One byte is kept for the NUL behind a last line. */
+	ssize_t n = recv(c->fd, c->input + c->input_len, sizeof c->input - 1 - c->input_len, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n < 0) {
 		close_connection(c);
 		return;
 	}
-	for (ssize_t i = 0; i < n && r == 0; i++)
-		r = take_byte(c, buf[i]);
-	if (n == 0) {
-		/* A last line without a newline is a line too. */
-		if (c->line_len > 0 || c->too_long)
-			r = answer(c);
+	c->active = clock_now();
+	c->input_len += (size_t)n;
+	if (n == 0)
 		c->ended = true;
-		ev_io_stop(loop, &c->reader);
+	if (c->input_len == sizeof c->input - 1 && !memchr(c->input, '\n', c->input_len)) {
+		c->skipping = true;
+		/* One byte stands for the line until its end comes. */
+		c->input_len = 1;
 	}
-	if (r < 0)
-		close_connection(c);
-	else
-		flush(c);
+	serve(c);
 }
 
 static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	(void)loop;
 	(void)events;
-	flush(watcher->data);
+	serve(watcher->data);
 }
 
-void ops_init(struct ops *ops, const struct relay *relay)
+static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
-	*ops = (struct ops){.relay = relay};
+	(void)loop;
+	(void)events;
+	serve(timer->data);
+}
+
+/* Connections */
+
+static bool make_room(struct ops *ops)
+{
+	struct ops_connection *idlest = NULL;
+
+	if (ops->n_connections < OPS_CONNECTIONS_MAX)
+		return true;
+	for (struct ops_connection *c = ops->connections; c; c = c->next)
+		if (!c->tail.on && (!idlest || c->active < idlest->active))
+			idlest = c;
+	if (!idlest || clock_now() - idlest->active < OPS_IDLE_SECONDS)
+		return false;
+	drop(idlest, "others wait for its place");
+	return true;
+}
+
+static void refuse(struct ops *ops, int fd)
+{
+	static const char busy[] = "ERR busy too many connections\n\n";
+
+	(void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(fd);
+	ops->n_dropped++;
+	diag_limited(&refusal_limit, DIAG_WARNING, "an operator is refused: the ops socket has %d connections, all of them busy",
+		OPS_CONNECTIONS_MAX);
 }
 
 void ops_accepted(void *context, int fd)
 {
 	struct ops *ops = context;
-	struct ops_connection *c = ops->n_connections < OPS_CONNECTIONS_MAX ? calloc(1, sizeof *c) : NULL;
+	struct ops_connection *c = make_room(ops) ? calloc(1, sizeof *c) : NULL;
+	struct ucred peer = {.uid = (uid_t)-1};
+	socklen_t len = sizeof peer;
 
 	if (!c) {
-		static const char busy[] = "ERR busy too many connections\n\n";
-		(void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-		close(fd);
+		refuse(ops, fd);
 		return;
 	}
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	c->ops = ops;
 	c->fd = fd;
+	c->uid = peer.uid;
+	c->active = clock_now();
 	c->next = ops->connections;
 	if (c->next)
 		c->next->prev = c;
 	ops->connections = c;
 	ops->n_connections++;
+	ops->n_accepted++;
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
+	timer_init(&c->turn, on_turn, c);
 	c->reader.data = c->writer.data = c;
 	ev_io_start(ops->relay->loop, &c->reader);
+}
+
+/* A peer that has shut its side looks the same to the reader as one that is gone. */
+static bool is_gone(const struct ops_connection *c)
+{
+	struct pollfd p = {.fd = c->fd};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
+}
+
+void ops_tick(struct ops *ops)
+{
+	double now = clock_now();
+
+	for (struct ops_connection *c = ops->connections, *next; c; c = next) {
+		next = c->next;
+		if (c->tail.on && c->ended && is_gone(c))
+			close_connection(c);
+		else if (!c->tail.on && outbox_waiting(&c->outbox) > 0 && now - c->outbox.progress > OPS_STALL_SECONDS)
+			drop(c, "it asks and does not read the replies");
+	}
+}
+
+void ops_init(struct ops *ops, struct relay *relay)
+{
+	*ops = (struct ops){.relay = relay};
 }
 
 void ops_close(struct ops *ops)

@@ -16,7 +16,7 @@
 
 #define BATCH_SQL "SELECT count(pg_notify(c, p)) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 
-static struct diag_limit refusal_limit;
+static struct diag_limit refusal_limit, full_limit;
 
 static void work(struct publisher *p);
 static void on_lost(void *context, enum session_failure failure, const char *error);
@@ -156,6 +156,15 @@ static bool at_fault(const PGresult *result)
 	return state && strncmp(state, "22", 2) == 0;
 }
 
+static void count_published(struct publisher *p)
+{
+	double now = clock_now();
+
+	p->n_published += p->in_flight.n;
+	for (const struct publish_request *r = p->in_flight.first; r; r = r->next)
+		histogram_observe(&p->to_commit, now - r->since);
+}
+
 static void on_batch(void *context, PGresult *result)
 {
 	struct publisher *p = context;
@@ -180,7 +189,7 @@ static void on_batch(void *context, PGresult *result)
 			diag_limited(&refusal_limit, DIAG_WARNING, "PostgreSQL refuses a notification: %s channel=\"%s\" length=%u",
 				p->refusal, p->in_flight.first->channel, p->in_flight.first->len);
 		else
-			p->n_published += p->in_flight.n;
+			count_published(p);
 		while (p->in_flight.first) {
 			struct publish_request *r = list_pop(&p->in_flight);
 			answer(p, r, p->refused ? "rejected" : NULL, p->refusal);
@@ -391,8 +400,13 @@ void publisher_abandon(struct publisher *p, const char *code, const char *text)
 int publisher_submit(struct publisher *p, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
 		     struct wire_str payload)
 {
-	if (p->queue.n >= PUBLISHER_QUEUE_MAX || p->queue.bytes + payload.len > PUBLISHER_QUEUE_BYTES_MAX)
+	if (p->queue.n >= PUBLISHER_QUEUE_MAX || p->queue.bytes + payload.len > PUBLISHER_QUEUE_BYTES_MAX) {
+		p->n_full++;
+		diag_limited(&full_limit, DIAG_WARNING,
+			"the publish queue is full, so requests are refused; PostgreSQL is away or slow requests=%u bytes=%zu",
+			p->queue.n, p->queue.bytes);
 		return -EBUSY;
+	}
 	struct publish_request *r = malloc(sizeof *r + payload.len);
 	if (!r)
 		return -ENOMEM;

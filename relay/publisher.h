@@ -5,6 +5,7 @@
 
 #include "backoff.h"
 #include "config.h"
+#include "histogram.h"
 #include "session.h"
 #include "wire.h"
 
@@ -69,7 +70,8 @@ struct publisher {
 	publisher_statement_fn *on_statement;
 	void *statement_context;
 
-	uint64_t n_published, n_batches, n_failed;
+	uint64_t n_published, n_batches, n_failed, n_full;
+	struct histogram to_commit; /* from a request to the confirmation that it is committed */
 	char last_error[256];
 };
 

@@ -9,6 +9,7 @@
 #include "gate.h"
 #include "ops.h"
 #include "publisher.h"
+#include "rates.h"
 #include "reconcile.h"
 #include "recovery.h"
 #include "upstream.h"
@@ -26,6 +27,8 @@ struct relay {
 	struct reconcile reconcile;
 	struct ops ops;
 	struct gate ops_gate;
+	struct rates rates;
+	struct ev_timer second;
 
 	double started;
 	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so that a NOTIFY that

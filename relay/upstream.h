@@ -43,7 +43,7 @@ struct upstream {
 	bool pooled;	   /* a pooler stands in between, of whatever kind */
 	bool recoverable;  /* the recovery function is there */
 
-	uint64_t n_connects, n_notifications;
+	uint64_t n_connects, n_losses, n_notifications;
 	char last_error[256];
 };
 

@@ -12,8 +12,45 @@
 
 static struct diag_limit protocol_limit, refusal_limit;
 
+const char *worker_state_name(enum worker_state state)
+{
+	static const char *const names[] = {
+		[WORKER_NEW] = "new",
+		[WORKER_RESUMING] = "resuming",
+		[WORKER_CATCHING_UP] = "catching-up",
+		[WORKER_LIVE] = "live",
+		[WORKER_DEAD] = "dead",
+	};
+
+	return names[state];
+}
+
+static const char *const error_codes[WORKER_ERRORS] = {"channel", "invalid", "too-long", "limit", "busy", "timeout",
+	"rejected", "unknown-type", "denied"};
+static const char *const close_codes[WORKER_CLOSES] = {"left", "shutdown", "evicted", "protocol", "denied", "limit"};
+
+const char *worker_error_code(unsigned i)
+{
+	return error_codes[i];
+}
+
+const char *worker_close_code(unsigned i)
+{
+	return close_codes[i];
+}
+
+static unsigned index_of(const char *const *codes, const char *code)
+{
+	unsigned i = 0;
+
+	while (strcmp(codes[i], code) != 0)
+		i++;
+	return i;
+}
+
 static void answer_error(struct worker *w, bool has_id, uint64_t id, const char *code, const char *text)
 {
+	w->fanout->n_errors[index_of(error_codes, code)]++;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
 				  .error = {has_id, id, wire_str(code), wire_str(text)}});
 }
@@ -56,6 +93,7 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 			return;
 	}
 	w->state = WORKER_DEAD;
+	f->n_closed[index_of(close_codes, code ? code : "left")]++;
 	ev_io_stop(f->loop, &w->reader);
 	ev_io_stop(f->loop, &w->writer);
 	ev_timer_stop(f->loop, &w->hello_deadline);
@@ -361,7 +399,8 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	(void)loop;
 	(void)events;
 	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial one. */
-	memcpy(scratch, w->partial, w->partial_len);
+	if (w->partial_len > 0)
+		memcpy(scratch, w->partial, w->partial_len);
 	ssize_t n = recv(w->fd, scratch + w->partial_len, FANOUT_SCRATCH - w->partial_len, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;

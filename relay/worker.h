@@ -26,6 +26,10 @@ struct worker;
 #define WORKER_HELLO_SECONDS 10.
 #define WORKER_NAME_MAX 64
 
+/* How many codes there are. */
+#define WORKER_ERRORS 9
+#define WORKER_CLOSES 6
+
 enum worker_state {
 	WORKER_NEW,	    /* HELLO has not come */
 	WORKER_RESUMING,    /* BEGIN has not come: it gets answers only */
@@ -102,6 +106,7 @@ struct worker {
 	uint32_t n_publishing; /* requests that wait for their answer */
 	double progress;    /* when the socket last took something */
 	uint64_t n_sent, n_overruns;
+	uint64_t n_dropped; /* frames that left the backlog before it took them; recovered, or told as a gap */
 };
 
 /* What outlives a worker: an answer may come when it is gone. */
@@ -122,6 +127,10 @@ struct worker_requests {
 	void (*forget)(void *context, struct worker *worker);
 };
 
+const char *worker_state_name(enum worker_state state);
+/* The codes of ERROR and BYE; "left" for those who went by themselves. What the fan-out counts, by index. */
+const char *worker_error_code(unsigned i);
+const char *worker_close_code(unsigned i);
 /* Takes fd over. NULL when memory is short: fd is closed. */
 struct worker *worker_open(struct fanout *fanout, int fd);
 /* Bring worker->passed up to its cursor. */

@@ -1,0 +1,463 @@
+#include "ops_commands.h"
+
+#include "clock.h"
+#include "diag.h"
+#include "metrics.h"
+#include "relay.h"
+#include "report.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WORDS_MAX 4
+
+struct command_line {
+	struct ops_connection *connection;
+	struct relay *relay;
+	FILE *out;
+	char text[OPS_LINE_MAX];
+	char *words[WORDS_MAX]; /* the arguments; NULL where there is none */
+	bool json;
+};
+
+static enum report_form screen(const struct command_line *l)
+{
+	return l->json ? REPORT_JSON : REPORT_SCREEN;
+}
+
+static enum report_form table(const struct command_line *l)
+{
+	return l->json ? REPORT_JSON : REPORT_TABLE;
+}
+
+static void refuse(struct command_line *l, const char *code, const char *text)
+{
+	fprintf(l->out, "ERR %s %s\n", code, text);
+}
+
+static void done(struct command_line *l, const char *text)
+{
+	if (l->json)
+		fprintf(l->out, "{\"ok\":true}\n");
+	else
+		fprintf(l->out, "%s\n", text);
+}
+
+/* status, upstream */
+
+static void report_upstream(struct report *r, const struct relay *relay)
+{
+	const struct upstream *u = &relay->upstream;
+
+	report_group(r, "upstream");
+	report_text(r, "state", upstream_state_name(u->state));
+	report_seconds(r, "for", clock_now() - u->state_since);
+	report_count(r, "backend pid", u->state >= UPSTREAM_CHECKING ? (uint64_t)u->backend_pid : 0);
+	report_text(r, "database", u->database);
+	report_count(r, "connects", u->n_connects);
+	report_count(r, "losses", u->n_losses);
+}
+
+static void report_canary(struct report *r, const struct relay *relay)
+{
+	const struct canary *c = &relay->canary;
+	const struct checkpoint *latest = checkpoint_history_latest(&relay->fanout.checkpoints);
+
+	report_group(r, "canary");
+	report_seconds(r, "round trip", c->n_heard > 0 ? c->round_trip : -1);
+	report_count(r, "sent", c->n_sent);
+	report_count(r, "heard", c->n_heard);
+	report_count(r, "probes", c->n_probes);
+	report_group(r, "checkpoint");
+	report_seconds(r, "age", latest ? clock_now() - relay->fanout.checkpoint_at : -1);
+	report_flag(r, "recovery", relay->upstream.recoverable);
+	report_flag(r, "reconciles", relay->reconcile.enabled);
+}
+
+static void report_publisher(struct report *r, const struct relay *relay)
+{
+	const struct publisher *p = &relay->publisher;
+
+	report_group(r, "publisher");
+	report_text(r, "state", p->session.conn ? "connected" : "down");
+	report_count(r, "queue", p->queue.n + p->in_flight.n);
+	report_count(r, "queue bytes", p->queue.bytes + p->in_flight.bytes);
+	report_count(r, "published", p->n_published);
+	report_count(r, "batches", p->n_batches);
+	report_count(r, "failed", p->n_failed);
+}
+
+static const char *last_error(const struct relay *relay)
+{
+	return *relay->upstream.last_error    ? relay->upstream.last_error
+	       : *relay->publisher.last_error ? relay->publisher.last_error
+					      : "none";
+}
+
+static void report_backlog(struct report *r, const struct backlog *b)
+{
+	report_group(r, "backlog");
+	report_count(r, "bytes", backlog_used(b));
+	report_count(r, "of", b->size);
+	report_count(r, "frames", b->head + 1 - b->first);
+	report_count(r, "seq", b->head);
+}
+
+static void report_rates(struct report *r, const struct rates *rates)
+{
+	static const struct {
+		unsigned seconds;
+		const char *name;
+	} lines[] = {
+		{1, "last 1 s"},
+		{10, "last 10 s"},
+		{60, "last 1 min"},
+	};
+
+	for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+		report_group(r, lines[i].name);
+		report_named(r);
+		report_rate(r, "heard", rates_over(rates, RATE_HEARD, lines[i].seconds));
+		report_rate(r, "delivered", rates_over(rates, RATE_DELIVERED, lines[i].seconds));
+		report_rate(r, "published", rates_over(rates, RATE_PUBLISHED, lines[i].seconds));
+	}
+}
+
+static void run_status(struct command_line *l)
+{
+	const struct relay *relay = l->relay;
+	const struct fanout *f = &relay->fanout;
+	bool postgres = relay->config.mode == MODE_POSTGRES;
+	struct report r;
+
+	report_open(&r, l->out, screen(l));
+	report_begin(&r);
+	report_line(&r, "version");
+	report_text(&r, "version", PGHERALD_VERSION);
+	report_line(&r, "mode");
+	report_text(&r, "mode", postgres ? "postgres" : "local");
+	report_seconds(&r, "up for", clock_now() - relay->started);
+	report_text(&r, "epoch", f->epoch);
+	if (postgres) {
+		report_upstream(&r, relay);
+		report_canary(&r, relay);
+		report_publisher(&r, relay);
+	}
+	report_group(&r, "heard");
+	report_count(&r, "notifications", fanout_n_appended(f));
+	report_count(&r, "recovered", f->n_recovered);
+	report_count(&r, "malformed", relay->decode.n_malformed);
+	report_group(&r, "deliveries");
+	report_count(&r, "frames", f->n_deliveries);
+	report_count(&r, "sends", f->n_wakes);
+	report_rates(&r, &relay->rates);
+	report_backlog(&r, &f->backlog);
+	report_group(&r, "workers");
+	report_count(&r, "connected", f->n_workers);
+	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
+	report_count(&r, "overruns", f->n_overruns);
+	report_count(&r, "gaps", f->n_gaps + relay->recovery.n_gaps);
+	if (postgres) {
+		report_line(&r, "last error");
+		report_text(&r, "last error", last_error(relay));
+	}
+	report_end(&r);
+	report_close(&r);
+}
+
+static void run_upstream(struct command_line *l)
+{
+	const struct relay *relay = l->relay;
+	struct report r;
+
+	if (relay->config.mode == MODE_LOCAL) {
+		refuse(l, "local", "there is no upstream in local mode");
+		return;
+	}
+	report_open(&r, l->out, screen(l));
+	report_begin(&r);
+	report_upstream(&r, relay);
+	report_canary(&r, relay);
+	report_publisher(&r, relay);
+	report_group(&r, "recovery");
+	report_count(&r, "questions", relay->recovery.n_questions);
+	report_count(&r, "rows", relay->recovery.n_rows);
+	report_count(&r, "announced", relay->reconcile.n_announced);
+	report_group(&r, "last error");
+	report_named(&r);
+	report_text(&r, "upstream", *relay->upstream.last_error ? relay->upstream.last_error : "none");
+	report_text(&r, "publisher", *relay->publisher.last_error ? relay->publisher.last_error : "none");
+	report_end(&r);
+	report_close(&r);
+}
+
+/* workers, channels */
+
+/* Empty when the kernel does not say: under systemd, ProtectProc= hides the processes of others. */
+static void read_program(pid_t pid, char buf[32])
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+	FILE *file = fopen(path, "re");
+	size_t n = file ? fread(buf, 1, 31, file) : 0;
+	if (file)
+		fclose(file);
+	buf[n] = '\0';
+	buf[strcspn(buf, "\n")] = '\0';
+}
+
+static void run_workers(struct command_line *l)
+{
+	struct relay *relay = l->relay;
+	double now = clock_now();
+	struct report r;
+
+	report_open(&r, l->out, table(l));
+	for (struct worker *w = relay->fanout.workers; w; w = w->next) {
+		char program[32];
+		uint64_t bytes, frames = delivery_lag(w, &bytes);
+		/* Bit 0 is what every worker gets. */
+		unsigned whole = (unsigned)__builtin_popcountll(w->all_mask) - 1;
+		read_program(w->pid, program);
+		report_begin(&r);
+		report_count(&r, "id", w->id);
+		report_count(&r, "pid", (uint64_t)w->pid);
+		report_count(&r, "uid", w->uid);
+		report_text(&r, "program", *program ? program : NULL);
+		report_text(&r, "state", worker_state_name(w->state));
+		report_count(&r, "channels", whole);
+		report_count(&r, "pubkeys", w->n_edges);
+		report_count(&r, "lag frames", frames);
+		report_count(&r, "lag bytes", bytes);
+		report_count(&r, "sent", w->n_sent);
+		report_count(&r, "drops", w->n_dropped);
+		report_count(&r, "overruns", w->n_overruns);
+		report_count(&r, "publishing", w->n_publishing);
+		report_seconds(&r, "age", now - w->since);
+		report_text(&r, "name", w->name);
+		report_end(&r);
+	}
+	report_close(&r);
+}
+
+static void run_channels(struct command_line *l)
+{
+	const struct relay *relay = l->relay;
+	struct report r;
+
+	report_open(&r, l->out, table(l));
+	for (unsigned i = 0; i < relay->config.n_channels; i++) {
+		const struct channel *channel = &relay->config.channels[i];
+		uint64_t whole = 0;
+		for (const struct worker *w = relay->fanout.workers; w; w = w->next)
+			whole += w->all_mask >> (i + 1) & 1;
+		report_begin(&r);
+		report_text(&r, "channel", channel->name);
+		report_text(&r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");
+		report_count(&r, "heard", relay->fanout.n_appended[i + 1]);
+		report_count(&r, "workers for all", whole);
+		report_end(&r);
+	}
+	report_close(&r);
+}
+
+/* The rest that only reads */
+
+static void run_tail(struct command_line *l)
+{
+	const char *channel = l->words[0], *pubkey = l->words[1];
+	struct tail tail = {.json = l->json};
+
+	if (channel && decode_topic(&l->relay->config, wire_str(channel)) == 0) {
+		refuse(l, "channel", "the channel is not configured; \"channels\" lists those that are");
+		return;
+	}
+	if (pubkey && strlen(pubkey) > TAIL_PUBKEY_MAX - 1) {
+		refuse(l, "too-long", "the pubkey");
+		return;
+	}
+	snprintf(tail.channel, sizeof tail.channel, "%s", channel ? channel : "");
+	snprintf(tail.pubkey, sizeof tail.pubkey, "%s", pubkey ? pubkey : "");
+	ops_tail_begin(l->connection, &tail);
+}
+
+static void run_metrics(struct command_line *l)
+{
+	metrics_print(l->relay, l->out, l->json);
+}
+
+static void run_config(struct command_line *l)
+{
+	struct report r;
+
+	report_open(&r, l->out, REPORT_JSON);
+	for (unsigned i = 0; i < config_n_settings(); i++) {
+		struct config_setting setting;
+		config_setting(i, &setting);
+		if (!l->json) {
+			fprintf(l->out, "%s=%s (%s)\n", setting.name, setting.value, setting.origin);
+			continue;
+		}
+		report_begin(&r);
+		report_text(&r, "setting", setting.name);
+		report_text(&r, "value", setting.value);
+		report_text(&r, "origin", setting.origin);
+		report_text(&r, "meaning", setting.help);
+		report_end(&r);
+	}
+	report_close(&r);
+}
+
+static void run_version(struct command_line *l)
+{
+	if (l->json)
+		fprintf(l->out, "{\"version\":\"" PGHERALD_VERSION "\"}\n");
+	else
+		fprintf(l->out, "pgherald " PGHERALD_VERSION "\n");
+}
+
+/* What changes something */
+
+static void run_kill(struct command_line *l)
+{
+	char *end = NULL;
+	unsigned long long id = l->words[0] ? strtoull(l->words[0], &end, 10) : 0;
+
+	if (!end || *end || l->words[0][0] < '0' || l->words[0][0] > '9') {
+		refuse(l, "usage", "kill ID; \"workers\" lists the ids");
+		return;
+	}
+	struct worker *w = fanout_worker_by_id(&l->relay->fanout, id);
+	if (!w) {
+		refuse(l, "no-worker", "no worker has this id now");
+		return;
+	}
+	worker_close(w, "evicted", "an operator ended this connection");
+	done(l, "killed");
+}
+
+static void run_log(struct command_line *l)
+{
+	int level = l->words[0] ? diag_level_of(l->words[0]) : -EINVAL;
+
+	if (level < 0) {
+		refuse(l, "usage", "log LEVEL: error, warning, notice, info or debug");
+		return;
+	}
+	diag_set_level((enum diag_level)level);
+	diag(DIAG_NOTICE, "an operator set the log level level=%s uid=%u", diag_level_name((enum diag_level)level),
+		(unsigned)l->connection->uid);
+	done(l, "set");
+}
+
+static void run_reconnect(struct command_line *l)
+{
+	struct relay *relay = l->relay;
+
+	if (relay->config.mode == MODE_LOCAL) {
+		refuse(l, "local", "there is no upstream in local mode");
+		return;
+	}
+	if (relay->upstream.state > UPSTREAM_CONNECTING)
+		upstream_drop(&relay->upstream, "an operator asked to reconnect");
+	upstream_hurry(&relay->upstream);
+	publisher_hurry(&relay->publisher);
+	done(l, "reconnecting");
+}
+
+/* The table */
+
+static void run_help(struct command_line *l);
+
+static const struct command {
+	const char *name, *arguments;
+	void (*run)(struct command_line *line);
+	unsigned n_arguments; /* at the most */
+	bool privileged;
+	const char *help;
+} commands[] = {
+	{"status", "", run_status, 0, false, "one screen; so does a blank line"},
+	{"workers", "", run_workers, 0, false, "who is connected, and how far behind"},
+	{"channels", "", run_channels, 0, false, "what is relayed"},
+	{"upstream", "", run_upstream, 0, false, "the connections to PostgreSQL, in full"},
+	{"tail", "[CHANNEL] [PUBKEY]", run_tail, 2, false, "what is heard, live, until the next line"},
+	{"metrics", "", run_metrics, 0, false, "all counters, as Prometheus reads them"},
+	{"config", "", run_config, 0, false, "each setting, its value, where it came from"},
+	{"help", "", run_help, 0, false, "print this"},
+	{"version", "", run_version, 0, false, "the relay's version"},
+	{"kill", "ID", run_kill, 1, true, "end a worker's connection; it will come back, and resume"},
+	{"log", "LEVEL", run_log, 1, true, "error, warning, notice, info or debug, until the relay ends"},
+	{"reconnect", "", run_reconnect, 0, true, "drop the LISTEN connection and make it anew; what it misses is recovered"},
+};
+
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static void run_help(struct command_line *l)
+{
+	struct report r;
+
+	if (l->json) {
+		report_open(&r, l->out, REPORT_JSON);
+		for (size_t i = 0; i < N_COMMANDS; i++) {
+			report_begin(&r);
+			report_text(&r, "command", commands[i].name);
+			report_text(&r, "arguments", commands[i].arguments);
+			report_text(&r, "help", commands[i].help);
+			report_flag(&r, "privileged", commands[i].privileged);
+			report_end(&r);
+		}
+		report_close(&r);
+		return;
+	}
+	for (size_t i = 0; i < N_COMMANDS; i++) {
+		int width = fprintf(l->out, "%s %s", commands[i].name, commands[i].arguments);
+		fprintf(l->out, "%*s %s%s\n", 25 - width, "", commands[i].help,
+			commands[i].privileged ? " (root and the daemon's user)" : "");
+	}
+	fprintf(l->out, "A last word \"json\" gives one JSON object a line. Each reply ends with a blank line.\n");
+}
+
+static bool may_change(const struct ops_connection *c)
+{
+	return c->uid == 0 || c->uid == geteuid();
+}
+
+void ops_command(struct ops_connection *c, const char *text, FILE *out)
+{
+	struct command_line line = {.connection = c, .relay = c->ops->relay, .out = out};
+	struct command_line *l = &line;
+	const char *name = "status";
+	unsigned n = 0;
+
+	snprintf(l->text, sizeof l->text, "%s", text);
+	char *rest = l->text, *word;
+	while ((word = strsep(&rest, " \t\r"))) {
+		if (*word && n <= WORDS_MAX) {
+			if (n == 0)
+				name = word;
+			else
+				l->words[n - 1] = word;
+			n++;
+		}
+	}
+	/* The name does not count. */
+	n -= n > 0;
+	if (n > 0 && strcmp(l->words[n - 1], "json") == 0) {
+		l->words[--n] = NULL;
+		l->json = true;
+	}
+	size_t i = 0;
+	while (i < N_COMMANDS && strcmp(commands[i].name, name) != 0)
+		i++;
+	if (i == N_COMMANDS)
+		refuse(l, "unknown-command", "try \"help\"");
+	else if (n > commands[i].n_arguments)
+		fprintf(out, "ERR usage %s %s [json]\n", commands[i].name, commands[i].arguments);
+	else if (commands[i].privileged && !may_change(c))
+		refuse(l, "denied", "only root and the daemon's user may do this");
+	else
+		commands[i].run(l);
+}

@@ -1,0 +1,55 @@
+#include "outbox.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+int outbox_add(struct outbox *o, const char *bytes, size_t len)
+{
+	if (len == 0)
+		return 0;
+	if (outbox_waiting(o) == 0)
+		o->progress = clock_now();
+	if (o->size - o->end < len && o->start > 0) {
+		memmove(o->bytes, o->bytes + o->start, outbox_waiting(o));
+		o->end -= o->start;
+		o->start = 0;
+	}
+	if (o->size - o->end < len) {
+		size_t size = o->size ? o->size : 4096;
+		while (size - o->end < len)
+			size *= 2;
+		char *larger = realloc(o->bytes, size);
+		if (!larger)
+			return -ENOMEM;
+		o->bytes = larger;
+		o->size = size;
+	}
+	memcpy(o->bytes + o->end, bytes, len);
+	o->end += len;
+	return 0;
+}
+
+int outbox_send(struct outbox *o, int fd)
+{
+	while (outbox_waiting(o) > 0) {
+		ssize_t n = send(fd, o->bytes + o->start, outbox_waiting(o), MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		o->start += (size_t)n;
+		o->progress = clock_now();
+	}
+	outbox_free(o);
+	return 0;
+}
+
+void outbox_free(struct outbox *o)
+{
+	free(o->bytes);
+	*o = (struct outbox){0};
+}

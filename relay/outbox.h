@@ -1,0 +1,22 @@
+/* Bytes on their way to a socket whose reader may be slow: what the ops and the metrics socket answer. Grows as it is
+ * filled; how much may wait, and for how long, its owner says. Workers have none: what they are owed stands in the
+ * backlog. */
+#pragma once
+
+#include <stddef.h>
+
+struct outbox {
+	char *bytes;
+	size_t start, end, size;
+	double progress; /* when the socket last took something, or the first byte came to wait */
+};
+
+/* 0 or -ENOMEM: nothing was added. */
+int outbox_add(struct outbox *outbox, const char *bytes, size_t len);
+/* 0: all is sent. -EAGAIN: the socket is full. Another negative errno: the reader is gone. */
+int outbox_send(struct outbox *outbox, int fd);
+static inline size_t outbox_waiting(const struct outbox *outbox)
+{
+	return outbox->end - outbox->start;
+}
+void outbox_free(struct outbox *outbox);

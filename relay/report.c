@@ -1,0 +1,306 @@
+#include "report.h"
+
+#include "wire.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LABEL_WIDTH 12
+
+/* Escaping */
+
+/* Bytes of the UTF-8 sequence at p; 0 when there is none. */
+static size_t sequence(const char *p, size_t len)
+{
+	unsigned char lead = (unsigned char)*p;
+	size_t n = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+	return n <= len && wire_utf8_valid(p, n) ? n : 0;
+}
+
+/* Also those beyond ASCII: a terminal may obey U+0080 to U+009F, and lay out a line from right to left. */
+static bool is_control(const char *p, size_t n)
+{
+	const unsigned char *u = (const unsigned char *)p;
+
+	if (n == 1)
+		return u[0] < 0x20 || u[0] == 0x7f;
+	if (n == 2)
+		return u[0] == 0xc2 && u[1] < 0xa0;
+	return n == 3 && u[0] == 0xe2 &&
+	       ((u[1] == 0x80 && u[2] >= 0xa8 && u[2] <= 0xae) || (u[1] == 0x81 && u[2] >= 0xa6 && u[2] <= 0xa9));
+}
+
+void report_escape_text(FILE *out, const char *text, size_t len)
+{
+	for (size_t i = 0; i < len;) {
+		size_t n = sequence(text + i, len - i);
+		if (n > 0 && !is_control(text + i, n)) {
+			fwrite(text + i, 1, n, out);
+			i += n;
+			continue;
+		}
+		for (size_t end = i + (n ? n : 1); i < end; i++)
+			fprintf(out, "\\x%02x", (unsigned char)text[i]);
+	}
+}
+
+void report_escape_json(FILE *out, const char *text, size_t len)
+{
+	fputc('"', out);
+	for (size_t i = 0; i < len;) {
+		size_t n = sequence(text + i, len - i);
+		if (n == 0)
+			fputs("\\ufffd", out);
+		else if (text[i] == '"' || text[i] == '\\')
+			fprintf(out, "\\%c", text[i]);
+		else if (n == 1 && is_control(text + i, n))
+			fprintf(out, "\\u%04x", (unsigned char)text[i]);
+		else if (n == 2 && is_control(text + i, n))
+			fprintf(out, "\\u%04x", (unsigned char)text[i + 1]);
+		else
+			fwrite(text + i, 1, n, out);
+		i += n ? n : 1;
+	}
+	fputc('"', out);
+}
+
+/* Objects */
+
+void report_open(struct report *r, FILE *out, enum report_form form)
+{
+	*r = (struct report){.out = out, .form = form};
+	if (form == REPORT_TABLE)
+		r->cells = open_memstream(&r->cell_bytes, &r->cells_len);
+}
+
+static void print_row(struct report *r, const char **cells, const size_t *widths)
+{
+	unsigned last = r->n_columns - 1;
+
+	for (unsigned i = 0; i < last; i++)
+		fprintf(r->out, "%-*s  ", (int)widths[i], cells[i]);
+	fprintf(r->out, "%s\n", cells[last]);
+}
+
+static void print_table(struct report *r)
+{
+	size_t widths[sizeof r->columns / sizeof *r->columns];
+	const char *cells[sizeof r->columns / sizeof *r->columns];
+	const char *cell = r->cell_bytes;
+
+	for (unsigned i = 0; i < r->n_columns; i++)
+		widths[i] = strlen(r->columns[i]);
+	for (unsigned i = 0; i < r->n_rows * r->n_columns; i++, cell += strlen(cell) + 1)
+		if (strlen(cell) > widths[i % r->n_columns])
+			widths[i % r->n_columns] = strlen(cell);
+	print_row(r, r->columns, widths);
+	cell = r->cell_bytes;
+	for (unsigned row = 0; row < r->n_rows; row++) {
+		for (unsigned i = 0; i < r->n_columns; i++, cell += strlen(cell) + 1)
+			cells[i] = cell;
+		print_row(r, cells, widths);
+	}
+}
+
+void report_close(struct report *r)
+{
+	if (!r->cells)
+		return;
+	if (fclose(r->cells) == 0 && r->n_rows > 0)
+		print_table(r);
+	free(r->cell_bytes);
+}
+
+void report_begin(struct report *r)
+{
+	r->first = true;
+	r->n_cells = 0;
+	if (r->form == REPORT_JSON)
+		fputc('{', r->out);
+}
+
+static void end_line(struct report *r)
+{
+	if (r->form == REPORT_SCREEN && r->in_line)
+		fputc('\n', r->out);
+	if (r->form == REPORT_JSON && r->in_group) {
+		fputc('}', r->out);
+		r->first = false;
+	}
+	r->in_line = r->in_group = false;
+}
+
+void report_end(struct report *r)
+{
+	end_line(r);
+	if (r->form == REPORT_JSON)
+		fputs("}\n", r->out);
+	else if (r->form == REPORT_LINE)
+		fputc('\n', r->out);
+	r->n_columns = r->n_cells;
+	r->n_rows++;
+}
+
+static void json_name(struct report *r, const char *name, const char *unit)
+{
+	if (!r->first)
+		fputc(',', r->out);
+	fputc('"', r->out);
+	for (; *name; name++)
+		fputc(*name == ' ' ? '_' : *name, r->out);
+	fprintf(r->out, "%s\":", unit);
+}
+
+void report_line(struct report *r, const char *name)
+{
+	assert(r->form == REPORT_SCREEN || r->form == REPORT_JSON);
+	end_line(r);
+	if (r->form == REPORT_JSON)
+		return;
+	fprintf(r->out, "%-*s ", LABEL_WIDTH, name);
+	r->in_line = r->first = true;
+}
+
+void report_group(struct report *r, const char *name)
+{
+	report_line(r, name);
+	if (r->form == REPORT_SCREEN)
+		return;
+	json_name(r, name, "");
+	fputc('{', r->out);
+	r->in_group = r->first = true;
+}
+
+void report_named(struct report *r)
+{
+	r->name_first = true;
+}
+
+/* Fields: each is its name, or nothing of it, then its value. */
+
+/* Where the value goes. A cell needs no end: its NUL is written here, before the next. */
+static FILE *field(struct report *r, const char *name, const char *unit)
+{
+	FILE *out = r->out;
+
+	if (r->form == REPORT_JSON) {
+		json_name(r, name, unit);
+	} else if (r->form == REPORT_SCREEN) {
+		if (!r->first || r->name_first)
+			fprintf(out, "%s%s ", r->first ? "" : ", ", name);
+		r->name_first = false;
+	} else if (r->form == REPORT_LINE) {
+		fprintf(out, "%s%s=", r->first ? "" : " ", name);
+	} else {
+		assert(r->n_cells < sizeof r->columns / sizeof *r->columns);
+		if (r->n_rows == 0)
+			r->columns[r->n_cells] = name;
+		r->n_cells++;
+		out = r->cells ? r->cells : r->out;
+	}
+	r->first = false;
+	return out;
+}
+
+static void field_end(struct report *r)
+{
+	if (r->form == REPORT_TABLE && r->cells)
+		fputc('\0', r->cells);
+}
+
+/* A value of name=value ends at a space, so one that holds any is quoted. */
+static void quoted(FILE *out, const char *value, size_t len)
+{
+	size_t start = 0;
+
+	fputc('"', out);
+	for (size_t i = 0; i < len; i++) {
+		if (value[i] != '"' && value[i] != '\\')
+			continue;
+		report_escape_text(out, value + start, i - start);
+		fprintf(out, "\\%c", value[i]);
+		start = i + 1;
+	}
+	report_escape_text(out, value + start, len - start);
+	fputc('"', out);
+}
+
+static bool needs_quotes(const char *value, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (strchr(" \"=\\", value[i]))
+			return true;
+	return false;
+}
+
+void report_bytes(struct report *r, const char *name, const char *value, size_t len)
+{
+	FILE *out = field(r, name, "");
+
+	if (r->form == REPORT_JSON && !value)
+		fputs("null", out);
+	else if (r->form == REPORT_JSON)
+		report_escape_json(out, value, len);
+	else if (!value || len == 0)
+		fputc('-', out);
+	else if (r->form == REPORT_LINE && needs_quotes(value, len))
+		quoted(out, value, len);
+	else
+		report_escape_text(out, value, len);
+	field_end(r);
+}
+
+void report_text(struct report *r, const char *name, const char *value)
+{
+	report_bytes(r, name, value, value ? strlen(value) : 0);
+}
+
+void report_count(struct report *r, const char *name, uint64_t value)
+{
+	fprintf(field(r, name, ""), "%llu", (unsigned long long)value);
+	field_end(r);
+}
+
+void report_flag(struct report *r, const char *name, bool value)
+{
+	FILE *out = field(r, name, "");
+
+	if (r->form == REPORT_JSON)
+		fputs(value ? "true" : "false", out);
+	else
+		fputs(value ? "yes" : "no", out);
+	field_end(r);
+}
+
+void report_seconds(struct report *r, const char *name, double value)
+{
+	FILE *out = field(r, name, "_seconds");
+
+	if (r->form == REPORT_JSON && value < 0)
+		fputs("null", out);
+	else if (r->form == REPORT_JSON)
+		fprintf(out, "%.6f", value);
+	else if (value < 0)
+		fputc('-', out);
+	else if (value < 1)
+		fprintf(out, "%.1f ms", value * 1e3);
+	else if (value < 600)
+		fprintf(out, "%.1f s", value);
+	else if (value < 2 * 3600)
+		fprintf(out, "%.0f min", value / 60);
+	else if (value < 48 * 3600)
+		fprintf(out, "%.1f h", value / 3600);
+	else
+		fprintf(out, "%.1f days", value / 86400);
+	field_end(r);
+}
+
+void report_rate(struct report *r, const char *name, double value)
+{
+	FILE *out = field(r, name, "_per_second");
+
+	fprintf(out, r->form == REPORT_JSON ? "%.3f" : "%.1f/s", value);
+	field_end(r);
+}
