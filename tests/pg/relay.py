@@ -36,6 +36,7 @@ class Relay:
         self.path = os.path.join(self.directory, "relay.sock")
         self.ops_path = os.path.join(self.directory, "ops.sock")
         self.flags = list(flags)
+        self.launcher = []  # in front of its command line, to run it somewhere else
         self.environment = {"PGHERALD_SOCKET": self.path, "PGHERALD_OPS_SOCKET": self.ops_path}
         self.environment.update((k, v) for k, v in environment.items() if v is not None)
         self.secrets = []
@@ -48,7 +49,7 @@ class Relay:
     def launch(self):
         """Start it, and do not wait."""
         with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
-            self.process = self.run.spawn([DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
+            self.process = self.run.spawn([*self.launcher, DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
         self._may_have_ended = False
         return self
 
