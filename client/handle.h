@@ -23,14 +23,17 @@ struct pgherald {
 
 	struct wake wake;
 	struct wire_decoder *decoder;
-	struct session session; /* unused without a relay */
+	struct session session; /* never connected without a relay */
 	struct cursor cursor;
 	struct subscriptions subs;
 	struct publishes pubs;
 	struct completion_list ready;   /* subscribes whose result is known and not told */
 	struct completion_list running; /* those of them that are being told */
 	uint64_t next_id;               /* for requests */
-	uint64_t local_seq;             /* without a relay */
+
+	/* Without a relay */
+	uint64_t local_seq;
+	bool local_told; /* that it is connected */
 };
 
 /* To be asked after whatever may have run a callback: false when that has closed the handle, or has forked

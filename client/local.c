@@ -45,8 +45,8 @@ void local_turn(struct pgherald *h)
 	uint64_t first_new = h->next_id;
 	struct publish *pub;
 
-	if (!h->session.welcomed) {
-		h->session.welcomed = true;
+	if (!h->local_told) {
+		h->local_told = true;
 		tell_state(h, PGHERALD_CONNECTED, "in-process");
 		if (handle_goes_on(h))
 			tell_state(h, PGHERALD_UPSTREAM_LIVE, "");

@@ -77,9 +77,9 @@ struct publish *publishes_answered(struct publishes *pubs, uint64_t id)
 	struct publish *pub;
 
 	/* Answers come in about the order of the requests, so this stops early. */
-	TAILQ_FOREACH(pub, &pubs->sent, link)
-	if (pub->id >= id)
-		break;
+	TAILQ_FOREACH (pub, &pubs->sent, link)
+		if (pub->id >= id)
+			break;
 	return pub && pub->id == id ? take(pubs, &pubs->sent, pub) : NULL;
 }
 

@@ -23,6 +23,7 @@ struct subscription {
 	TAILQ_ENTRY(subscription) link;
 	struct subscriptions_channel *channel;
 	enum stage stage;
+	bool at_relay;    /* a SUBSCRIBE was sent on this connection, and nothing that undoes it */
 	bool was_refused; /* so its return is a gap that must be told */
 	uint32_t holders; /* 0 exactly if LEAVING */
 	uint64_t id;      /* ASKED: of the SUBSCRIBE */
@@ -62,9 +63,9 @@ static struct subscriptions_channel *find_channel(struct subscriptions *subs, st
 {
 	struct subscriptions_channel *channel;
 
-	TAILQ_FOREACH(channel, &subs->channels, link)
-	if (wire_str_eq(channel->name, name))
-		break;
+	TAILQ_FOREACH (channel, &subs->channels, link)
+		if (wire_str_eq(channel->name, name))
+			break;
 	return channel;
 }
 
@@ -147,8 +148,7 @@ static uint32_t finish_waiters(
 	struct completion *waiter;
 	uint32_t n = 0;
 
-	TAILQ_FOREACH(waiter, &sub->waiters, link)
-	{
+	TAILQ_FOREACH (waiter, &sub->waiters, link) {
 		waiter->result = result;
 		n++;
 	}
@@ -195,7 +195,7 @@ int subscriptions_remove(struct subscriptions *subs, struct wire_str channel_nam
 	if (--sub->holders > 0)
 		return 0;
 	finish_waiters(sub, (struct pgherald_result){.error = -ECANCELED}, ready);
-	if (sub->stage == ASKED || sub->stage == LIVE) {
+	if (sub->at_relay) {
 		move(sub, LEAVING);
 	} else {
 		end(sub);
@@ -233,6 +233,7 @@ static int encode_stage(
 		next = TAILQ_NEXT(sub, link);
 		if (stage == DUE) {
 			sub->id = id;
+			sub->at_relay = true;
 			move(sub, ASKED);
 		} else {
 			end(sub);
@@ -267,13 +268,13 @@ static struct subscription *first_asked(struct subscriptions *subs, uint64_t id)
 	struct subscriptions_channel *channel;
 	struct subscription *sub;
 
-	TAILQ_FOREACH(channel, &subs->channels, link)
-	TAILQ_FOREACH(sub, &channel->stages[ASKED], link)
-	if (sub->id >= id) {
-		if (sub->id == id)
-			return sub;
-		break;
-	}
+	TAILQ_FOREACH (channel, &subs->channels, link)
+		TAILQ_FOREACH (sub, &channel->stages[ASKED], link)
+			if (sub->id >= id) {
+				if (sub->id == id)
+					return sub;
+				break;
+			}
 	return NULL;
 }
 
@@ -310,6 +311,7 @@ struct subscriptions_answer subscriptions_refused(
 		next = TAILQ_NEXT(sub, link);
 		answer.known = true;
 		sub->was_refused = true;
+		sub->at_relay = false;
 		uint32_t told =
 			finish_waiters(sub, (struct pgherald_result){.error = error, .text = text}, ready);
 		answer.untold |= told < sub->holders;
@@ -320,17 +322,22 @@ struct subscriptions_answer subscriptions_refused(
 
 void subscriptions_restart(struct subscriptions *subs)
 {
-	static const enum stage known[] = {ASKED, LIVE, REFUSED};
+	static const enum stage held[] = {DUE, ASKED, LIVE, REFUSED};
 	struct subscriptions_channel *channel, *next;
+	struct subscription_list due;
 	struct subscription *sub;
 
 	for (channel = TAILQ_FIRST(&subs->channels); channel; channel = next) {
 		next = TAILQ_NEXT(channel, link);
-		for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-			TAILQ_FOREACH(sub, &channel->stages[known[i]], link)
-			sub->stage = DUE;
-			TAILQ_CONCAT(&channel->stages[DUE], &channel->stages[known[i]], link);
+		TAILQ_INIT(&due);
+		for (size_t i = 0; i < sizeof held / sizeof held[0]; i++) {
+			TAILQ_FOREACH (sub, &channel->stages[held[i]], link) {
+				sub->stage = DUE;
+				sub->at_relay = false;
+			}
+			TAILQ_CONCAT(&due, &channel->stages[held[i]], link);
 		}
+		TAILQ_CONCAT(&channel->stages[DUE], &due, link);
 		while ((sub = TAILQ_FIRST(&channel->stages[LEAVING])))
 			end(sub);
 		free_channel_if_empty(subs, channel);
@@ -370,10 +377,10 @@ void subscriptions_cancel(struct subscriptions *subs, struct completion_list *re
 	struct subscriptions_channel *channel;
 	struct subscription *sub;
 
-	TAILQ_FOREACH(channel, &subs->channels, link)
-	for (int i = 0; i < N_STAGES; i++)
-		TAILQ_FOREACH(sub, &channel->stages[i], link)
-	finish_waiters(sub, (struct pgherald_result){.error = -ECANCELED}, ready);
+	TAILQ_FOREACH (channel, &subs->channels, link)
+		for (int i = 0; i < N_STAGES; i++)
+			TAILQ_FOREACH (sub, &channel->stages[i], link)
+				finish_waiters(sub, (struct pgherald_result){.error = -ECANCELED}, ready);
 }
 
 /* Frees what is waiting too: a forked child's copy ends without a word. */

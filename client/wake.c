@@ -72,8 +72,7 @@ static void ring(struct wake *wake)
 {
 	uint64_t one = 1;
 
-	if (!wake->rung)
-		wake->rung = write(wake->doorbell, &one, sizeof one) == sizeof one;
+	wake->rung = write(wake->doorbell, &one, sizeof one) == sizeof one;
 }
 
 static void silence(struct wake *wake)
@@ -99,14 +98,15 @@ static void set_timer(struct wake *wake, uint64_t when)
 
 void wake_at(struct wake *wake, uint64_t when)
 {
-	if (when == WAKE_NOW)
-		ring(wake);
-	else if (when < wake->due)
+	if (when != WAKE_NOW && when < wake->due)
 		set_timer(wake, when);
+	if (when == WAKE_NOW && !wake->rung)
+		ring(wake);
 }
 
 void wake_settle(struct wake *wake, uint64_t next)
 {
+	/* Again, if it was rung already: an edge-triggered loop is waked by no less. */
 	if (next == WAKE_NOW) {
 		ring(wake);
 		return;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -67,8 +68,10 @@ static pid_t start_relay(int listener)
 	pid_t relay = fork();
 
 	CHECK(relay >= 0);
-	if (relay == 0)
+	if (relay == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		serve(listener);
+	}
 	return relay;
 }
 
@@ -219,6 +222,7 @@ static void child_that_keeps_its_copy(const char *path, int listener)
 	pid_t child = fork();
 	CHECK(child >= 0);
 	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pause();
 		_exit(0);
 	}
@@ -232,7 +236,8 @@ static void child_that_keeps_its_copy(const char *path, int listener)
 		CHECK(pgherald_dispatch(h) >= 0);
 		CHECK(turns < 200); /* no busy loop */
 	}
-	/* A new one, which the parent leaves. */
+	/* A new one, which counts from 1 again, and which the parent leaves. */
+	worker.last = 0;
 	relay = start_relay(listener);
 	while (worker.connections < 2)
 		pgherald_wait(h, 5000);
@@ -242,12 +247,49 @@ static void child_that_keeps_its_copy(const char *path, int listener)
 	CHECK(waitpid(child, NULL, 0) == child);
 }
 
+static void fork_at_the_first(struct pgherald *h, const struct pgherald_result *result, void *arg)
+{
+	int *completions = arg;
+
+	(void)h, (void)result;
+	if (++*completions > 1)
+		return;
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child > 0)
+		reap(child);
+	else
+		*completions = 100;
+}
+
+/* Of several completions that are due together, a child that is forked in one runs none of the others. */
+static void fork_in_a_completion(void)
+{
+	struct pgherald_options options = {.size = sizeof options, .socket = ""};
+	struct pgherald *h;
+	int completions = 0;
+
+	CHECK(pgherald_open(&options, &h) == 0);
+	for (int i = 0; i < 3; i++) {
+		CHECK(pgherald_subscribe(h, "data", NULL, fork_at_the_first, &completions) == 0);
+		CHECK(pgherald_notify(h, "data", "alice", NULL, fork_at_the_first, &completions) == 0);
+	}
+	int r = pgherald_dispatch(h);
+	bool is_child = completions >= 100;
+	CHECK(r == (is_child ? -ECHILD : 6));
+	pgherald_close(h);
+	CHECK(completions == (is_child ? 100 : 6));
+	if (is_child)
+		exit(0);
+}
+
 int main(void)
 {
 	char directory[] = "/tmp/pgherald-XXXXXX";
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	alarm(120);
+	fork_in_a_completion();
 	CHECK(mkdtemp(directory));
 	snprintf(address.sun_path, sizeof address.sun_path, "%s/relay.sock", directory);
 	int listener = make_listener(&address);

@@ -198,6 +198,26 @@ Test(client_loop, edge_triggered)
 	close(epoll);
 }
 
+static void ask_again(struct pgherald *h, const struct pgherald_result *result, void *arg)
+{
+	(void)result;
+	if (++*(int *)arg < 10)
+		pgherald_subscribe(h, "data", NULL, ask_again, arg);
+}
+
+/* What a dispatch leaves to the next wakes the loop anew, though it never slept in between. */
+Test(client_loop, edge_triggered_when_something_is_left, .init = start)
+{
+	static int n;
+	int epoll = epoll_of_app(EPOLLIN | EPOLLET);
+
+	pgherald_subscribe(app.h, "data", NULL, ask_again, &n);
+	while (epoll_turn(epoll))
+		;
+	cr_assert_eq(n, 10);
+	close(epoll);
+}
+
 Test(client_loop, idle_handle_sleeps, .init = start)
 {
 	app_notify(&app, "alice", NULL);

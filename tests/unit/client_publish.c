@@ -149,15 +149,17 @@ Test(client_publish, sent_again_when_the_connection_broke_before_the_answer, .in
 	expect_notify("alice");
 	relay_ok(&relay, expect_notify("bob"), 11);
 	app_expect(&app, "done 2 0 11\n");
+	app_notify(&app, "dave", "4"); /* not sent when the next dispatch finds the connection broken */
 	relay_drop(&relay);
 	app_expect(&app, "disconnected\n");
-	app_notify(&app, "dave", "4");
+	app_notify(&app, "eve", "5");
 	relay_greet(&app, "e", 20);
 	relay_ok(&relay, relay_expect(&app, WIRE_BEGIN)->request.id, 20);
 	relay_ok(&relay, expect_notify("alice"), 21);
 	relay_ok(&relay, expect_notify("carol"), 22);
 	relay_ok(&relay, expect_notify("dave"), 23);
-	app_expect(&app, "connected\nupstream live\ndone 1 0 21\ndone 3 0 22\ndone 4 0 23\n");
+	relay_ok(&relay, expect_notify("eve"), 24);
+	app_expect(&app, "connected\nupstream live\ndone 1 0 21\ndone 3 0 22\ndone 4 0 23\ndone 5 0 24\n");
 	relay_expect_nothing(&app);
 }
 

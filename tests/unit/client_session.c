@@ -216,6 +216,19 @@ Test(client_session, subscribing_again_asks_again, .init = start)
 	app_expect(&app, "done 2 0 11\n");
 }
 
+Test(client_session, coming_back_for_a_moment_leaves_nothing_at_the_relay, .init = start)
+{
+	app_subscribe(&app, "data", "alice", NULL);
+	relay_settle(&app, "e", 10);
+	pgherald_unsubscribe(app.h, "data", "alice");
+	app_subscribe(&app, "data", "alice", NULL);
+	pgherald_unsubscribe(app.h, "data", "alice");
+	relay_expect(&app, WIRE_UNSUBSCRIBE);
+	app_subscribe(&app, "data", "alice", NULL);
+	relay_expect(&app, WIRE_SUBSCRIBE);
+	relay_expect_nothing(&app);
+}
+
 Test(client_session, refused_subscription_is_told, .init = start)
 {
 	app_subscribe(&app, "nope", NULL, "nope");
@@ -314,6 +327,22 @@ Test(client_session, reads_what_the_relay_said_before_it_closed, .init = start_s
 				   .bye = {.code = wire_str("shutdown"), .text = wire_str("")}});
 	app_notify(&app, "alice", NULL);
 	relay_drop(&relay);
+	app_expect(&app, "change data alice - 11\ndisconnected\n");
+}
+
+static void relay_leaves(struct pgherald *h, const struct pgherald_result *result, void *arg)
+{
+	(void)h, (void)result, (void)arg;
+	relay_change(&relay, 11, "alice");
+	relay_drop(&relay);
+}
+
+/* The relay leaves between the moments when a dispatch reads and when it sends. */
+Test(client_session, reads_what_the_relay_said_when_it_cannot_send, .init = start_settled)
+{
+	app_notify(&app, "alice", NULL);
+	cr_assert_eq(pgherald_subscribe(app.h, "data", NULL, relay_leaves, NULL), 0);
+	cr_assert_eq(pgherald_dispatch(app.h), 3);
 	app_expect(&app, "change data alice - 11\ndisconnected\n");
 }
 
