@@ -6,6 +6,8 @@ const char *tell_text(struct wire_str s)
 {
 	if (!s.ptr)
 		return NULL;
+	if (s.len == 0)
+		return "";
 	/* It stands in a buffer that is ours to write; what followed it in its frame was decoded already. */
 	char *p = (char *)(uintptr_t)s.ptr;
 	p[s.len] = '\0';
