@@ -1,7 +1,7 @@
 #!/bin/sh
 # client_install.sh SOURCE_DIR BUILD_DIR
-# What is installed serves a program outside the tree: found by pkg-config, linked shared and static, from C and
-# from C++. The program is the recipe in the header's first comment.
+# What is installed serves a program outside the tree: found by pkg-config, linked shared and static, from C
+# and from C++. The program is the recipe in the header's first comment.
 set -eu
 
 source=$1 build=$2
@@ -19,7 +19,7 @@ esac
 DESTDIR=$root meson install -C "$build" --no-rebuild --quiet
 pc=$(dirname "$(find "$root" -name pgherald.pc)")
 export PKG_CONFIG_SYSROOT_DIR="$root" PKG_CONFIG_LIBDIR="$pc"
-cflags=$(pkg-config --cflags pgherald)
+cflags=$(pkg-config --cflags pgherald) libs=$(pkg-config --libs pgherald)
 libdir=$(dirname "$pc")
 export LD_LIBRARY_PATH="$libdir" PGHERALD_SOCKET=
 
@@ -44,7 +44,7 @@ expect_alice() {
 
 # shellcheck disable=SC2046,SC2086 # lists of flags
 {
-	cc -Wall -Wextra -Werror -Wno-unused-parameter $flags $cflags -o shared recipe.c $(pkg-config --libs pgherald)
+	cc -Wall -Wextra -Werror -Wno-unused-parameter $flags $cflags -o shared recipe.c $libs
 	expect_alice ./shared
 	cc $flags $cflags -o archive recipe.c "$libdir/libpgherald.a"
 	expect_alice ./archive
@@ -64,7 +64,7 @@ expect_alice() {
 		pgherald_close(h);
 	}
 	EOF
-	c++ -Wall -Wextra -Werror -pedantic $flags $cflags -o plus plus.cc $(pkg-config --libs pgherald)
+	c++ -Wall -Wextra -Werror -pedantic $flags $cflags -o plus plus.cc $libs
 	./plus
 }
 "$(find "$root" -name pgherald-cat)" --notify alice
