@@ -66,7 +66,7 @@ const char *pgherald_strerror(int error)
 	case ENOMEM:
 		return "out of memory";
 	case ENOSPC:
-		return "the buffer is too small";
+		return "the buffer is too small, or the limit of epoll watches is reached";
 	case ENXIO:
 		return "the relay does not serve this channel, or it is of the other kind";
 	case EPROTO:

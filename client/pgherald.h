@@ -152,7 +152,8 @@ struct pgherald_options {
  * -ENAMETOOLONG  the socket path exceeds what a socket address can hold
  * -EILSEQ        name is no UTF-8
  * -EBADMSG       cursor is none
- * -ENOMEM, -EMFILE, -ENFILE */
+ * -ENOMEM, -EMFILE, -ENFILE
+ * -ENOSPC        the user's limit of epoll watches is reached */
 int pgherald_open(const struct pgherald_options *options, struct pgherald **out);
 
 /* End it. Completions that are due run, with their result or else -ECANCELED (what was sent already may be

@@ -32,7 +32,7 @@ enum wake_socket {
 /* Nanoseconds of the clock that all times here are of; it does not jump. */
 uint64_t wake_clock(void);
 
-/* 0, -EMFILE, -ENFILE or -ENOMEM */
+/* 0, -EMFILE, -ENFILE, -ENOMEM or -ENOSPC */
 int wake_open(struct wake *wake);
 void wake_close(struct wake *wake);
 
