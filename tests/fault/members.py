@@ -1,0 +1,337 @@
+"""The workers and the writers of the model."""
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+import traceback
+from collections import Counter
+
+import psycopg2
+
+from datasync import WRITE
+from relay import CAT
+from subscriber import Subscriber
+from worker import CHANNEL, NOTIFY, SUBSCRIBE, Bye, Change, Gap, Ok, Upstream, Worker
+
+STORE_SECONDS = 0.3  # how often a worker stores its cursor
+
+
+class Member:
+    """A worker: what it is owed from when on, and what it heard."""
+
+    def __init__(self, name, relay, pubkeys=None):
+        self.name = name
+        self.relay = relay
+        self.pubkeys = pubkeys
+        self.subscribed_at = None
+        self.heard = Counter()
+        self.gaps = []  # (when, text)
+        self.n_recovered = self.n_resumed = 0
+
+    def wants(self, user):
+        return self.pubkeys is None or user in self.pubkeys
+
+
+class Bare(Member):
+    """One that speaks the protocol bare, in a thread. It stores its cursor now and then; what it did since is undone by
+    a kill, as a database would undo it."""
+
+    def __init__(self, model, name, relay, pubkeys=None, slow=0):
+        super().__init__(name, relay, pubkeys)
+        self.model = model
+        self.slow = slow
+        self.last_live = None  # the clock at the last notification, of a time when the upstream was up
+        self._up = True
+        self._worker = None
+        self._cursor = self._stored = None
+        self._since_store = []  # users and gaps
+        self._orders = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def start(self):
+        self._thread.start()
+        return self
+
+    # Faults
+
+    def order(self, what, seconds=0):
+        """"pause", "drop" or "kill"."""
+        with self._lock:
+            self._orders.append((what, seconds))
+
+    def _obey(self):
+        with self._lock:
+            orders, self._orders = self._orders, []
+        for what, seconds in orders:
+            if what == "pause":
+                self._stop.wait(seconds)
+            elif self._worker:
+                self._disconnect()
+            if what == "kill":
+                for thing in self._since_store:
+                    if isinstance(thing, tuple):
+                        self.gaps.remove(thing)
+                    else:
+                        self.heard[thing] -= 1
+                self._since_store = []
+                self._cursor = self._stored
+
+    # Life
+
+    def _disconnect(self):
+        self._cursor = self._worker.cursor if self.subscribed_at else None
+        self._worker.close()
+        self._worker = None
+
+    def _connect(self):
+        try:
+            worker = Subscriber(self.relay.path, self.name, self._cursor, 4096 if self.slow else None)
+        except OSError:
+            self._stop.wait(0.05)
+            return
+        self._worker = worker
+        self._position = 0
+        try:
+            pubkeys = sorted(self.pubkeys) if self.pubkeys is not None else None
+            for start in range(0, len(pubkeys or [1]), 1000):
+                self._last_request = worker.ask(SUBSCRIBE, CHANNEL, pubkeys and pubkeys[start:start + 1000])
+            if self._cursor:
+                worker.begin()
+                self.n_resumed += 1
+        except OSError:
+            worker.closed = True
+
+    def _take(self):
+        worker = self._worker
+        for frame in worker.frames[self._position:]:
+            if isinstance(frame, Change):
+                self.heard[frame.pubkey] += 1
+                self.n_recovered += frame.flags
+                self._since_store.append(frame.pubkey)
+                if self._up and not frame.flags:
+                    self.last_live = time.time()
+            elif isinstance(frame, Upstream):
+                self._up = frame.state == "live"
+            elif isinstance(frame, Gap):
+                gap = (time.monotonic(), f"{frame.cause}: {frame.text}")
+                self.gaps.append(gap)
+                self._since_store.append(gap)
+            elif isinstance(frame, Ok) and frame.id == self._last_request and self.subscribed_at is None:
+                self.subscribed_at = time.monotonic()
+                self._stored = worker.cursor
+            elif isinstance(frame, Bye) and frame.code != "shutdown":
+                raise AssertionError(f"{self.name} is sent away: {frame}")
+        del worker.frames[1:-20]  # a long run would keep them all
+        self._position = len(worker.frames)
+
+    def _run(self):
+        stored = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                self._obey()
+                if self._worker is None:
+                    self._connect()
+                    continue
+                try:
+                    self._worker.pump(0.05)
+                except OSError:
+                    self._worker.closed = True
+                self._take()
+                if self._worker.closed:
+                    self._disconnect()
+                elif self.subscribed_at and time.monotonic() - stored > STORE_SECONDS:
+                    self._stored = self._cursor = self._worker.cursor
+                    self._since_store = []
+                    stored = time.monotonic()
+                if self.slow:
+                    self._stop.wait(self.slow)
+        except Exception:
+            self.model.error(f"{self.name}: {traceback.format_exc()}")
+
+    def freeze(self, seconds):
+        self.order("pause", seconds)
+
+    def kill(self):
+        self.order("kill")
+
+    def hurry(self):
+        self.slow = 0
+
+    def close(self):
+        self._stop.set()
+        if self._thread.ident:
+            self._thread.join(10)
+        if self._worker:
+            self._worker.close()
+
+
+class Library(Member):
+    """One that uses the C library: pgherald-cat, with its cursor in a file."""
+
+    def __init__(self, model, run, name, relay, pubkeys=None):
+        super().__init__(name, relay, pubkeys)
+        self.model = model
+        self.run = run
+        self.directory = run.subdirectory("cat")
+        self._cursor = os.path.join(self.directory, "cursor")
+        self._runs = 0
+        self._read = {}  # output -> bytes taken
+        self.process = None
+
+    def start(self):
+        arguments = ["--socket", self.relay.path, "--cursor", self._cursor]
+        for pubkey in sorted(self.pubkeys or []):
+            arguments += ["--pubkey", pubkey]
+        self._runs += 1
+        self.n_resumed += self._runs > 1
+        self._output = os.path.join(self.directory, f"out{self._runs}")
+        with open(self._output, "wb") as out, open(os.path.join(self.directory, "err"), "ab") as err:
+            self.process = self.run.spawn([CAT, *arguments], stdout=out, stderr=err)
+        self._read[self._output] = 0
+        return self
+
+    def take(self):
+        """Read what it printed since."""
+        for output, position in list(self._read.items()):
+            with open(output, "rb") as file:
+                file.seek(position)
+                data = file.read()
+            whole = data[:data.rfind(b"\n") + 1]
+            self._read[output] += len(whole)
+            for line in whole.decode().split("\n")[:-1]:
+                self._take_line(json.loads(line))
+        if self.process.poll() is not None:
+            self.model.error(f"{self.name} ended with {self.process.returncode}")
+
+    def _take_line(self, line):
+        if line["type"] == "change":
+            self.heard[line["pubkey"]] += 1
+            self.n_recovered += line["recovered"]
+        elif line["type"] == "gap":
+            self.gaps.append((time.monotonic(), json.dumps(line)))
+        elif line["type"] == "subscribed" and self.subscribed_at is None:
+            self.subscribed_at = time.monotonic()
+
+    def freeze(self, seconds):
+        self.process.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, self.thaw).start()
+
+    def thaw(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        if not os.path.exists(self._cursor):
+            return  # nothing to come back with
+        self.process.kill()
+        self.process.wait()
+        self.start()
+
+    def hurry(self):
+        self.thaw()
+
+    def close(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Writer:
+    """Commits changes, a third of them slowly, and then tells of them, or dies before."""
+
+    def __init__(self, model, number, seed, connect, relays, silent, pace=0.01):
+        self.model = model
+        self.name = f"w{number}"
+        self.random = random.Random(f"{seed}-writer-{number}")
+        self.connect = connect
+        self.relays = relays
+        self.silent = silent  # the share that never notifies
+        self.pace = pace
+        self._connection = None
+        self._publisher = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self.name)
+        self.n = 0
+
+    def start(self):
+        self._thread.start()
+        return self
+
+    def _run(self):
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._write()
+                except psycopg2.Error:
+                    self._drop()
+                    self._stop.wait(0.1)
+                self._stop.wait(self.random.random() * 2 * self.pace)
+        except Exception:
+            self.model.error(f"{self.name}: {traceback.format_exc()}")
+        finally:
+            self._drop()
+            if self._publisher:
+                self._publisher.close()
+
+    def _drop(self):
+        if self._connection:
+            try:
+                self._connection.close()
+            except psycopg2.Error:
+                pass
+        self._connection = None
+
+    def _write(self):
+        if self._connection is None:
+            self._connection = self.connect()
+            self._connection.autocommit = False
+        self.n += 1
+        user = f"{self.name}-{self.n}"
+        way = self.random.random()
+        held = self.random.random() < 0.3
+        hold = self.random.choice((0.05, 0.1, 0.3, 0.6, 1.5))
+        cursor = self._connection.cursor()
+        cursor.execute(WRITE, {"user": user})
+        if held:
+            self._stop.wait(hold)
+        began = time.monotonic()
+        kind = "silent" if way < self.silent else "by the relay" if way < 0.6 else "by pg_notify"
+        try:
+            self._connection.commit()
+        finally:
+            self.model.committed(user, began, ("held, " if held else "") + kind)
+        if kind == "by the relay":
+            self._tell(user)
+        elif kind == "by pg_notify":
+            cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, json.dumps({"p": user})))
+            self._connection.commit()
+        elif self.random.random() < 0.2:
+            self._drop()  # it died between the commit and the notification
+
+    def _tell(self, user):
+        try:
+            if self._publisher is None:
+                self._publisher = Worker(self.random.choice(self.relays).path, self.name)
+                self._publisher.socket.settimeout(3)
+            id = self._publisher.ask(NOTIFY, CHANNEL, user, None)
+            end = time.monotonic() + 6
+            while not self._publisher.answered(id) and not self._publisher.closed and time.monotonic() < end \
+                    and not self._stop.is_set():
+                self._publisher.pump(0.1)
+            if not self._publisher.answered(id):
+                raise OSError("no answer")
+            del self._publisher.frames[1:]
+        except OSError:
+            if self._publisher:
+                self._publisher.close()
+            self._publisher = None
+
+    def close(self):
+        self._stop.set()
+        if self._thread.ident:
+            self._thread.join(20)

@@ -1,0 +1,281 @@
+"""The system under test, with its writers, its workers and what goes wrong, for one run."""
+
+import os
+import random
+import threading
+import time
+
+import psycopg2
+
+from datasync import WRITE, DataSync
+from failover import Pair, lead
+from faults import FAULTS, SEVERE
+from members import Bare, Library, Writer
+from model import Model, judge
+from procs import wait_until
+from relay import CAT, Relay
+from servers import Bouncer, Postgres, make_template
+
+WRITERS = 10
+USERS = 20000  # ids a writer may reach, for those who subscribe by pubkey
+SETTLE_SECONDS = 90
+
+
+class System:
+    def __init__(self, run, seed, template=None, faults=None, timestamps=False, silent=0.15, environment=None, log=print):
+        self.run = run
+        self.seed = seed
+        self.log = log
+        self.rng = random.Random(f"{seed}-faults")
+        self.names = sorted(faults or FAULTS)
+        self.model = Model()
+        self.environment = {"PGHERALD_CHECKPOINT_INTERVAL": "0.5", "PGHERALD_BACKLOG_SIZE": "128K", **(environment or {})}
+        self.timestamps = timestamps
+        self.silent = 0 if timestamps else silent
+        self.pair = None
+        self.failed_over = False
+        self._things = []
+        self._stop = threading.Event()
+        self._bursts = 0
+        self._template = template or make_template(run)
+
+    # Building and taking apart
+
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _add(self, thing):
+        self._things.append(thing)
+        return thing
+
+    def start(self):
+        self.postgres = self._add(Postgres(self.run, self._template)).start()
+        self.database = self.postgres.database()
+        data = DataSync(self.run, self.database)
+        if self.timestamps:
+            self._install_timestamps()
+        else:
+            data.recoverable()
+        self.database.sql("CREATE TABLE burst (n int)")
+        if "failover" in self.names:
+            self.pair = self._add(Pair(self.run, self.postgres))
+        self.bouncer = self._add(Bouncer(self.run, self.postgres)).start()
+        direct = self.pair.url(self.database.name) if self.pair else self.database.direct_url
+        # one host publishes through the pool, the other directly
+        self.relays = [self._add(Relay(self.run, DATABASE_URL=url, DATABASE_DIRECT_URL=direct, **self.environment))
+                       for url in (self.bouncer.url(self.database), direct)]
+        for relay in self.relays:
+            relay.start()
+        self.members = []
+        for number, relay in enumerate(self.relays):
+            self._enlist(Bare(self.model, f"all-{number}", relay))
+            self._enlist(Bare(self.model, f"slow-{number}", relay, slow=0.1))
+            self._enlist(Bare(self.model, f"pubkeys-{number}", relay, self._some_users(4000)))
+            if os.path.exists(CAT):
+                self._enlist(Library(self.model, self.run, f"library-{number}", relay))
+        if os.path.exists(CAT):
+            self._enlist(Library(self.model, self.run, "library-pubkeys", self.relays[0], self._some_users(500)))
+        for member in self.members:
+            member.start()
+        wait_until(self._all_subscribed, "all subscriptions")
+        self.writers = [self._add(Writer(self.model, n, self.seed, self._connect, self.relays, self.silent)).start()
+                        for n in range(WRITERS)]
+        if self.timestamps:
+            threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
+    def _enlist(self, member):
+        self.members.append(self._add(member))
+
+    def _some_users(self, count):
+        """A part of the ids that the writers will use first."""
+        return {f"w{self.rng.randrange(WRITERS)}-{self.rng.randrange(1, max(count, 2000))}" for _ in range(count)}
+
+    def _all_subscribed(self):
+        self._take()
+        return all(member.subscribed_at for member in self.members)
+
+    def _take(self):
+        for member in self.members:
+            if isinstance(member, Library):
+                member.take()
+
+    def _connect(self):
+        server = self.postgres
+        return psycopg2.connect(host=server.directory, port=server.port, dbname=self.database.name, user="app",
+                                connect_timeout=3, application_name="writer", options="-c statement_timeout=20000")
+
+    def _install_timestamps(self):
+        """Recovery as the origin did it, the wrong way: what is newer than the application's clock was at the last notification,
+        by updated_at, which is the clock of a transaction's start."""
+        self.database.sql("""
+            CREATE SCHEMA pgherald;
+            CREATE TABLE pgherald.clock (at timestamptz);
+            INSERT INTO pgherald.clock VALUES (now());
+            CREATE INDEX ON records (updated_at);
+            CREATE FUNCTION pgherald.changes_since(since pg_snapshot) RETURNS TABLE (channel text, value text)
+            LANGUAGE sql STABLE AS $$
+                SELECT 'data_sync_changes'::text, user_id::text FROM records
+                WHERE updated_at > (SELECT at FROM pgherald.clock) $$""")
+
+    def _tick(self):
+        """Keep the application's clock of the last notification, which stands still while the upstream is away."""
+        witness = self.members[0]
+        while not self._stop.wait(0.05):
+            if witness.last_live:
+                try:
+                    self.sql("UPDATE pgherald.clock SET at = to_timestamp(%s)", (witness.last_live,))
+                except psycopg2.Error:
+                    pass
+
+    # What faults need
+
+    def sql(self, query, params=None):
+        connection = self._connect_as_superuser()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(query, params)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def _connect_as_superuser(self):
+        connection = psycopg2.connect(host=self.postgres.directory, port=self.postgres.port, dbname=self.database.name,
+                                      user="postgres", connect_timeout=3, options="-c statement_timeout=5000")
+        connection.autocommit = True
+        return connection
+
+    def start_relay(self, relay):
+        """It may have to wait for PostgreSQL, and gives up after a while: then it is started again, as systemd would."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while True:
+            relay.launch()
+            relay.settles()
+            if relay.process.poll() is None:
+                return
+            assert time.monotonic() < end, f"the relay does not start: {relay.log()}"
+            time.sleep(0.5)
+
+    def twin(self, relay):
+        twin = Relay(self.run, name="twin", **relay.environment)
+        twin.path = relay.path
+        twin.launch()
+        return twin
+
+    def burst(self, count):
+        self._bursts += 1
+        users = [f"burst{self._bursts}-{n}" for n in range(count)]
+        began = time.monotonic()
+        try:
+            connection = self._connect()
+        except psycopg2.Error:
+            return
+        try:
+            with connection.cursor() as cursor:
+                for user in users:
+                    cursor.execute(WRITE, {"user": user})
+            began = time.monotonic()
+            connection.commit()
+        except psycopg2.Error:
+            pass
+        finally:
+            for user in users:
+                self.model.committed(user, began, "in bursts")
+            connection.close()
+
+    def failover(self, seconds):
+        self.pair.in_step()
+        self.pair.cut()
+        time.sleep(seconds)  # the primary goes on alone
+        self.postgres = self.pair.fail_over()
+        self.failed_over = True
+        lead(self.bouncer, self.postgres)
+
+    # The run
+
+    def storm(self, seconds):
+        """Faults, one after the other, sometimes two at once."""
+        end = time.monotonic() + seconds
+        names = [name for name in self.names if name != "failover"]
+        # in the middle of it, since it comes once
+        plan_failover = time.monotonic() + seconds * self.rng.uniform(0.3, 0.6) if self.pair else None
+        second = None
+        while time.monotonic() < end:
+            self._take()
+            if plan_failover and time.monotonic() > plan_failover:
+                plan_failover = None
+                name = "failover"
+            else:
+                name = self.rng.choice(names)
+            # a second fault beside it, if one of the two leaves the other its footing
+            if second is None and name not in SEVERE and self.rng.random() < 0.25:
+                other = self.rng.choice([n for n in ("freeze-worker", "kill-worker", "terminate-upstream", "burst")
+                                         if n in names] or [name])
+                if other != name:
+                    second = threading.Thread(target=self._inflict, args=(other, random.Random(self.rng.random())))
+                    second.start()
+            self._inflict(name, self.rng)
+            if second:
+                second.join()
+                second = None
+            self._stop.wait(self.rng.uniform(0.1, 1.2))
+
+    def _inflict(self, name, rng):
+        self.log(f"{time.strftime('%H:%M:%S')} {name}")
+        try:
+            FAULTS[name](self, rng)
+            self.model.fault(name)
+        except Exception as e:
+            self.model.error(f"{name}: {type(e).__name__}: {e}")
+
+    def settle(self):
+        """No more faults, no more writes: wait until all that is owed is heard, and no longer than it may take."""
+        for writer in self.writers:
+            writer.close()
+        for member in self.members:
+            member.hurry()
+        present = {row[0] for row in self.sql("SELECT user_id FROM user_revisions")}
+        end = time.monotonic() + (20 if self.timestamps else SETTLE_SECONDS)
+        hurry = 0
+
+        def missing():
+            self._take()
+            return sum(1 for member in self.members for user in self.model.owed(member, present) if not member.heard[user])
+        while missing() and time.monotonic() < end:
+            # the upstream may wait for half a minute by now; that the publisher is back makes it try
+            if time.monotonic() > hurry:
+                hurry = time.monotonic() + 3
+                up = self.sql("SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE application_name = 'pgherald upstream'")
+                if up[0][0] < len(self.relays):
+                    self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                             " WHERE application_name = 'pgherald publisher'")
+            time.sleep(0.1)
+        time.sleep(0.2)
+        self._take()
+        return judge(self.model, self.members, present, self.failed_over)
+
+    def close(self):
+        self._stop.set()
+        failure = None
+        for thing in reversed(self._things):
+            try:
+                thing.close()
+            except Exception as e:
+                failure = failure or e
+        if failure:
+            raise failure
+
+
+def one_run(run, seed, seconds, **options):
+    """The whole of it. Returns the verdict."""
+    with System(run, seed, **options) as system:
+        system.storm(seconds)
+        verdict = system.settle()
+    return verdict

@@ -1,0 +1,90 @@
+"""A primary and its asynchronous standby, with a way between them that can be cut."""
+
+import os
+import signal
+import subprocess
+
+from procs import wait_until
+from servers import PASSWORD, Postgres, free_port, pg_bin
+
+
+class Forward:
+    """socat on a port of its own, which leads now here, now there, now nowhere."""
+
+    def __init__(self, run, target):
+        self.run = run
+        self.port = free_port()
+        self.process = None
+        self.lead_to(target)
+
+    def lead_to(self, target):
+        self.close()
+        self.process = self.run.spawn(
+            ["socat", f"TCP-LISTEN:{self.port},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{target}"],
+            stderr=subprocess.DEVNULL)
+
+    def close(self):
+        """Nothing goes through any more; who is connected is cut off."""
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+class Pair:
+    """The primary, and a standby that streams from it through a Forward."""
+
+    def __init__(self, run, primary):
+        self.run = run
+        self.primary = primary
+        self.way = Forward(run, primary.port)
+        with open(os.path.join(primary.data, "pg_hba.conf"), "a") as file:
+            file.write("host replication all 127.0.0.1/32 trust\n")
+        primary.sql("SELECT pg_reload_conf()")
+        self.standby = Postgres(run, None)
+        run.call([pg_bin("pg_basebackup"), "-h", primary.directory, "-p", str(primary.port), "-U", "postgres",
+                  "-D", self.standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
+        with open(os.path.join(self.standby.data, "postgresql.auto.conf"), "a") as file:
+            file.write(f"primary_conninfo = 'host=127.0.0.1 port={self.way.port} user=postgres'\n"
+                       "wal_retrieve_retry_interval = '200ms'\n")
+        self.standby.start()
+        self.in_step()
+
+    def in_step(self):
+        """Wait until the standby has all that is committed by now."""
+        lsn = self.primary.sql("SELECT pg_current_wal_insert_lsn()")[0][0]
+        wait_until(lambda: self.standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0],
+                   "the standby is in step")
+
+    def cut(self):
+        """From here on the standby receives nothing."""
+        self.way.close()
+        wait_until(lambda: not self.standby.sql("SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'"),
+                   "the end of streaming")
+
+    def fail_over(self):
+        """The primary dies, the standby takes its place. Returns the new primary."""
+        self.primary.stop("immediate")
+        self.standby.sql("SELECT pg_promote()")
+        wait_until(lambda: not self.standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
+        return self.standby
+
+    def url(self, database, user="app", password=PASSWORD):
+        """Both, whichever takes writes."""
+        return (f"postgresql://{user}:{password}@127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}/{database}"
+                "?target_session_attrs=read-write")
+
+    def close(self):
+        self.way.close()
+        self.standby.close()
+
+
+def lead(bouncer, server):
+    """Let this pgbouncer pool another server from now on."""
+    path = os.path.join(bouncer.directory, "ini")
+    with open(path) as file:
+        text = file.read()
+    with open(path, "w") as file:
+        file.write(text.replace(f"port={bouncer.server.port}\n", f"port={server.port}\n"))
+    bouncer.server = server
+    bouncer.restart()
