@@ -16,6 +16,9 @@
 
 #define BATCH_SQL "SELECT count(pg_notify(c, p)) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 
+/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half the time. */
+#define STATEMENTS_MAX 8
+
 static struct diag_limit refusal_limit, full_limit;
 
 static void work(struct publisher *p);
@@ -170,7 +173,7 @@ static void on_batch(void *context, PGresult *result)
 	struct publisher *p = context;
 
 	if (result) {
-		p->refused = PQresultStatus(result) != PGRES_TUPLES_OK;
+		p->refused = PQresultStatus(result) != PGRES_TUPLES_OK && PQresultStatus(result) != PGRES_COMMAND_OK;
 		if (!p->refused)
 			return;
 		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));
@@ -201,20 +204,17 @@ static void on_batch(void *context, PGresult *result)
 	work(p);
 }
 
-static void send_batch(struct publisher *p)
+static bool send_arrays(struct publisher *p)
 {
 	struct text_array channels, payloads;
 	size_t channel_bytes = 0;
 
-	take_batch(p);
 	for (struct publish_request *r = p->in_flight.first; r; r = r->next)
 		channel_bytes += strlen(r->channel);
 	if (array_open(&channels, p->in_flight.n, channel_bytes) < 0 ||
 	    array_open(&payloads, p->in_flight.n, p->in_flight.bytes) < 0) {
-		/* They expire, or go out with a later batch. */
 		free(channels.bytes);
-		list_put_back(&p->queue, &p->in_flight);
-		return;
+		return false;
 	}
 	for (struct publish_request *r = p->in_flight.first; r; r = r->next) {
 		put_text(&channels, r->channel, (uint32_t)strlen(r->channel));
@@ -224,10 +224,46 @@ static void send_batch(struct publisher *p)
 		{channels.bytes, (int)channels.len, TEXT_ARRAY_OID, true},
 		{payloads.bytes, (int)payloads.len, TEXT_ARRAY_OID, true},
 	};
-	p->n_batches++;
 	session_query(&p->session, BATCH_SQL, params, 2, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
 	free(channels.bytes);
 	free(payloads.bytes);
+	return true;
+}
+
+/* A string of statements is one transaction. */
+static bool send_statements(struct publisher *p)
+{
+	char *sql = NULL;
+	size_t size;
+	FILE *out = open_memstream(&sql, &size);
+	bool good = out != NULL;
+
+	for (struct publish_request *r = p->in_flight.first; r && good; r = r->next) {
+		char *channel = PQescapeIdentifier(p->session.conn, r->channel, strlen(r->channel));
+		char *payload = PQescapeLiteral(p->session.conn, r->payload, r->len);
+		good = channel && payload && fprintf(out, "NOTIFY %s, %s;", channel, payload) > 0;
+		PQfreemem(channel);
+		PQfreemem(payload);
+	}
+	if (out && fclose(out) != 0)
+		good = false;
+	if (good)
+		session_query(&p->session, sql, NULL, 0, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+	free(sql);
+	return good;
+}
+
+static void send_batch(struct publisher *p)
+{
+	take_batch(p);
+	p->n_batches++;
+	if (p->in_flight.n <= STATEMENTS_MAX && send_statements(p))
+		return;
+	if (send_arrays(p))
+		return;
+	/* No memory: they expire, or go out with a later batch. */
+	p->n_batches--;
+	list_put_back(&p->queue, &p->in_flight);
 }
 
 /* The statement in between */
