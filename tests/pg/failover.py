@@ -52,7 +52,8 @@ class Pair:
 
     def in_step(self):
         """Wait until the standby has all that is committed by now."""
-        lsn = self.primary.sql("SELECT pg_current_wal_insert_lsn()")[0][0]
+        self.primary.sql("CREATE TABLE IF NOT EXISTS in_step (n int); INSERT INTO in_step VALUES (1)")  # so that it is flushed
+        lsn = self.primary.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
         wait_until(lambda: self.standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0],
                    "the standby is in step")
 
