@@ -41,24 +41,27 @@ def table(figures, skipped, failures, cases):
 
 
 def sides(figures, cases):
-    """The figures behind the ratios, medians, a line for each side and width."""
-    units = {"transactions": (("rate", "notifies/s", 1), ("sender", "us sender CPU a delivery", 1000), ("frames", "frames a send", 1)),
-             "saturated": (("deliveries", "deliveries/s", 1), ("sender", "us sender CPU a delivery", 1000),
-                           ("frames", "frames a send", 1)),
-             "latency": (("p50", "us p50", 1), ("p99", "us p99", 1))}
-    for case, columns in units.items():
-        if case not in cases:
-            continue
-        yield f"{case}: " + next(c.__doc__ for c in CASES if c.__name__ == case)
-        for side in COLOURS:
-            for width in (*WIDTHS, 1000):
-                cells = []
-                for key, unit, scale in columns:
-                    median = figures.median(f"{case}/{side}/{width}/{key}")
-                    if median:
-                        cells.append(f"{number(median / scale)} {unit}")
-                if cells:
-                    yield f"  {side:7} W = {width:<5} " + ", ".join(cells)
+    """The figures behind the ratios: medians, a line for each side and width."""
+    units = {"rate": ("/s", 1), "deliveries": ("deliveries/s", 1), "frames": ("frames a send", 1),
+             "sender": ("us CPU of the sender a delivery", 1000), "cpu": ("us CPU of all a notify", 1000),
+             "relay": ("us CPU of the relay a notify", 1000), "p50": ("us p50", 1), "p99": ("us p99", 1)}
+    columns = {"transactions": ("rate", "frames", "sender", "cpu"), "saturated": ("deliveries", "frames", "sender"),
+               "latency": ("p50", "p99"), "publish": ("rate",), "write": ("rate",), "subscriptions": ("rate", "relay"),
+               "hosts": ("rate", "cpu")}
+    for case in CASES:
+        lines = {}
+        for name in figures.values:
+            first, *middle, key = name.split("/")
+            if first != case.__name__ or first not in cases or key not in columns.get(first, (key,)):
+                continue
+            unit, scale = units.get(key, (key, 1))
+            lines.setdefault(" ".join(middle), []).append((key, f"{number(figures.median(name) / scale)} {unit}"))
+        if lines:
+            yield f"{case.__name__}: {case.__doc__}"
+        for name, cells in lines.items():
+            order = columns.get(case.__name__, ())
+            cells.sort(key=lambda cell: order.index(cell[0]) if cell[0] in order else 0)
+            yield f"  {name:16} " + ", ".join(text for _, text in cells)
 
 
 def write_json(path, figures, context):

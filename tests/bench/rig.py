@@ -188,5 +188,6 @@ def have(server, library):
 
 def frames_and_sends(relay):
     """How many frames the relay has sent, in how many sends."""
-    found = re.search(r"deliveries +(\d+) in (\d+) sends", relay.ops("status"))
-    return int(found[1]), int(found[2])
+    metrics = relay.ops("metrics")
+    return tuple(int(re.search(rf"^{name} (\d+)$", metrics, re.M)[1])
+                 for name in ("pgherald_delivered_frames_total", "pgherald_sends_total"))
