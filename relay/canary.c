@@ -55,6 +55,20 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 
 static void send_canary(struct canary *c);
 
+static void describe_failure(const struct canary *c, const PGresult *result, const char *error, char *text, size_t size)
+{
+	const char *name = config_url_name(c->publisher->config, c->publisher->session.url);
+	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+
+	/* read_only_sql_transaction, and what the WAL functions raise during recovery */
+	if (state && (strcmp(state, "25006") == 0 || strcmp(state, "55000") == 0))
+		snprintf(text, size, "%s reaches a standby, which takes no NOTIFY; name the primary", name);
+	else if (result)
+		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name, session_error(result));
+	else
+		snprintf(text, size, "%s", error);
+}
+
 static void on_statement(void *context, PGresult *result, const char *error)
 {
 	struct canary *c = context;
@@ -63,7 +77,8 @@ static void on_statement(void *context, PGresult *result, const char *error)
 		/* Every result is followed by NULL, which then finds nothing awaited. */
 		bool awaited = c->awaited, proving = c->proving;
 		c->in_flight = c->awaited = c->proving = false;
-		const char *text = error ? error : session_error(result);
+		char text[400];
+		describe_failure(c, result, error, text, sizeof text);
 		if (proving)
 			c->events->unproven(c->context, text);
 		else if (awaited && !error)

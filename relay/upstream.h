@@ -39,7 +39,7 @@ struct upstream {
 	/* What the last connection reached. */
 	int backend_pid;
 	char database[64];
-	char identity[64]; /* of the database among all clusters */
+	char identity[80]; /* of the database and the running server */
 	bool pooled;	   /* a pooler stands in between, of whatever kind */
 	bool recoverable;  /* the recovery function is there */
 
@@ -47,10 +47,11 @@ struct upstream {
 	char last_error[256];
 };
 
-/* SQL for a text that names the database among all clusters. */
+/* SQL for a text that names the database of a running server among all. Clusters copied from each other have the same system
+ * identifier, but two servers do not start at the same microsecond. */
 #define UPSTREAM_IDENTITY_SQL                                                                                    \
-	"(SELECT system_identifier || '/' || oid FROM pg_control_system(), pg_database"                          \
-	" WHERE datname = current_database())"
+	"(SELECT concat_ws('/', system_identifier, oid, extract(epoch FROM pg_postmaster_start_time()))"         \
+	" FROM pg_control_system(), pg_database WHERE datname = current_database())"
 
 void upstream_start(struct upstream *upstream, struct ev_loop *loop, const struct config *config,
 		    const struct upstream_events *events, void *context);
