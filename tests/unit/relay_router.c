@@ -1,7 +1,10 @@
 /* Who wants which pubkey. */
 #include "router.h"
 
+#include "siphash.h"
+
 #include <criterion/criterion.h>
+#include <sodium/crypto_shorthash.h>
 #include <stdio.h>
 
 static struct router router;
@@ -82,4 +85,20 @@ Test(router, keeps_a_subscription_small)
 		router_add(&router, key(1, n), 0, &first[0]);
 	size_t bytes = router.edges_used * sizeof *router.edges + router.n_buckets * sizeof *router.buckets;
 	cr_assert_leq(bytes / 100000, 40);
+}
+
+/* With the rounds that libsodium has. */
+Test(router, hashes_as_siphash_does)
+{
+	unsigned char secret[crypto_shorthash_KEYBYTES], bytes[100] = {0};
+	uint64_t expected;
+
+	for (size_t i = 0; i < sizeof secret; i++)
+		secret[i] = (unsigned char)(i * 37 + 200);
+	for (size_t len = 0; len <= sizeof bytes; len++) {
+		if (len > 0)
+			bytes[len - 1] = (unsigned char)(len * 91);
+		crypto_shorthash((unsigned char *)&expected, bytes, len, secret);
+		cr_assert_eq(siphash(secret, bytes, len, 2, 4), le64toh(expected), "%zu bytes", len);
+	}
 }
