@@ -180,6 +180,7 @@ class Library(Member):
         self.directory = run.subdirectory("cat")
         self._cursor = os.path.join(self.directory, "cursor")
         self._runs = 0
+        self._killed = False
         self._read = {}  # output -> bytes taken
         self.process = None
 
@@ -205,8 +206,15 @@ class Library(Member):
             self._read[output] += len(whole)
             for line in whole.decode().split("\n")[:-1]:
                 self._take_line(json.loads(line))
-        if self.process.poll() is not None:
-            self.model.error(f"{self.name} ended with {self.process.returncode}")
+
+    def come_back(self):
+        """Start again after a kill. From the thread that lives as long as the run: a process ends with the thread that started it."""
+        if self._killed:
+            self._killed = False
+            self.process.wait()
+            self.start()
+        elif self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.process.returncode}")
 
     def _take_line(self, line):
         if line["type"] == "change":
@@ -228,9 +236,8 @@ class Library(Member):
     def kill(self):
         if not os.path.exists(self._cursor):
             return  # nothing to come back with
+        self._killed = True
         self.process.kill()
-        self.process.wait()
-        self.start()
 
     def hurry(self):
         self.thaw()

@@ -66,6 +66,12 @@ class Verdict(NamedTuple):
     gaps: dict        # member -> texts of the GAPs that may not be
     allowed: int      # GAPs that a failover excuses
     report: str
+    errors: list      # what else went wrong
+    details: str = ""
+
+    @property
+    def good(self):
+        return not self.lost and not self.gaps and not self.errors
 
     @property
     def n_lost(self):
@@ -107,4 +113,4 @@ def judge(model, members, present, failed_over):
     head = [f"changes: {model.n_changes} ({kinds}); not in the database at the end: {undone}", f"faults: {faults}"]
     tail = [f"lost: {sum(map(len, lost.values()))}, gaps: {sum(map(len, gaps.values()))}"
             + (f" and {allowed} that the failover excuses" if failed_over else "")]
-    return Verdict(lost, gaps, allowed, "\n".join(head + lines + tail + model.errors))
+    return Verdict(lost, gaps, allowed, "\n".join(head + lines + tail), model.errors)

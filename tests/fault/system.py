@@ -22,7 +22,7 @@ SETTLE_SECONDS = 90
 
 
 class System:
-    def __init__(self, run, seed, template=None, faults=None, timestamps=False, silent=0.15, environment=None, log=print):
+    def __init__(self, run, seed, template=None, faults=None, timestamps=False, silent=0.15, environment=None, log=lambda text: print(text, flush=True)):
         self.run = run
         self.seed = seed
         self.log = log
@@ -106,6 +106,7 @@ class System:
         for member in self.members:
             if isinstance(member, Library):
                 member.take()
+                member.come_back()
 
     def _connect(self):
         server = self.postgres
@@ -261,6 +262,21 @@ class System:
         self._take()
         return judge(self.model, self.members, present, self.failed_over)
 
+    def details(self, verdict):
+        """What helps to find out why: what is known of what was lost, and the logs."""
+        lost = set().union(*verdict.lost.values())
+        rows = self.sql("SELECT user_id, to_jsonb(u) ->> 'changed_xid', (SELECT min(updated_at) FROM records r WHERE"
+                        " r.user_id = u.user_id) FROM user_revisions u WHERE user_id = ANY(%s) ORDER BY 3", (list(lost),))
+        ended = {c.user: c.ended for c in self.model.changes()}
+        now, wall = time.monotonic(), time.time()
+        lines = [f"{user} xid {xid} began {at:%H:%M:%S.%f} committed "
+                 + time.strftime("%H:%M:%S", time.gmtime(wall - now + ended[user])) for user, xid, at in rows[:100]]
+        for relay in self.relays:
+            lines += [f"--- log of {relay.directory}, epoch ...", relay.log()]
+        for server in {self.postgres, *([self.pair.primary, self.pair.standby] if self.pair else [])}:
+            lines += [f"--- log of {server.directory}", *server.log().splitlines()[-60:]]
+        return "\n".join(lines)
+
     def close(self):
         self._stop.set()
         failure = None
@@ -278,4 +294,4 @@ def one_run(run, seed, seconds, **options):
     with System(run, seed, **options) as system:
         system.storm(seconds)
         verdict = system.settle()
-    return verdict
+        return verdict._replace(details=system.details(verdict))
