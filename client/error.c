@@ -11,6 +11,7 @@ int error_of_code(struct wire_str code)
 		int error;
 	} codes[] = {
 		{"channel", -ENXIO},
+		{"denied", -EACCES},
 		{"invalid", -EILSEQ},
 		{"too-long", -EMSGSIZE},
 		{"limit", -EDQUOT},
@@ -30,6 +31,8 @@ const char *pgherald_strerror(int error)
 	switch (error < 0 ? -error : error) {
 	case 0:
 		return "success";
+	case EACCES:
+		return "the relay's operator does not allow it";
 	case E2BIG:
 		return "an option is set that this version of the library does not know";
 	case EBADMSG:

@@ -191,6 +191,7 @@ int pgherald_wait(struct pgherald *h, int timeout_ms);
  * it waits. result->error can be:
  *
  * -ENXIO      the relay does not serve this channel, or it is a text channel and pubkey was given
+ * -EACCES     the relay's operator does not allow it on this channel
  * -EDQUOT     the relay's limit of subscriptions is reached; those asked for at the same time fail together
  * -EPROTO     the relay refused it for another reason
  * -ECANCELED  unsubscribed before it was live, or closed
@@ -219,6 +220,7 @@ int pgherald_unsubscribe(struct pgherald *h, const char *channel, const char *pu
  * done, if not NULL, runs when PostgreSQL has committed the notification, or with result->error:
  *
  * -ENXIO      the relay does not serve this channel, or it is a text channel
+ * -EACCES     the relay's operator does not allow it on this channel
  * -EMSGSIZE   the payload would have 8000 bytes or more, which PostgreSQL refuses
  * -EBUSY      the relay's queue is full; not published
  * -EREMOTEIO  PostgreSQL refused it; not published; result->text says why

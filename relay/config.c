@@ -18,13 +18,21 @@ enum setting_id {
 	SOCKET,
 	SOCKET_MODE,
 	OPS_SOCKET,
+	METRICS_SOCKET,
 	CHANNELS,
 	BACKLOG_SIZE,
 	CHECKPOINT_INTERVAL,
 	RECONCILE,
 	RECOVERY_RATE,
 	RECOVERY_TIMEOUT,
+	ALLOW,
 	WORKERS_MAX,
+	WORKERS_PER_UID_MAX,
+	SUBSCRIPTIONS_MAX,
+	WORKER_QUEUE_SIZE,
+	WORKER_PUBLISHES_MAX,
+	PUBLISH_QUEUE_MAX,
+	PUBLISH_QUEUE_SIZE,
 	LOG_LEVEL,
 	N_SETTINGS,
 };
@@ -52,6 +60,10 @@ static struct setting {
 		.flag = "ops-socket",
 		.fallback = "/run/pgherald/ops.sock",
 		.help = "the operator's socket, for socat; \"none\" for none"},
+	[METRICS_SOCKET] = {.env = "PGHERALD_METRICS_SOCKET",
+		.flag = "metrics-socket",
+		.fallback = "none",
+		.help = "a socket for GET /metrics and /healthz; \"none\" for none"},
 	[CHANNELS] = {.env = "PGHERALD_CHANNELS",
 		.flag = "channels",
 		.fallback = "data_sync_changes",
@@ -76,10 +88,38 @@ static struct setting {
 		.flag = "recovery-timeout",
 		.fallback = "10",
 		.help = "seconds without a row after which a recovery query is given up"},
+	[ALLOW] = {.env = "PGHERALD_ALLOW",
+		.flag = "allow",
+		.fallback = "",
+		.help = "USER, @GROUP or * =listen, =publish or =both, and :CHANNEL, comma-separated; empty: whoever the mode lets in"},
 	[WORKERS_MAX] = {.env = "PGHERALD_WORKERS_MAX",
 		.flag = "workers-max",
 		.fallback = "4096",
 		.help = "workers at the most"},
+	[WORKERS_PER_UID_MAX] = {.env = "PGHERALD_WORKERS_PER_UID_MAX",
+		.flag = "workers-per-uid-max",
+		.fallback = "2048",
+		.help = "workers of one user at the most"},
+	[SUBSCRIPTIONS_MAX] = {.env = "PGHERALD_SUBSCRIPTIONS_MAX",
+		.flag = "subscriptions-max",
+		.fallback = "1M",
+		.help = "subscriptions by pubkey that one worker may have"},
+	[WORKER_QUEUE_SIZE] = {.env = "PGHERALD_WORKER_QUEUE_SIZE",
+		.flag = "worker-queue-size",
+		.fallback = "256K",
+		.help = "bytes of answers to keep for one worker before its requests wait"},
+	[WORKER_PUBLISHES_MAX] = {.env = "PGHERALD_WORKER_PUBLISHES_MAX",
+		.flag = "worker-publishes-max",
+		.fallback = "4096",
+		.help = "requests to publish of one worker that may wait"},
+	[PUBLISH_QUEUE_MAX] = {.env = "PGHERALD_PUBLISH_QUEUE_MAX",
+		.flag = "publish-queue-max",
+		.fallback = "64K",
+		.help = "requests to publish of all workers that may wait"},
+	[PUBLISH_QUEUE_SIZE] = {.env = "PGHERALD_PUBLISH_QUEUE_SIZE",
+		.flag = "publish-queue-size",
+		.fallback = "64M",
+		.help = "their bytes"},
 	[LOG_LEVEL] = {.env = "PGHERALD_LOG_LEVEL",
 		.flag = "log-level",
 		.fallback = "notice",
@@ -283,6 +323,23 @@ static int parse_mode(unsigned *out)
 	return 0;
 }
 
+static int parse_count(enum setting_id id, unsigned max, unsigned *out)
+{
+	size_t n = 0;
+	int r = parse_size(id, 1, max, &n);
+
+	*out = (unsigned)n;
+	return r;
+}
+
+static int parse_allow(struct config *config)
+{
+	char why[256] = "memory is short";
+	int r = access_parse(&config->access, settings[ALLOW].value, config, why, sizeof why);
+
+	return r < 0 ? refuse(ALLOW, why) : 0;
+}
+
 static int check_path(enum setting_id id)
 {
 	struct sockaddr_un address;
@@ -292,9 +349,13 @@ static int check_path(enum setting_id id)
 	return 0;
 }
 
+static const char *path_or_none(enum setting_id id)
+{
+	return strcmp(settings[id].value, "none") == 0 ? NULL : settings[id].value;
+}
+
 static int interpret(struct config *config)
 {
-	size_t n = 0;
 	int level, r;
 
 	level = diag_level_of(settings[LOG_LEVEL].value);
@@ -302,20 +363,27 @@ static int interpret(struct config *config)
 		return refuse(LOG_LEVEL, settings[LOG_LEVEL].help);
 	diag_set_level((enum diag_level)level);
 	if ((r = check_url(DATABASE_URL)) < 0 || (r = check_url(DATABASE_DIRECT_URL)) < 0 ||
-	    (r = check_path(SOCKET)) < 0 || (r = check_path(OPS_SOCKET)) < 0 || (r = parse_channels(config)) < 0 ||
+	    (r = check_path(SOCKET)) < 0 || (r = check_path(OPS_SOCKET)) < 0 ||
+	    (r = check_path(METRICS_SOCKET)) < 0 || (r = parse_channels(config)) < 0 ||
 	    (r = parse_mode(&config->socket_mode)) < 0 ||
 	    (r = parse_size(BACKLOG_SIZE, BACKLOG_SIZE_MIN, (size_t)64 << 30, &config->backlog_size)) < 0 ||
 	    (r = parse_real(CHECKPOINT_INTERVAL, 0.1, 3600, &config->checkpoint_interval)) < 0 ||
 	    (r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
 	    (r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
 	    (r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
-	    (r = parse_size(WORKERS_MAX, 1, 1 << 20, &n)) < 0)
+	    (r = parse_allow(config)) < 0 || (r = parse_count(WORKERS_MAX, 1 << 20, &config->workers_max)) < 0 ||
+	    (r = parse_count(WORKERS_PER_UID_MAX, 1 << 20, &config->workers_per_uid_max)) < 0 ||
+	    (r = parse_count(SUBSCRIPTIONS_MAX, 1 << 26, &config->subscriptions_max)) < 0 ||
+	    (r = parse_size(WORKER_QUEUE_SIZE, 1 << 10, 1 << 30, &config->worker_queue_size)) < 0 ||
+	    (r = parse_count(WORKER_PUBLISHES_MAX, 1 << 24, &config->worker_publishes_max)) < 0 ||
+	    (r = parse_count(PUBLISH_QUEUE_MAX, 1 << 24, &config->publish_queue_max)) < 0 ||
+	    (r = parse_size(PUBLISH_QUEUE_SIZE, 8 << 10, (size_t)4 << 30, &config->publish_queue_size)) < 0)
 		return r;
-	config->workers_max = (unsigned)n;
 	while (config->backlog_size & (config->backlog_size - 1))
 		config->backlog_size += config->backlog_size & -config->backlog_size;
 	config->socket_path = settings[SOCKET].value;
-	config->ops_path = strcmp(settings[OPS_SOCKET].value, "none") == 0 ? NULL : settings[OPS_SOCKET].value;
+	config->ops_path = path_or_none(OPS_SOCKET);
+	config->metrics_path = path_or_none(METRICS_SOCKET);
 	config->ops_by_default = strcmp(settings[OPS_SOCKET].origin, "default") == 0;
 	config->direct_url = settings[DATABASE_DIRECT_URL].value;
 	config->publish_url = settings[DATABASE_URL].value ? settings[DATABASE_URL].value : config->direct_url;

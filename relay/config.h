@@ -2,6 +2,8 @@
  * cannot work is refused here, before anything is opened. Called by main; everybody else reads struct config. */
 #pragma once
 
+#include "access.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -30,6 +32,7 @@ struct config {
 	const char *socket_path;
 	const char *ops_path; /* NULL: no ops socket */
 	bool ops_by_default;  /* nobody asked for it by name */
+	const char *metrics_path; /* NULL: no metrics socket */
 	unsigned socket_mode;
 	struct channel channels[CHANNELS_MAX];
 	unsigned n_channels;
@@ -38,7 +41,15 @@ struct config {
 	bool reconcile;
 	double recovery_rate;	 /* rows a second; 0: unlimited */
 	double recovery_timeout; /* seconds without a row */
-	unsigned workers_max;
+	struct access access;
+
+	/* Limits: what a peer can make grow. */
+	unsigned workers_max, workers_per_uid_max;
+	unsigned subscriptions_max;	/* by pubkey, of one worker */
+	size_t worker_queue_size;	/* bytes that wait for one worker beside the backlog */
+	unsigned worker_publishes_max;	/* requests of one worker that wait for PostgreSQL */
+	unsigned publish_queue_max;	/* of all */
+	size_t publish_queue_size;	/* bytes, of all */
 };
 
 /* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.

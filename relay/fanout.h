@@ -47,6 +47,7 @@ struct fanout {
 	uint64_t n_recovered;
 	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
 	uint64_t n_deliveries, n_wakes, n_overruns;
+	uint64_t n_limited[LIMITS_N];
 	uint64_t n_accepted, n_closed[WORKER_CLOSES], n_errors[WORKER_ERRORS];
 };
 

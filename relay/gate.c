@@ -21,9 +21,10 @@ static struct diag_limit accept_limit;
 
 int gate_claim(struct gate *g, const char *path)
 {
-	char lock_path[sizeof((struct sockaddr_un *)0)->sun_path + 8];
+	char lock_path[sizeof g->path + 8];
 
-	*g = (struct gate){.path = path, .fd = -1};
+	*g = (struct gate){.fd = -1};
+	snprintf(g->path, sizeof g->path, "%s", path);
 	snprintf(lock_path, sizeof lock_path, "%s.lock", path);
 	g->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (g->lock_fd < 0)
@@ -79,18 +80,24 @@ static int remove_stale(const char *path)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
-int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
-	      void *context)
+void gate_inherit(struct gate *g, int fd)
+{
+	struct sockaddr_un address = {0};
+	socklen_t len = sizeof address;
+
+	*g = (struct gate){.inherited = true, .fd = fd, .lock_fd = -1};
+	if (getsockname(fd, (struct sockaddr *)&address, &len) == 0)
+		snprintf(g->path, sizeof g->path, "%.*s", (int)sizeof address.sun_path, address.sun_path);
+}
+
+static int bind_and_listen(struct gate *g, unsigned mode)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-	g->loop = loop;
-	g->accepted = accepted;
-	g->context = context;
 	int r = remove_stale(g->path);
+
 	if (r < 0)
 		return r;
-	strncpy(address.sun_path, g->path, sizeof address.sun_path - 1);
+	memcpy(address.sun_path, g->path, sizeof address.sun_path);
 	g->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (g->fd < 0)
 		return -errno;
@@ -100,8 +107,20 @@ int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accept
 		r = -errno;
 		close(g->fd);
 		g->fd = -1;
-		return r;
 	}
+	return r;
+}
+
+int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
+	      void *context)
+{
+	int r = g->inherited ? 0 : bind_and_listen(g, mode);
+
+	if (r < 0)
+		return r;
+	g->loop = loop;
+	g->accepted = accepted;
+	g->context = context;
 	ev_io_init(&g->acceptor, on_acceptable, g->fd, EV_READ);
 	ev_init(&g->pause, on_pause_over);
 	g->pause.repeat = ACCEPT_PAUSE_SECONDS;
@@ -113,13 +132,18 @@ int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accept
 void gate_close(struct gate *g)
 {
 	if (g->fd >= 0) {
-		ev_io_stop(g->loop, &g->acceptor);
-		ev_timer_stop(g->loop, &g->pause);
-		unlink(g->path);
+		if (g->loop) {
+			ev_io_stop(g->loop, &g->acceptor);
+			ev_timer_stop(g->loop, &g->pause);
+		}
+		/* Whoever connects to a path that is systemd's waits for the next relay. */
+		if (!g->inherited)
+			unlink(g->path);
 		close(g->fd);
 		g->fd = -1;
 	}
 	if (g->lock_fd >= 0)
 		close(g->lock_fd);
 	g->lock_fd = -1;
+	g->inherited = false;
 }

@@ -8,6 +8,7 @@
 #include "clock.h"
 #include "diag.h"
 #include "relay.h"
+#include "systemd.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -274,41 +275,19 @@ static void on_forget(void *context, struct worker *worker)
 static void on_worker_accepted(void *context, int fd)
 {
 	struct relay *r = context;
-	struct worker *w = worker_open(&r->fanout, fd);
 
-	if (w && r->fanout.n_workers > r->config.workers_max)
-		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
-}
-
-/* The ops socket that nobody asked for may be missing: on a developer's machine there is no /run/pgherald. */
-static int without_ops(struct relay *r, int result)
-{
-	if (!r->config.ops_by_default)
-		return result;
-	diag(DIAG_WARNING, "there is no ops socket, since %s cannot be had: %s; set PGHERALD_OPS_SOCKET", r->config.ops_path,
-		strerror(-result));
-	gate_close(&r->ops_gate);
-	r->config.ops_path = NULL;
-	return 0;
+	worker_open(&r->fanout, fd);
 }
 
 static void open_gates(struct relay *r)
 {
-	const char *path = r->config.ops_path;
-	int result = 0;
+	const struct gate_taker takers[GATES_N] = {
+		[GATE_METRICS] = {metrics_socket_accepted, &r->metrics_socket},
+		[GATE_OPS] = {ops_accepted, &r->ops},
+		[GATE_WORKERS] = {on_worker_accepted, r},
+	};
 
-	if (path) {
-		result = gate_open(&r->ops_gate, r->loop, r->config.socket_mode, ops_accepted, &r->ops);
-		if (result < 0)
-			result = without_ops(r, result);
-	}
-	/* Last: who can reach it finds all of the relay there. */
-	if (result == 0) {
-		path = r->config.socket_path;
-		result = gate_open(&r->gate, r->loop, r->config.socket_mode, on_worker_accepted, r);
-	}
-	if (result < 0) {
-		diag(DIAG_ERROR, "start refused: cannot listen on %s: %s", path, strerror(-result));
+	if (gates_open(&r->gates, r->loop, &r->config, takers) < 0) {
 		stop_now(r, EXIT_FAILURE);
 		return;
 	}
@@ -317,10 +296,22 @@ static void open_gates(struct relay *r)
 	if (r->config.mode == MODE_POSTGRES)
 		go_live(r);
 	diag(DIAG_NOTICE, "ready version=" PGHERALD_VERSION " mode=%s socket=%s channels=%u",
-		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->config.socket_path, r->config.n_channels);
+		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->gates.gates[GATE_WORKERS].path, r->config.n_channels);
+	systemd_notify("READY=1");
 }
 
 /* Every second */
+
+static void tell_status(const struct relay *r)
+{
+	if (r->config.mode == MODE_LOCAL)
+		systemd_status("local mode, %u workers", r->fanout.n_workers);
+	else if (r->upstream.state == UPSTREAM_LIVE)
+		systemd_status("hears PostgreSQL, %u workers", r->fanout.n_workers);
+	else
+		systemd_status("upstream %s, %u workers; last error: %s", upstream_state_name(r->upstream.state),
+			r->fanout.n_workers, *r->upstream.last_error ? r->upstream.last_error : "none");
+}
 
 static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
@@ -335,6 +326,7 @@ static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 	(void)events;
 	rates_sample(&r->rates, counts);
 	ops_tick(&r->ops);
+	tell_status(r);
 }
 
 /* The end */
@@ -366,7 +358,8 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 		return;
 	r->stopping = true;
 	diag(DIAG_NOTICE, "stopping on %s", watcher->signum == SIGTERM ? "SIGTERM" : "SIGINT");
-	gate_close(&r->gate);
+	systemd_notify("STOPPING=1");
+	gate_close(&r->gates.gates[GATE_WORKERS]);
 	fanout_stop_reading(&r->fanout);
 	if (!r->ready || r->config.mode == MODE_LOCAL) {
 		stop_now(r, EXIT_SUCCESS);
@@ -395,34 +388,20 @@ static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 	refuse_start(r, why);
 }
 
-static int claim_gates(struct relay *r)
+/* Each worker takes a descriptor; the rest have theirs too. */
+static void raise_descriptor_limit(const struct config *config)
 {
-	const char *path = r->config.socket_path;
-	int result = gate_claim(&r->gate, path);
-
-	r->ops_gate = (struct gate){.fd = -1, .lock_fd = -1};
-	if (result == 0 && r->config.ops_path) {
-		path = r->config.ops_path;
-		result = gate_claim(&r->ops_gate, path);
-		if (result < 0)
-			result = without_ops(r, result);
-	}
-	if (result == -EADDRINUSE)
-		diag(DIAG_ERROR, "start refused: another relay serves %s", path);
-	else if (result < 0)
-		diag(DIAG_ERROR, "start refused: cannot claim %s: %s", path, strerror(-result));
-	return result;
-}
-
-/* Each worker takes a descriptor. */
-static void raise_descriptor_limit(void)
-{
+	rlim_t needed = config->workers_max + OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + 64;
 	struct rlimit limit;
 
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_max < needed)
+		diag(DIAG_WARNING, "PGHERALD_WORKERS_MAX is more than the limit on open files allows; raise LimitNOFILE= "
+				   "limit=%llu needed=%llu",
+			(unsigned long long)limit.rlim_max, (unsigned long long)needed);
 }
 
 static void watch(struct relay *r)
@@ -473,14 +452,15 @@ int main(int argc, char **argv)
 	int result = config_load(&r->config, argc, argv);
 	if (result != 0)
 		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
-	raise_descriptor_limit();
+	systemd_init();
+	raise_descriptor_limit(&r->config);
 	r->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
 	if (!r->loop) {
 		diag(DIAG_ERROR, "start refused: no event loop can be had from the kernel");
 		return EXIT_FAILURE;
 	}
 	r->started = clock_now();
-	if (claim_gates(r) < 0)
+	if (gates_claim(&r->gates, &r->config) < 0)
 		return EXIT_FAILURE;
 	watch(r);
 	r->decode.config = &r->config;
@@ -492,7 +472,9 @@ int main(int argc, char **argv)
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode);
 	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
 	ops_init(&r->ops, r);
+	metrics_socket_init(&r->metrics_socket, r);
 	ev_timer_start(r->loop, &r->second);
+	systemd_watchdog_start(r->loop);
 	if (r->config.mode == MODE_POSTGRES) {
 		start_postgres(r);
 	} else {
@@ -507,11 +489,11 @@ int main(int argc, char **argv)
 		ev_run(r->loop, 0);
 
 	ops_close(&r->ops);
-	gate_close(&r->ops_gate);
+	metrics_socket_close(&r->metrics_socket);
 	if (r->config.mode == MODE_POSTGRES)
 		stop_postgres(r);
 	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
-	gate_close(&r->gate);
+	gates_close(&r->gates);
 	reconcile_close(&r->reconcile);
 	recovery_close(&r->recovery);
 	fanout_close(&r->fanout);

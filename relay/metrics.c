@@ -161,6 +161,14 @@ static void print_workers(struct page *p, const struct relay *r)
 		labelled(p, "code", worker_error_code(i), f->n_errors[i]);
 }
 
+static void print_limits(struct page *p, const struct relay *r)
+{
+	family(p, "pgherald_limit_reached_total", "counter", "How often a limit was reached, and somebody refused or held up.");
+	for (unsigned i = 0; i < LIMITS_N; i++)
+		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
+	labelled(p, "limit", "publish_queue", r->publisher.n_full);
+}
+
 /* The names that every Prometheus client library uses. */
 static void print_process(struct page *p)
 {
@@ -194,11 +202,15 @@ void metrics_print(const struct relay *r, FILE *out, bool json)
 		print_postgres(p, r);
 	print_fanout(p, r);
 	print_workers(p, r);
+	print_limits(p, r);
 	family(p, "pgherald_log_lines_total", "counter", "Lines logged, by level.");
 	labelled(p, "level", "error", diag_count(DIAG_ERROR));
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
 	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops.n_accepted);
 	counter(p, "pgherald_ops_dropped_total", "Those of them that were refused, or dropped for not reading.", r->ops.n_dropped);
+	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.", r->metrics_socket.n_requests);
+	counter(p, "pgherald_metrics_refused_total", "Connections to the metrics socket that were refused.",
+		r->metrics_socket.n_refused);
 	print_process(p);
 }

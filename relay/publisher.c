@@ -436,11 +436,12 @@ void publisher_abandon(struct publisher *p, const char *code, const char *text)
 int publisher_submit(struct publisher *p, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
 		     struct wire_str payload)
 {
-	if (p->queue.n >= PUBLISHER_QUEUE_MAX || p->queue.bytes + payload.len > PUBLISHER_QUEUE_BYTES_MAX) {
+	if (p->queue.n + p->in_flight.n >= p->config->publish_queue_max ||
+	    p->queue.bytes + p->in_flight.bytes + payload.len > p->config->publish_queue_size) {
 		p->n_full++;
 		diag_limited(&full_limit, DIAG_WARNING,
 			"the publish queue is full, so requests are refused; PostgreSQL is away or slow requests=%u bytes=%zu",
-			p->queue.n, p->queue.bytes);
+			p->queue.n + p->in_flight.n, p->queue.bytes + p->in_flight.bytes);
 		return -EBUSY;
 	}
 	struct publish_request *r = malloc(sizeof *r + payload.len);

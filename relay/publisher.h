@@ -9,9 +9,6 @@
 #include "session.h"
 #include "wire.h"
 
-/* Requests that may wait, in all. A source is a worker's id; 0 is the relay itself. */
-#define PUBLISHER_QUEUE_MAX 65536
-#define PUBLISHER_QUEUE_BYTES_MAX ((size_t)64 << 20)
 #define PUBLISHER_BATCH_MAX 4096
 #define PUBLISHER_BATCH_BYTES_MAX ((size_t)1 << 20)
 /* From the request to its answer. */
@@ -79,7 +76,7 @@ void publisher_start(struct publisher *publisher, struct ev_loop *loop, const st
 		     const struct publisher_events *events, void *context);
 /* Requests that are still there are forgotten. */
 void publisher_stop(struct publisher *publisher);
-/* channel: of the configuration. 0: published follows. -EBUSY: the queue is full. -ENOMEM. */
+/* source: a worker's id, or 0 for the relay itself. channel: of the configuration. 0: published follows. -EBUSY: the queue is full. -ENOMEM. */
 int publisher_submit(struct publisher *publisher, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
 		     struct wire_str payload);
 /* Nothing waits and nothing is in flight. */

@@ -6,7 +6,8 @@
 #include "config.h"
 #include "decode.h"
 #include "fanout.h"
-#include "gate.h"
+#include "gates.h"
+#include "metrics_socket.h"
 #include "ops.h"
 #include "publisher.h"
 #include "rates.h"
@@ -20,13 +21,13 @@ struct relay {
 	struct upstream upstream;
 	struct decode decode;
 	struct fanout fanout; /* backlog, router, workers */
-	struct gate gate;
 	struct publisher publisher;
 	struct canary canary;
 	struct recovery recovery;
 	struct reconcile reconcile;
 	struct ops ops;
-	struct gate ops_gate;
+	struct metrics_socket metrics_socket;
+	struct gates gates;
 	struct rates rates;
 	struct ev_timer second;
 

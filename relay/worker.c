@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct diag_limit protocol_limit, refusal_limit;
+static struct diag_limit close_limit, refusal_limit, pause_limit;
 
 const char *worker_state_name(enum worker_state state)
 {
@@ -39,6 +39,20 @@ const char *worker_close_code(unsigned i)
 	return close_codes[i];
 }
 
+const char *worker_limit_name(enum worker_limit limit)
+{
+	static const char *const names[LIMITS_N] = {
+		[LIMIT_WORKERS] = "workers",
+		[LIMIT_WORKERS_PER_UID] = "workers_per_uid",
+		[LIMIT_SUBSCRIPTIONS] = "subscriptions",
+		[LIMIT_WORKER_QUEUE] = "worker_queue",
+		[LIMIT_WORKER_PUBLISHES] = "worker_publishes",
+		[LIMIT_FRAME] = "frame",
+	};
+
+	return names[limit];
+}
+
 static unsigned index_of(const char *const *codes, const char *code)
 {
 	unsigned i = 0;
@@ -53,6 +67,14 @@ static void answer_error(struct worker *w, bool has_id, uint64_t id, const char 
 	w->fanout->n_errors[index_of(error_codes, code)]++;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
 				  .error = {has_id, id, wire_str(code), wire_str(text)}});
+}
+
+/* A request that the worker is not entitled to. */
+static void refuse(struct worker *w, uint64_t id, const char *code, const char *text)
+{
+	diag_limited(&refusal_limit, DIAG_WARNING, "a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"",
+		text, code, (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+	answer_error(w, true, id, code, text);
 }
 
 static void protocol_error(struct worker *w, const char *what)
@@ -82,7 +104,7 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 	if (w->state == WORKER_DEAD)
 		return;
 	if (code && strcmp(code, "shutdown") != 0)
-		diag_limited(&protocol_limit, DIAG_WARNING,
+		diag_limited(&close_limit, DIAG_WARNING,
 			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason, code,
 			(unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	else if (!code)
@@ -194,6 +216,19 @@ static unsigned topic_for(struct worker *w, uint64_t id, struct wire_str name, e
 	return topic;
 }
 
+/* What the request adds. Only near the limit does it matter what is there already. */
+static uint64_t count_new(const struct worker *w, unsigned topic, const struct wire_subscribe *s)
+{
+	const struct router *router = &w->fanout->router;
+	uint64_t n = 0;
+
+	if ((uint64_t)w->n_edges + s->n_pubkeys <= w->fanout->config->subscriptions_max)
+		return s->n_pubkeys;
+	for (uint32_t i = 0; i < s->n_pubkeys; i++)
+		n += !router_has(router, router_key(router, topic, s->pubkeys[i]), w->slot);
+	return n;
+}
+
 static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 {
 	struct fanout *f = w->fanout;
@@ -203,16 +238,19 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES, "a text channel is subscribed to as a whole: pubkeys nil");
 	if (topic == 0)
 		return;
+	if (!(w->rights.listen >> topic & 1)) {
+		refuse(w, s->id, "denied", "PGHERALD_ALLOW does not let this worker listen to the channel");
+		return;
+	}
 	if (!s->pubkeys) {
 		delivery_walk(w);
 		w->all_mask |= UINT64_C(1) << topic;
 		delivery_ok(w, s->id);
 		return;
 	}
-	if (w->n_edges + s->n_pubkeys > WORKER_SUBSCRIPTIONS_MAX) {
-		diag_limited(&refusal_limit, DIAG_WARNING, "a worker asks for more subscriptions than one may have worker=%llu pid=%d limit=%u",
-			(unsigned long long)w->id, (int)w->pid, WORKER_SUBSCRIPTIONS_MAX);
-		answer_error(w, true, s->id, "limit", "more subscriptions than one worker may have");
+	if (w->n_edges + count_new(w, topic, s) > f->config->subscriptions_max) {
+		f->n_limited[LIMIT_SUBSCRIPTIONS]++;
+		refuse(w, s->id, "limit", "more subscriptions than PGHERALD_SUBSCRIPTIONS_MAX allows one worker");
 		return;
 	}
 	for (uint32_t i = 0; i < s->n_pubkeys; i++) {
@@ -249,8 +287,13 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 {
 	struct worker_requests *requests = &w->fanout->requests;
 
-	if (w->n_publishing >= WORKER_PUBLISHING_MAX) {
-		answer_error(w, true, id, "busy", "as many of this worker's requests wait as may");
+	if (!(w->rights.publish >> topic & 1)) {
+		refuse(w, id, "denied", "PGHERALD_ALLOW does not let this worker publish on the channel");
+		return;
+	}
+	if (w->n_publishing >= w->fanout->config->worker_publishes_max) {
+		w->fanout->n_limited[LIMIT_WORKER_PUBLISHES]++;
+		refuse(w, id, "busy", "as many of this worker's requests wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
 		return;
 	}
 	w->n_publishing++;
@@ -356,6 +399,7 @@ static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t l
 		if (r == -EAGAIN)
 			break;
 		if (r < 0) {
+			w->fanout->n_limited[LIMIT_FRAME] += r == -EMSGSIZE;
 			protocol_error(w, r == -EMSGSIZE ? "a frame is larger than 65536 bytes" : "this is no msgpack array");
 			break;
 		}
@@ -373,6 +417,12 @@ static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t l
 		taken += frame_len;
 	}
 	return taken;
+}
+
+/* Bytes of answers and recovered frames. */
+static size_t queued(const struct worker *w)
+{
+	return w->private.end - w->private.start;
 }
 
 static void keep_partial(struct worker *w, const unsigned char *bytes, size_t len)
@@ -413,10 +463,16 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	if (w->state == WORKER_DEAD)
 		return;
 	keep_partial(w, scratch + taken, len - taken);
-	if (w->private.end - w->private.start > WORKER_PRIVATE_MAX) {
-		w->reading = false;
-		ev_io_stop(w->fanout->loop, &w->reader);
-	}
+	if (queued(w) <= w->fanout->config->worker_queue_size)
+		return;
+	/* What its socket takes does not count. */
+	delivery_flush(w);
+	if (w->state == WORKER_DEAD || queued(w) <= w->fanout->config->worker_queue_size)
+		return;
+	w->fanout->n_limited[LIMIT_WORKER_QUEUE]++;
+	diag_limited(&pause_limit, DIAG_NOTICE, "a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
+		(unsigned long long)w->id, (int)w->pid, w->name);
+	worker_stop_reading(w);
 }
 
 void worker_resume_reading(struct worker *w)
@@ -447,13 +503,40 @@ static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 	protocol_error(timer->data, "HELLO did not come in time");
 }
 
+/* It counts itself. */
+static unsigned workers_of(const struct fanout *f, uid_t uid)
+{
+	unsigned n = 0;
+
+	for (const struct worker *w = f->workers; w; w = w->next)
+		n += w->uid == uid;
+	return n;
+}
+
+static void admit(struct worker *w)
+{
+	struct fanout *f = w->fanout;
+	const struct config *config = f->config;
+
+	if (!w->rights.listen && !w->rights.publish) {
+		worker_close(w, "denied", "PGHERALD_ALLOW has no rule for this user");
+	} else if (f->n_workers > config->workers_max) {
+		f->n_limited[LIMIT_WORKERS]++;
+		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
+	} else if (f->n_workers > config->workers_per_uid_max && workers_of(f, w->uid) > config->workers_per_uid_max) {
+		f->n_limited[LIMIT_WORKERS_PER_UID]++;
+		worker_close(w, "limit", "this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
+	}
+}
+
 struct worker *worker_open(struct fanout *f, int fd)
 {
 	struct worker *w = calloc(1, sizeof *w);
-	struct ucred peer = {0};
+	struct ucred peer = {.uid = (uid_t)-1, .gid = (gid_t)-1};
 	socklen_t len = sizeof peer;
 
 	if (!w || fanout_add(f, w) < 0) {
+		diag_limited(&close_limit, DIAG_WARNING, "a worker is turned away: memory is short");
 		free(w);
 		close(fd);
 		return NULL;
@@ -463,6 +546,7 @@ struct worker *worker_open(struct fanout *f, int fd)
 	w->fd = fd;
 	w->pid = peer.pid;
 	w->uid = peer.uid;
+	w->rights = access_of_peer(&f->config->access, fd, peer.uid, peer.gid);
 	w->since = clock_now();
 	w->all_mask = 1u << TOPIC_ALL;
 	w->first_edge = ROUTER_END;
@@ -473,7 +557,8 @@ struct worker *worker_open(struct fanout *f, int fd)
 	w->reading = true;
 	ev_io_start(f->loop, &w->reader);
 	timer_arm(f->loop, &w->hello_deadline, WORKER_HELLO_SECONDS);
-	return w;
+	admit(w);
+	return w->state == WORKER_DEAD ? NULL : w;
 }
 
 void worker_note_checkpoint(struct worker *w)
@@ -523,7 +608,7 @@ bool worker_recovered(struct worker *w, const struct decoded *d)
 
 bool worker_takes_more(const struct worker *w)
 {
-	return w->private.end - w->private.start <= WORKER_PRIVATE_MAX / 2;
+	return queued(w) <= w->fanout->config->worker_queue_size / 2;
 }
 
 void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)

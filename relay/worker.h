@@ -3,6 +3,7 @@
  * through struct worker_requests. The gate makes workers, the fan-out flushes them. */
 #pragma once
 
+#include "access.h"
 #include "checkpoint.h"
 #include "wire.h"
 
@@ -15,16 +16,21 @@ struct fanout;
 struct recovery_member;
 struct worker;
 
-/* Of one worker alone; there is no limit on what all have together but the limit on workers. */
-#define WORKER_SUBSCRIPTIONS_MAX (1u << 20)
-/* While this many bytes wait for the worker beside the backlog, its requests are not read. */
-#define WORKER_PRIVATE_MAX ((size_t)256 << 10)
-/* Its NOTIFYs and SENDs that may wait for PostgreSQL. */
-#define WORKER_PUBLISHING_MAX 4096
 /* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from its list. */
 #define WORKER_WANTED_MAX 1024
 #define WORKER_HELLO_SECONDS 10.
 #define WORKER_NAME_MAX 64
+
+/* What was reached, and how often, the fan-out counts; how much it is, the configuration says. */
+enum worker_limit {
+	LIMIT_WORKERS,
+	LIMIT_WORKERS_PER_UID,
+	LIMIT_SUBSCRIPTIONS,
+	LIMIT_WORKER_QUEUE,
+	LIMIT_WORKER_PUBLISHES,
+	LIMIT_FRAME,
+	LIMITS_N,
+};
 
 /* How many codes there are. */
 #define WORKER_ERRORS 9
@@ -73,6 +79,7 @@ struct worker {
 	uint64_t id;   /* never used again: everybody else's name for it */
 	pid_t pid;
 	uid_t uid;
+	struct access_rights rights;
 	double since;
 	char name[WORKER_NAME_MAX + 1];
 
@@ -131,7 +138,8 @@ const char *worker_state_name(enum worker_state state);
 /* The codes of ERROR and BYE; "left" for those who went by themselves. What the fan-out counts, by index. */
 const char *worker_error_code(unsigned i);
 const char *worker_close_code(unsigned i);
-/* Takes fd over. NULL when memory is short: fd is closed. */
+const char *worker_limit_name(enum worker_limit limit);
+/* Takes fd over. NULL when there is no worker: it may not connect, and was told so, or memory is short. */
 struct worker *worker_open(struct fanout *fanout, int fd);
 /* Bring worker->passed up to its cursor. */
 void worker_note_checkpoint(struct worker *worker);

@@ -75,7 +75,8 @@ class Bye(NamedTuple):
 
 
 FRAMES = {16: Welcome, 17: Ok, 18: Error, 19: Change, 20: Message, 21: Checkpoint, 22: Gap, 23: Upstream, 24: Bye}
-ERRORS = {"channel", "invalid", "too-long", "limit", "busy", "timeout", "rejected", "unknown-type"}
+ERRORS = {"channel", "invalid", "too-long", "limit", "busy", "timeout", "rejected", "unknown-type",
+          "denied"}
 BYES = {"shutdown", "evicted", "protocol", "denied", "limit"}
 CAUSES = {"overrun", "restart", "upstream", "recovery"}
 

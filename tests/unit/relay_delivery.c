@@ -60,7 +60,9 @@ static void start(void)
 
 	loop = ev_default_loop(EVFLAG_AUTO);
 	config = (struct config){.mode = MODE_LOCAL, .backlog_size = BACKLOG_SIZE_MIN * 16, .n_channels = 2,
-		.channels = {{"data", CHANNEL_CHANGES}, {"log", CHANNEL_TEXT}}};
+		.channels = {{"data", CHANNEL_CHANGES}, {"log", CHANNEL_TEXT}},
+		.workers_max = 4096, .workers_per_uid_max = 4096, .subscriptions_max = 1 << 20,
+		.worker_queue_size = 256 << 10, .worker_publishes_max = 4096};
 	decoder = (struct decode){.config = &config};
 	cr_assert_eq(fanout_open(&fanout, loop, &config, &requests), 0);
 	cr_assert_eq(wire_decoder_new(&reader), 0);
@@ -429,7 +431,7 @@ Test(delivery, stops_reading_a_worker_that_does_not_read)
 		turn();
 	}
 	cr_assert_lt(sent, (long)len * 5000);
-	cr_assert_leq(p->worker->private.end - p->worker->private.start, WORKER_PRIVATE_MAX + 2 * FANOUT_SCRATCH);
+	cr_assert_leq(p->worker->private.end - p->worker->private.start, config.worker_queue_size + 2 * FANOUT_SCRATCH);
 	cr_assert_not(p->worker->reading);
 	take_all(p);
 	for (int i = 0; i < 2000; i++) {

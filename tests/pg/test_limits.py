@@ -1,0 +1,311 @@
+"""Who may connect and how much of anything: each limit at N, where all is well, and at N + 1, with its code, its counter
+and its line in the log."""
+
+import os
+import resource
+
+import msgpack
+import pytest
+
+from ops import metric
+from procs import wait_until
+from worker import CHANNEL, FRAME_MAX, NOTIFY, PING, Bye, Error, Ok, pack
+
+ROOT = os.geteuid() == 0
+NOBODY, NOGROUP = 65534, 65534
+
+
+def reached(relay, limit):
+    return metric(relay, "pgherald_limit_reached_total", limit=limit)
+
+
+def logged(relay, *words):
+    found = [line for line in relay.lines("WARNING") if all(w in line for w in words)]
+    assert found, f"no WARNING with {words}: {relay.log()}"
+
+
+def as_user(uid, gid, groups, connect):
+    """connect(), as the kernel sees this user do it."""
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        return connect()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups([])
+
+
+def settle(relay):
+    """Whoever looked whether the relay serves is gone."""
+    wait_until(lambda: metric(relay, "pgherald_workers") == 0, "no worker")
+
+
+# Workers
+
+def test_workers_in_all(make_relay):
+    relay = make_relay(PGHERALD_WORKERS_MAX="3").start()
+    settle(relay)
+    workers = [relay.worker() for _ in range(3)]
+    assert reached(relay, "workers") == 0
+    bye = relay.connect().bye()
+    assert bye.code == "limit" and "PGHERALD_WORKERS_MAX" in bye.text
+    assert reached(relay, "workers") == 1 and metric(relay, "pgherald_workers_closed_total", code="limit") == 1
+    logged(relay, "PGHERALD_WORKERS_MAX", "code=limit")
+    workers.pop().close()
+    wait_until(lambda: metric(relay, "pgherald_workers") == 2, "a place is free")
+    relay.worker().publish("alice")
+    for worker in workers:
+        worker.hears("alice")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user")
+def test_workers_of_a_user(make_relay):
+    relay = make_relay(PGHERALD_WORKERS_PER_UID_MAX="2", PGHERALD_SOCKET_MODE="0666").start()
+    settle(relay)
+    workers = [relay.worker() for _ in range(2)]
+    bye = relay.connect().bye()
+    assert bye.code == "limit" and "PGHERALD_WORKERS_PER_UID_MAX" in bye.text
+    other = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("other"))
+    other.subscribe()
+    workers[0].publish("alice")
+    other.hears("alice")
+    assert reached(relay, "workers_per_uid") == 1 and reached(relay, "workers") == 0
+    logged(relay, "PGHERALD_WORKERS_PER_UID_MAX", "code=limit")
+
+
+# One worker
+
+def test_subscriptions_of_a_worker(make_relay):
+    relay = make_relay(PGHERALD_SUBSCRIPTIONS_MAX="5").start()
+    worker, other = relay.worker(pubkeys=["a", "b", "c", "d", "e"]), relay.connect()
+    assert reached(relay, "subscriptions") == 0
+    answer = worker.subscribe(pubkeys=["a", "f"])
+    assert isinstance(answer, Error) and answer.code == "limit"
+    assert reached(relay, "subscriptions") == 1 and metric(relay, "pgherald_errors_total", code="limit") == 1
+    logged(relay, "PGHERALD_SUBSCRIPTIONS_MAX", "code=limit")
+    worker._wants[CHANNEL].discard("f")
+    other.publish("f")  # it was not subscribed
+    assert isinstance(worker.subscribe(pubkeys=["a", "e"]), Ok), "what it has already is no more"
+    assert isinstance(worker.unsubscribe(pubkeys=["a"]), Ok)
+    assert isinstance(worker.subscribe(pubkeys=["f"]), Ok)
+    other.publish("f", "again")
+    worker.hears("f", "again")
+
+
+def test_answers_that_a_worker_does_not_read(make_relay):
+    """Its requests wait; when it reads, it gets all."""
+    relay = make_relay(PGHERALD_WORKER_QUEUE_SIZE="64K").start()
+    other, raw = relay.worker(), relay.raw()
+    raw.write(pack(0, 1, "raw", None) + b"".join(pack(PING, i) for i in range(20000)))
+    relay.ops("version")
+    assert reached(relay, "worker_queue") == 0, "so much fits in the socket"
+    raw.socket.setblocking(False)
+    asked = 20000
+    pings = b""
+
+    def send():
+        nonlocal asked, pings
+        try:
+            while True:
+                if not pings:
+                    pings = b"".join(pack(PING, asked + i) for i in range(1000))
+                    asked += 1000
+                pings = pings[raw.socket.send(pings):]
+        except BlockingIOError:
+            return reached(relay, "worker_queue") == 1
+    wait_until(send, "the relay reads no more")
+    assert [line for line in relay.lines("NOTICE") if "does not read its answers" in line], relay.log()
+    other.publish("alice")
+    other.hears("alice")
+
+    unpacker, answers = msgpack.Unpacker(), []
+
+    def reads():
+        nonlocal pings
+        try:
+            unpacker.feed(raw.socket.recv(65536))
+            answers.extend(frame[1] for frame in unpacker if frame[0] == 17)
+        except BlockingIOError:
+            pass
+        try:
+            pings = pings[raw.socket.send(pings):]
+        except BlockingIOError:
+            pass
+        return len(answers) == asked
+    wait_until(reads, "all answers")
+    assert answers == list(range(asked))
+
+
+def test_the_size_of_a_frame(local_relay):
+    worker, other = local_relay.worker(), local_relay.worker()
+    frame = pack(PING, 7, b"\0" * (FRAME_MAX - 6))
+    assert len(frame) == FRAME_MAX
+    worker.ask_raw(frame, [7])
+    assert isinstance(worker.answer(7), Ok) and reached(local_relay, "frame") == 0
+    worker.write(pack(PING, 8, b"\0" * (FRAME_MAX - 5)))
+    assert worker.bye().code == "protocol"
+    assert reached(local_relay, "frame") == 1
+    logged(local_relay, "65536", "code=protocol")
+    other.ping()
+
+
+# Publishing
+
+@pytest.fixture
+def stuck(make_relay, own_pg, own_db):
+    """A relay whose PostgreSQL does not answer, so that requests wait."""
+    def start(**environment):
+        relay = make_relay(DATABASE_DIRECT_URL=own_db.direct_url, **environment).start()
+        settle(relay)
+        own_pg.freeze()
+        return relay
+    yield start
+    own_pg.thaw()
+
+
+def test_requests_of_a_worker_that_wait(stuck):
+    relay = stuck(PGHERALD_WORKER_PUBLISHES_MAX="4")
+    greedy, modest = relay.connect("greedy"), relay.connect("modest")
+    asked = [greedy.ask(NOTIFY, CHANNEL, f"u{i}", None) for i in range(4)]
+    greedy.ping()
+    assert not any(greedy.answered(id) for id in asked) and reached(relay, "worker_publishes") == 0
+    answer = greedy.notify("one more")
+    assert isinstance(answer, Error) and answer.code == "busy"
+    mine = modest.ask(NOTIFY, CHANNEL, "alice", None)
+    modest.ping()
+    assert not modest.answered(mine), "the other's is taken"
+    assert reached(relay, "worker_publishes") == 1 and reached(relay, "publish_queue") == 0
+    logged(relay, "PGHERALD_WORKER_PUBLISHES_MAX", "code=busy")
+
+
+@pytest.mark.parametrize("setting, payload", [("PGHERALD_PUBLISH_QUEUE_MAX", "u"),
+                                              ("PGHERALD_PUBLISH_QUEUE_SIZE", "u" * 1000)])
+def test_requests_of_all_that_wait(stuck, setting, payload):
+    relay = stuck(**{setting: {"PGHERALD_PUBLISH_QUEUE_MAX": "6", "PGHERALD_PUBLISH_QUEUE_SIZE": "8192"}[setting]})
+    workers = [relay.connect() for _ in range(4)]
+    fits = 6 if payload == "u" else 8
+    for i in range(fits):
+        workers[i % 3].ask(NOTIFY, CHANNEL, payload, None)
+    for worker in workers:
+        worker.ping()
+    assert reached(relay, "publish_queue") == 0 and not any(w.of(Error) for w in workers)
+    answer = workers[3].notify(payload)
+    assert isinstance(answer, Error) and answer.code == "busy"
+    assert reached(relay, "publish_queue") == 1 and metric(relay, "pgherald_errors_total", code="busy") == 1
+    logged(relay, "publish queue is full")
+
+
+@pytest.mark.parametrize("setting", ["WORKERS_MAX", "WORKERS_PER_UID_MAX", "SUBSCRIPTIONS_MAX", "WORKER_QUEUE_SIZE",
+                                     "WORKER_PUBLISHES_MAX", "PUBLISH_QUEUE_MAX", "PUBLISH_QUEUE_SIZE"])
+@pytest.mark.parametrize("value", ["0", "-1", "x", "99999999999999999999"])
+def test_limits_that_cannot_work(make_relay, setting, value):
+    assert f"PGHERALD_{setting}" in make_relay(**{f"PGHERALD_{setting}": value}).launch().fails()
+
+
+# Rights
+
+@pytest.fixture
+def allowing(make_relay):
+    def start(allow, **environment):
+        relay = make_relay(PGHERALD_ALLOW=allow, PGHERALD_SOCKET_MODE="0666",
+                           PGHERALD_CHANNELS="a,b,log:text", **environment).start()
+        return relay
+    return start
+
+
+def may(relay, uid=NOBODY, gid=NOGROUP, groups=()):
+    """What this user may do: "listen a", "publish a" and so on; or the code of BYE."""
+    worker = as_user(uid, gid, list(groups), lambda: relay.connect("who")) if ROOT else relay.connect("who")
+    worker.wait_until(lambda: worker.frames, "the first frame")
+    if isinstance(worker.frames[0], Bye):
+        return worker.bye().code
+    found = set()
+    for channel in ("a", "b"):
+        for right, ask in (("listen", lambda: worker.subscribe(channel)),
+                           ("publish", lambda: worker.notify("x", channel=channel))):
+            answer = ask()
+            assert isinstance(answer, Ok) or answer.code == "denied", answer
+            if isinstance(answer, Ok):
+                found.add(f"{right} {channel}")
+    return found
+
+
+ALL = {"listen a", "listen b", "publish a", "publish b"}
+
+
+@pytest.mark.skipif(not ROOT, reason="needs other users")
+@pytest.mark.parametrize("allow, nobody", [
+    ("", ALL),
+    ("*=both", ALL),
+    ("nobody=both", ALL),
+    (f"{NOBODY}=listen", {"listen a", "listen b"}),
+    ("nobody=publish:b", {"publish b"}),
+    ("*=listen,nobody=publish:a", {"listen a", "listen b", "publish a"}),
+    ("nobody=listen:a, nobody=listen:b", {"listen a", "listen b"}),
+    ("@nogroup=listen", {"listen a", "listen b"}),
+    ("@daemon=publish", {"publish a", "publish b"}),
+    ("root=both", "denied"),
+    ("@adm=both", "denied"),
+])
+def test_rules(allowing, allow, nobody):
+    """nobody is in nogroup, and here in daemon too."""
+    assert may(allowing(allow), groups=[1]) == nobody
+
+
+def test_whoever_has_no_rule_is_turned_away(allowing):
+    relay = allowing("daemon=both")
+    bye = relay.connect().bye()
+    assert bye.code == "denied" and "PGHERALD_ALLOW" in bye.text
+    assert metric(relay, "pgherald_workers_closed_total", code="denied") >= 1
+    logged(relay, "PGHERALD_ALLOW", "code=denied")
+
+
+def test_a_listener_cannot_publish(allowing):
+    relay = allowing("*=listen,*=publish:b")
+    worker = relay.worker("a", "b")
+    assert worker.notify("x", channel="a").code == "denied"
+    assert worker.send("log", "x").code == "denied"
+    worker.publish("x", channel="b")
+    assert worker.hears("x").channel == "b"
+    assert metric(relay, "pgherald_errors_total", code="denied") == 2
+    logged(relay, "PGHERALD_ALLOW", "code=denied")
+
+
+def test_a_publisher_cannot_listen(allowing):
+    relay = allowing("*=publish")
+    worker = relay.connect()
+    for pubkeys in (None, ["x"]):
+        answer = worker.subscribe("a", pubkeys)
+        assert isinstance(answer, Error) and answer.code == "denied"
+    worker._wants.clear()
+    worker.publish("x", channel="a")
+    worker.ping()
+    assert not worker.changes
+
+
+@pytest.mark.parametrize("allow", ["x", "nobody", "nobody=", "nobody=write", "no-such-user=both", "@no-such-group=both",
+                                   "nobody=both:nowhere", "nobody=both:", "=both", "*=both,"])
+def test_rules_that_cannot_work(make_relay, allow):
+    assert "PGHERALD_ALLOW" in make_relay(PGHERALD_ALLOW=allow).launch().fails()
+
+
+# Files
+
+def test_out_of_descriptors_those_who_are_there_are_served(make_relay):
+    """The limit of the process is lower than the number of workers who come: nobody who is served notices."""
+    relay = make_relay().start()
+    workers = [relay.worker() for _ in range(3)]
+    resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (relay.fds() + 4, relay.fds() + 4))
+    waiting = [relay.raw() for _ in range(12)]
+    workers[0].publish("alice")
+    for worker in workers:
+        worker.hears("alice")
+    wait_until(lambda: [line for line in relay.lines("WARNING") if "cannot be accepted" in line], "a line that says so")
+    assert len(relay.lines("WARNING")) < 20, "and not one a try"
+    for raw in waiting:
+        raw.close()
+    late = relay.worker()
+    late.publish("bob")
+    workers[1].hears("bob")
