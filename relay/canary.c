@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED". The transaction's own id comes with it because it makes the next snapshot
+/* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED SETTLED_FROM". The transaction's own id comes with it because it makes the next snapshot
  * differ from this one without anything having happened. */
 #define MAGIC "pgherald1"
 #define CANARY_SQL                                                                                               \
 	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"                 \
-	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text)), " UPSTREAM_IDENTITY_SQL
+	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL
 
 /* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn. */
 #define TURN_OWN 0.95
@@ -110,11 +110,14 @@ static void send_canary(struct canary *c)
 		!c->reconciles			? CANARY_NOBODY_KNOWS
 		: c->proving || !c->settled[0] ? CANARY_NOT_YET
 						: c->settled);
-	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled_text}};
+	snprintf(c->settled_from_text, sizeof c->settled_from_text, "%s",
+		*c->settled_from ? c->settled_from : CANARY_NOBODY_KNOWS);
+	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled_text},
+		{.value = c->settled_from_text}};
 	c->in_flight = c->awaited = true;
 	c->committed_at = clock_now();
 	c->n_sent++;
-	publisher_ask(c->publisher, CANARY_SQL, params, 3, on_statement, c);
+	publisher_ask(c->publisher, CANARY_SQL, params, 4, on_statement, c);
 }
 
 /* Turns */
@@ -157,12 +160,12 @@ static bool word(const char **text, char *buf, size_t size)
 	return true;
 }
 
-static bool good_settled(const char *settled)
+static bool good_settled(const char *settled, const char *from)
 {
 	struct checkpoint_parts parts;
 
 	return strcmp(settled, CANARY_NOT_YET) == 0 || strcmp(settled, CANARY_NOBODY_KNOWS) == 0 ||
-	       checkpoint_parse(settled, &parts) == 0;
+	       (checkpoint_parse(settled, &parts) == 0 && checkpoint_parse(from, &parts) == 0);
 }
 
 /* If the canary's transaction was the next in line and no other was in progress, then a server that has gone no further
@@ -193,19 +196,20 @@ static void on_own(struct canary *c, const char *token, const char *settled)
 	c->activity = false;
 	if (c->turns_owed > 0)
 		c->turns_owed--;
-	c->events->turn(c->context, token, settled, true);
+	c->events->turn(c->context, token, settled, NULL, true);
 }
 
 void canary_notification(struct canary *c, struct wire_str payload)
 {
 	char magic[16], epoch[64], number[24], xid[24], token[CHECKPOINT_TOKEN_MAX + 1],
-		settled[CHECKPOINT_TOKEN_MAX + 1];
+		settled[CHECKPOINT_TOKEN_MAX + 1], from[CHECKPOINT_TOKEN_MAX + 1];
 	const char *text = payload.ptr;
 	struct checkpoint_parts parts;
 
 	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 || !word(&text, epoch, sizeof epoch) ||
 	    !word(&text, number, sizeof number) || !word(&text, xid, sizeof xid) || !word(&text, token, sizeof token) ||
-	    !word(&text, settled, sizeof settled) || checkpoint_parse(token, &parts) < 0 || !good_settled(settled)) {
+	    !word(&text, settled, sizeof settled) || !word(&text, from, sizeof from) ||
+	    checkpoint_parse(token, &parts) < 0 || !good_settled(settled, from)) {
 		diag_limited(&malformed_limit, DIAG_WARNING,
 			"a notification on the relays' own channel is no canary; who notifies there? channel=" CANARY_CHANNEL
 			" length=%u",
@@ -213,22 +217,28 @@ void canary_notification(struct canary *c, struct wire_str payload)
 		return;
 	}
 	c->n_heard++;
-	note_idle(c, xid, &parts);
 	if (strcmp(epoch, c->epoch) == 0) {
 		/* One that was given up before comes too late to tell anything. */
-		if (c->awaited && strcmp(number, c->number_text) == 0)
+		if (c->awaited && strcmp(number, c->number_text) == 0) {
+			note_idle(c, xid, &parts);
 			on_own(c, token, settled);
+		}
 	} else if (strcmp(settled, CANARY_NOT_YET) != 0) {
+		if (!c->events->turn(c->context, token, settled, from, false)) {
+			/* What it does not answer for is for us to find out, and to tell. */
+			c->turns_owed = TURNS_TO_SETTLE;
+			return;
+		}
+		note_idle(c, xid, &parts);
 		if (ev_is_active(&c->turn))
 			arm(c, jittered(c->interval * TURN_OTHERS));
 		c->activity = false;
-		c->events->turn(c->context, token, settled, false);
 	}
 }
 
 void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, double interval,
 		 struct publisher *publisher, struct upstream *upstream, const char *settled,
-		 const struct canary_events *events, void *context)
+		 const char *settled_from, const struct canary_events *events, void *context)
 {
 	*c = (struct canary){.events = events,
 		.context = context,
@@ -237,7 +247,8 @@ void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, doub
 		.interval = interval,
 		.publisher = publisher,
 		.upstream = upstream,
-		.settled = settled};
+		.settled = settled,
+		.settled_from = settled_from};
 	timer_init(&c->turn, on_turn, c);
 	timer_init(&c->deadline, on_deadline, c);
 }

@@ -21,8 +21,9 @@ struct canary_events {
 	/* While proving: it could not be committed, so nothing is known. */
 	void (*unproven)(void *context, const char *error);
 	/* A canary of somebody's turn was heard. token: the moment it was sent. settled: the moment before which every change
-	 * was heard or announced; CANARY_NOT_YET, CANARY_NOBODY_KNOWS. */
-	void (*turn)(void *context, const char *token, const char *settled, bool own);
+	 * was heard or announced, of those since the moment from; CANARY_NOBODY_KNOWS; in our own, CANARY_NOT_YET too. Returns
+	 * whether this was our turn as well. */
+	bool (*turn)(void *context, const char *token, const char *settled, const char *from, bool own);
 	/* Whether a turn must be taken even if nothing happened. */
 	bool (*pending)(void *context);
 };
@@ -40,7 +41,7 @@ struct canary {
 	double interval;
 	struct publisher *publisher;
 	struct upstream *upstream;
-	const char *settled; /* what our turns say is settled; may change, and be empty */
+	const char *settled, *settled_from; /* what our turns say is settled, and since when; may change, and be empty */
 	bool reconciles;     /* changes that nobody notifies matter too */
 
 	struct ev_timer turn;	  /* until this relay sends one, unless it hears another's */
@@ -52,7 +53,7 @@ struct canary {
 	unsigned turns_owed;	  /* until the checkpoint that has it all is passed on */
 	uint64_t number;	  /* of the last that was sent */
 	char number_text[24];
-	char settled_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
+	char settled_text[CHECKPOINT_TOKEN_MAX + 1], settled_from_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
 	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if something has */
 	double committed_at;
 
@@ -63,7 +64,7 @@ struct canary {
 
 void canary_init(struct canary *canary, struct ev_loop *loop, const char *epoch, double interval,
 		 struct publisher *publisher, struct upstream *upstream, const char *settled,
-		 const struct canary_events *events, void *context);
+		 const char *settled_from, const struct canary_events *events, void *context);
 /* The upstream LISTENs: prove it. One of proved, deaf and unproven follows. */
 void canary_prove(struct canary *canary);
 /* The upstream is gone, or the relay ends: no turns. */

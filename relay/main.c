@@ -177,13 +177,14 @@ static void on_unproven(void *context, const char *error)
 	recover(r, NULL);
 }
 
-static void on_turn(void *context, const char *token, const char *settled, bool own)
+static bool on_turn(void *context, const char *token, const char *settled, const char *from, bool own)
 {
 	struct relay *r = context;
 	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
 	bool known = strcmp(settled, CANARY_NOT_YET) != 0 && strcmp(settled, CANARY_NOBODY_KNOWS) != 0;
 
-	reconcile_turn(&r->reconcile, token, known ? settled : NULL, own);
+	if (!reconcile_turn(&r->reconcile, token, known ? settled : NULL, from, own))
+		return false;
 	/* Until what the upstream missed is recovered, a checkpoint of the fleet's is not ours. */
 	if (r->upstream.state == UPSTREAM_LIVE) {
 		if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0)
@@ -192,6 +193,7 @@ static void on_turn(void *context, const char *token, const char *settled, bool 
 			fanout_checkpoint(&r->fanout, settled);
 	}
 	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
+	return true;
 }
 
 static bool on_pending(void *context)
@@ -429,7 +431,7 @@ static void start_postgres(struct relay *r)
 
 	timer_arm(r->loop, &r->start_deadline, START_SECONDS);
 	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher, &r->upstream,
-		r->reconcile.settled, &canary_events, r);
+		r->reconcile.settled, r->reconcile.settled_from, &canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
 	publisher_start(&r->publisher, r->loop, &r->config, &publisher_events, r);
 }

@@ -231,25 +231,48 @@ static void ask(struct reconcile *rc, const char *token)
 		rc->about_to_settle[0] = '\0';
 		return;
 	}
+	if (since == rc->begin)
+		memcpy(rc->settled_from, since, sizeof rc->settled_from);
 	rc->leading = true;
 	rc->unfinished = false;
 	rc->n_turns++;
 	memcpy(rc->last_own, token, strlen(token) + 1);
 }
 
-void reconcile_turn(struct reconcile *rc, const char *token, const char *settled, bool own)
+/* Another relay answers for all that was committed from a moment on. Whether we do for all before it: it was settled, or our workers
+ * have it. Otherwise, what a relay that has only just started says would have us forget what is older than its start. */
+static bool joins_on(const struct reconcile *rc, const char *from)
 {
+	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
+
+	return (rc->settled[0] && !checkpoint_is_newer(from, rc->settled)) ||
+	       (latest && !checkpoint_is_newer(from, latest->token));
+}
+
+static void adopt(struct reconcile *rc, const char *settled, const char *from)
+{
+	/* Ours and theirs together; or theirs alone, if our workers alone have what is in between. */
+	if (!rc->settled[0] || checkpoint_is_newer(from, rc->settled) || checkpoint_is_newer(rc->settled_from, from))
+		memcpy(rc->settled_from, from, strlen(from) + 1);
+	memcpy(rc->settled, settled, strlen(settled) + 1);
+}
+
+bool reconcile_turn(struct reconcile *rc, const char *token, const char *settled, const char *from, bool own)
+{
+	if (!own && (settled ? !joins_on(rc, from) : rc->enabled))
+		return false;
 	rc->turn++;
 	set_clear(&rc->heard[rc->turn % RECONCILE_TURNS]);
 	memcpy(rc->tokens[rc->turn % RECONCILE_TURNS], token, strlen(token) + 1);
 	if (!own) {
 		give_up_lead(rc);
 		if (settled)
-			memcpy(rc->settled, settled, strlen(settled) + 1);
+			adopt(rc, settled, from);
 	}
 	/* A question that takes longer than a turn, or announcements that do: they are finished first. */
 	if (own && rc->enabled && rc->begin[0] && !rc->asking && rc->n_unconfirmed == 0)
 		ask(rc, token);
+	return true;
 }
 
 void reconcile_begin(struct reconcile *rc, const char *token)

@@ -53,6 +53,7 @@ struct reconcile {
 	uint32_t n_unconfirmed; /* announcements that are not committed yet */
 	bool failed;		/* one of them was not, this turn */
 	char settled[CHECKPOINT_TOKEN_MAX + 1];	      /* of the fleet, as we can vouch for or heard; empty: unknown */
+	char settled_from[CHECKPOINT_TOKEN_MAX + 1];  /* what was committed before this, nobody answers for */
 	char begin[CHECKPOINT_TOKEN_MAX + 1];	      /* since when we heard all; asked from when nothing is settled */
 	char about_to_settle[CHECKPOINT_TOKEN_MAX + 1]; /* once all announcements are committed */
 	char last_own[CHECKPOINT_TOKEN_MAX + 1];      /* of our turn before, while leading */
@@ -69,8 +70,9 @@ void reconcile_reset(struct reconcile *reconcile);
 void reconcile_begin(struct reconcile *reconcile, const char *token);
 /* A change or message came on the upstream. */
 void reconcile_heard(struct reconcile *reconcile, const struct decoded *decoded);
-/* A canary of somebody's turn was heard. settled: NULL when nobody knows, or nobody knows yet. */
-void reconcile_turn(struct reconcile *reconcile, const char *token, const char *settled, bool own);
+/* A canary of somebody's turn was heard. settled: NULL when nobody knows, or nobody knows yet. from: since when; unused in
+ * our own. Returns false when it is no turn for us: what it says leaves out a time that we still answer for. */
+bool reconcile_turn(struct reconcile *reconcile, const char *token, const char *settled, const char *from, bool own);
 /* What the publisher says of an announcement. */
 void reconcile_published(struct reconcile *reconcile, bool committed);
 /* There is more to do, though nothing may happen: no turn may be skipped. */

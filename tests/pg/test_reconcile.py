@@ -176,6 +176,28 @@ def test_the_leader_goes_and_another_takes_over(start_relay, db, bouncer, data, 
     plain.close()
 
 
+def test_a_newcomer_settles_nothing_of_the_time_before_it(start_relay, own_db, own_bouncer, own_data):
+    """The relay that leads is frozen with a change that it has not announced; another starts, and leads, and says from when on
+    all is announced. The first one must not take that for its own time."""
+    first = start_relay(own_db, own_bouncer, **settings())
+    worker = subscriber(first)
+    worker.passes(own_data)
+    first.freeze()
+    own_data.write("silent")
+    second = start_relay(own_db, own_bouncer, **settings())
+    other = subscriber(second)
+    other.passes(own_data)
+    other.passes(own_data)
+    first.thaw()
+    worker.wait_until(lambda: "silent" in worker.pubkeys, "the announcement", 30)
+    # and then they share turns again
+    own_data.write("both")
+    for w in (worker, other):
+        w.hears("both")
+        w.passes(own_data)
+    assert_checkpoints_pass_nothing_unheard(worker, own_data)
+
+
 def test_one_query_an_interval_for_the_whole_fleet(start_relay, db, bouncer, data):
     """Counted in the database, and against one relay alone."""
     db.sql("CREATE SEQUENCE calls")
