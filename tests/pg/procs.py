@@ -24,7 +24,7 @@ def wait_until(condition, what, deadline=DEADLINE):
         if result:
             return result
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline} s: {what}")
+            raise AssertionError(f"not within {deadline} s: {what() if callable(what) else what}")
         time.sleep(0.01)
 
 

@@ -1,0 +1,142 @@
+"""A machine: the real systemd with the real units, in a container over an overlay of this system.
+
+It shares the network with the tests, so PostgreSQL is reached by TCP as from anywhere; and sees PostgreSQL's directory, for
+its Unix socket. What it writes goes with it.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+
+from procs import children, signal_all, wait_until
+from relay import BUILD, TOP
+
+# What is installed: without sanitizers, which the sandbox of the units does not suit.
+INSTALLED = os.path.join(TOP, os.environ.get("PGHERALD_INSTALLED_BUILD", BUILD))
+
+TARGET = """
+[Unit]
+Requires=pgherald@main.service
+After=pgherald@main.service
+"""
+
+
+def why_not():
+    """The reason why there can be no machine here; None when there can."""
+    for program in ("systemd-nspawn", "/lib/systemd/systemd", "meson"):
+        if not shutil.which(program):
+            return f"there is no {program}"
+    if os.geteuid() != 0:
+        return "only root can boot a container"
+    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode != 0:
+        return "there can be no namespaces here"
+    return None
+
+
+class Machine:
+    def __init__(self, run, postgres=None):
+        self.run = run
+        self.directory = run.subdirectory("machine")
+        self.root = os.path.join(self.directory, "root")
+        self._postgres = postgres
+        self._process = None
+        self.leader = None
+        for name in ("upper", "work", "root"):
+            os.mkdir(os.path.join(self.directory, name))
+        layers = f"lowerdir=/,upperdir={self.directory}/upper,workdir={self.directory}/work"
+        run.call(["mount", "-t", "overlay", "overlay", "-o", layers, self.root])
+        # Only what is tested: nothing that this system's administrator has installed.
+        shutil.rmtree(self.path("/etc/systemd/system"))
+        os.mkdir(self.path("/etc/systemd/system"))
+
+    def path(self, inside):
+        """Where a file of the machine is before it runs."""
+        return self.root + inside
+
+    def write(self, inside, text, mode=0o644):
+        os.makedirs(os.path.dirname(self.path(inside)), exist_ok=True)
+        with open(self.path(inside), "w") as file:
+            file.write(text)
+        os.chmod(self.path(inside), mode)
+
+    def install(self):
+        """As "meson install" puts it."""
+        self.run.call(["meson", "install", "-C", INSTALLED, "--no-rebuild", "--quiet", "--destdir", self.root])
+        self.call_before("systemd-sysusers")
+        return self
+
+    def call_before(self, *argv):
+        """Run a program in it before it boots."""
+        return self.run.call(["systemd-nspawn", *self._options(), "--as-pid2", *argv], env=self._env)
+
+    _env = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+
+    def _options(self):
+        options = ["--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe",
+                   "--machine=" + os.path.basename(self.directory), "-D", self.root]
+        if self._postgres:
+            options.append(f"--bind={self._postgres.directory}:/srv/postgresql")
+        return options
+
+    def boot(self, wait=True):
+        self.write("/etc/systemd/system/test.target", TARGET)
+        log = open(os.path.join(self.directory, "log"), "ab")
+        self._process = self.run.spawn(
+            ["systemd-nspawn", *self._options(), "/lib/systemd/systemd", "--unit=test.target"],
+            self._env, stdout=log, stderr=log)
+        log.close()
+        self.leader = wait_until(lambda: self._ended() or self._first_process(), "the machine boots")
+        wait_until(lambda: self.systemctl("is-system-running", check=False).strip() in
+                   ("starting", "running", "degraded"), "systemd answers")
+        if wait:
+            wait_until(lambda: self.state() == "active", lambda: f"the service is ready: {self.journal()}", 30)
+        return self
+
+    def _first_process(self):
+        for pid in children(self._process.pid):
+            with open(f"/proc/{pid}/cmdline") as file:
+                if file.read().startswith("/lib/systemd/systemd\0"):
+                    return pid
+
+    def _ended(self):
+        if self._process.poll() is not None:
+            with open(os.path.join(self.directory, "log"), errors="replace") as file:
+                raise AssertionError(f"the machine does not boot: {file.read()}")
+
+    # What its operator does
+
+    def call(self, *argv, input="", check=True):
+        done = subprocess.run(["nsenter", "--target", str(self.leader), "--all", "--wd=/", *argv], input=input,
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 or not check, f"{argv}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def systemctl(self, *arguments, check=True):
+        return self.call("systemctl", *arguments, check=check)
+
+    def state(self):
+        return self.systemctl("is-active", "pgherald@main.service", check=False).strip()
+
+    def show(self, property):
+        return self.systemctl("show", "--property", property, "--value", "pgherald@main.service").strip()
+
+    def journal(self):
+        return self.call("journalctl", "-u", "pgherald@main", "-o", "cat", "--no-pager", check=False)
+
+    def ops(self, command):
+        return self.call("socat", "-", "UNIX-CONNECT:/run/pgherald/main/ops.sock", input=command + "\n")
+
+    @property
+    def socket(self):
+        """The workers' socket, as a path outside."""
+        return f"/proc/{self.leader}/root/run/pgherald/main/relay.sock"
+
+    def close(self):
+        if self._process and self._process.poll() is None:
+            print(f"--- journal of {self.directory}\n{self.journal()}")
+            # With the first process go all the others.
+            signal_all([self.leader] if self.leader else [], signal.SIGKILL)
+            self._process.terminate()
+            self._process.wait()
+        self.run.call(["umount", self.root])

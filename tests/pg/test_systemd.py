@@ -1,0 +1,349 @@
+"""The service under its manager: readiness, status, the watchdog, sockets that outlive it, the sandbox."""
+
+import glob
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from datasync import DataSync
+from machine import Machine, why_not
+from ops import objects
+from procs import DEADLINE, wait_until
+from relay import BUILD, DAEMON, TOP, Relay
+from worker import CHANNEL, Worker
+
+UNITS = os.path.join(TOP, "systemd")
+
+
+class Manager(Relay):
+    """A relay whose sockets are held, and whose notifications are read, as systemd does."""
+
+    def __init__(self, run, names=("relay", "ops"), watchdog=None, **environment):
+        super().__init__(run, "managed", **environment)
+        self.sockets = []
+        self.names = names
+        self.told = []
+        for name in names:
+            s = socket.socket(socket.AF_UNIX)
+            s.bind(os.path.join(self.directory, name + ".sock"))
+            s.listen(128)
+            self.sockets.append(s)
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(os.path.join(self.directory, "notify"))
+        self.notify.setblocking(False)
+        self.environment["NOTIFY_SOCKET"] = self.notify.getsockname()
+        if watchdog:
+            self.environment["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
+
+    def launch(self):
+        fds = [s.fileno() for s in self.sockets]
+        moves = "".join(f"exec {3 + i}<&{50 + i}; " for i in range(len(fds)))
+        script = (f"{moves} LISTEN_PID=$$ LISTEN_FDS={len(fds)} LISTEN_FDNAMES={':'.join(self.names)}"
+                  f" exec {DAEMON}")
+
+        def place():
+            for i, fd in enumerate(fds):
+                os.dup2(fd, 50 + i)
+        with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
+            environment = {"PATH": os.environ["PATH"], "PGHERALD_RUN": self.run.directory, **self.environment}
+            environment.update((k, v) for k, v in os.environ.items() if k.endswith("SAN_OPTIONS"))
+            self.process = subprocess.Popen(["/bin/bash", "-c", script], env=environment, stdout=stdout, stderr=log,
+                                            stdin=subprocess.DEVNULL, close_fds=False, preexec_fn=place,
+                                            start_new_session=True, cwd=self.directory)
+        self._may_have_ended = False
+        return self
+
+    def hears(self, state, deadline=DEADLINE):
+        """Wait until it has told this."""
+        def told():
+            try:
+                while True:
+                    self.told += self.notify.recv(4096).decode().split("\n")
+            except BlockingIOError:
+                pass
+            return [t for t in self.told if re.fullmatch(state, t)]
+        return wait_until(told, f"the relay tells {state}, not {self.told}", deadline)
+
+    def start(self):
+        self.launch()
+        self.hears("READY=1")
+        return self
+
+    def close(self):
+        super().close()
+        for s in (*self.sockets, self.notify):
+            s.close()
+
+
+@pytest.fixture
+def managed(run, cleanup):
+    return lambda *args, **options: cleanup.add(Manager(run, *args, **options))
+
+
+def test_it_tells_when_it_is_ready_and_when_it_stops(managed, db):
+    relay = managed(DATABASE_DIRECT_URL=db.direct_url).start()
+    worker = relay.worker()
+    worker.publish("alice")
+    worker.hears("alice")
+    relay.hears("STATUS=hears PostgreSQL, 1 workers")
+    relay.stop()
+    relay.hears("STOPPING=1")
+    assert worker.bye().code == "shutdown"
+
+
+def test_it_is_not_ready_before_the_first_canary(managed, own_pg, own_db):
+    own_pg.freeze()
+    relay = managed(DATABASE_DIRECT_URL=own_db.direct_url).launch()
+    early = Worker(relay.path)  # the socket is there, and the connection waits
+    assert not early.pump(1) and "READY=1" not in relay.told
+    own_pg.thaw()
+    relay.hears("READY=1")
+    assert early.welcome
+    early.close()
+
+
+def test_the_status_tells_of_an_outage(managed, own_pg, own_db):
+    relay = managed(DATABASE_DIRECT_URL=own_db.direct_url).start()
+    own_pg.stop("immediate")
+    relay.hears("STATUS=upstream (waiting|connecting), 0 workers; last error: .*")
+    own_pg.start()
+    relay.told.clear()
+    relay.hears("STATUS=hears PostgreSQL, 0 workers")
+
+
+def test_the_watchdog_is_fed_by_the_loop(managed):
+    relay = managed(watchdog=0.4).start()
+    relay.told.clear()
+    wait_until(lambda: len(relay.hears("WATCHDOG=1")) >= 4, "WATCHDOG=1 again and again")
+    relay.freeze()
+    relay.hears(".*")
+    relay.told.clear()
+    with pytest.raises(AssertionError):
+        relay.hears("WATCHDOG=1", 1)
+    relay.thaw()
+    relay.hears("WATCHDOG=1")
+
+
+def test_without_a_watchdog_there_is_none(managed):
+    relay = managed().start()
+    relay.hears("STATUS=local mode, 0 workers")
+    assert "WATCHDOG=1" not in relay.told
+
+
+def test_inherited_sockets_stay(managed):
+    relay = managed(names=("relay", "ops", "metrics")).start()
+    assert "local" in relay.ops("status")
+    reply = relay.run.call(["curl", "-sS", "--unix-socket", os.path.join(relay.directory, "metrics.sock"),
+                            "http://localhost/healthz"])
+    assert reply == "ok\n"
+    assert not glob.glob(os.path.join(relay.directory, "*.lock"))
+    relay.stop()
+    assert os.path.exists(relay.path) and os.path.exists(relay.ops_path)
+    waiting = Worker(relay.path)
+    relay.start()
+    assert waiting.welcome, "whoever connected in between is served"
+    waiting.close()
+
+
+@pytest.mark.parametrize("kind", ["a stranger's", "a datagram socket"])
+def test_sockets_that_cannot_be_used_refuse_the_start(managed, kind):
+    relay = managed(names=("relay", "stranger") if kind == "a stranger's" else ("relay",))
+    if kind != "a stranger's":
+        relay.sockets[0].close()
+        relay.sockets[0] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        relay.sockets[0].bind(os.path.join(relay.directory, "datagram"))
+        os.unlink(relay.path)
+    relay.launch()
+    assert relay.process.wait(DEADLINE) == 1
+    relay._may_have_ended = True
+    error, = relay.lines("ERROR")
+    assert ("stranger" if kind == "a stranger's" else "relay") in error
+
+
+class Load:
+    """Users whose change is committed and notified, one after the other, until it is stopped."""
+
+    def __init__(self, data):
+        self.data = data
+        self.users = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self):
+        while not self._stop.is_set():
+            user = f"user{len(self.users)}"
+            self.data.write(user)
+            self.data.database.notify(CHANNEL, '{"p":"%s"}' % user)
+            self.users.append(user)
+
+    def goes_on(self, count=20):
+        target = len(self.users) + count
+        wait_until(lambda: len(self.users) >= target, "the load goes on")
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        return self.users
+
+
+def assert_no_hole(cats, users):
+    for cat in cats:
+        wait_until(lambda: {o["pubkey"] for o in cat.lines("change")} >= set(users),
+                   lambda: f"all users: {set(users) - {o['pubkey'] for o in cat.lines('change')}} are missing", 30)
+        assert not cat.lines("gap"), cat.lines("gap")
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_restart_under_load_leaves_no_hole(managed, run, db, cat, how):
+    data = DataSync(run, db).recoverable()
+    relay = managed(DATABASE_DIRECT_URL=db.direct_url).start()
+    cats = [cat("--socket", relay.path).subscribed() for _ in range(4)]
+    load = Load(data)
+    try:
+        for _ in range(3):
+            load.goes_on()
+            getattr(relay, how)()
+            load.goes_on()
+            relay.told.clear()
+            relay.start()
+    finally:
+        users = load.stop()
+    assert_no_hole(cats, users)
+
+
+# The units
+
+@pytest.fixture
+def units(tmp_path):
+    """As they are installed, for a daemon that is there."""
+    for path in glob.glob(os.path.join(UNITS, "*@.*")):
+        with open(path) as file:
+            text = file.read().replace("@BINDIR@/pgherald", "/bin/true")
+        (tmp_path / os.path.basename(path).removesuffix(".in")).write_text(text)
+    return tmp_path
+
+
+needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+
+
+@needs_analyze
+def test_systemd_has_no_complaint(units):
+    names = [str(p).replace("@.", "@main.") for p in units.iterdir()]
+    assert len(names) == 6
+    check = subprocess.run(["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", *names],
+                           capture_output=True, text=True)
+    assert check.returncode == 0 and not check.stdout + check.stderr, check.stdout + check.stderr
+
+
+@needs_analyze
+@pytest.mark.parametrize("unit", ["pgherald@main.service", "pgherald-metrics-proxy@main.service"])
+def test_the_exposure_is_low(units, unit):
+    report = subprocess.run(["systemd-analyze", "security", "--offline=true", str(units / unit)],
+                            capture_output=True, text=True).stdout
+    assert float(re.search(r"Overall exposure level.*: ([\d.]+)", report)[1]) <= 1.2, report
+
+
+# The machine
+
+needs_machine = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+
+
+@pytest.fixture
+def machine(run, cleanup, own_pg):
+    def boot(url, files=None, wait=True):
+        machine = cleanup.add(Machine(run, own_pg)).install()
+        machine.write("/etc/pgherald/main.conf", f"DATABASE_DIRECT_URL={url}\n", 0o600)
+        for path, text in (files or {}).items():
+            machine.write(path, text, 0o600)
+        return machine.boot(wait)
+    return boot
+
+
+def over_tcp(pg, db):
+    return f"postgresql://app@127.0.0.1:{pg.port}/{db.name}"
+
+
+def over_unix(pg, db):
+    return f"postgresql:///{db.name}?host=/srv/postgresql&port={pg.port}&user=app"
+
+
+def main_pid(machine):
+    return int(machine.show("MainPID"))
+
+
+@needs_machine
+@pytest.mark.parametrize("way", [over_tcp, over_unix])
+def test_the_units_start_answer_and_come_back(machine, own_pg, own_db, cat, way):
+    m = machine(way(own_pg, own_db))
+    listener = cat("--socket", m.socket).subscribed()
+    publisher = Worker(m.socket)
+    publisher.publish("alice")
+    listener.hears("alice")
+    status = objects(m.ops("status json"))[0]
+    assert status["upstream"]["state"] == "live" and status["workers"]["connected"] == 2
+    wait_until(lambda: m.show("StatusText") == "hears PostgreSQL, 2 workers", "systemctl shows the status")
+    worker, = [w for w in objects(m.ops("workers json")) if w["name"] == "pgherald-cat"]
+    assert worker["uid"] == 0, "SO_PEERCRED tells who it is"
+    publisher.close()
+
+    pid = main_pid(m)
+    m.call("kill", "-9", str(pid))
+    wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "it comes back")
+    again = Worker(m.socket)
+    again.publish("bob")
+    again.close()
+    listener.hears("bob")
+    assert m.call("stat", "-c", "%U:%G %a", "/run/pgherald/main/relay.sock") == "root:pgherald 660\n"
+    assert m.call("stat", "-c", "%U:%G %a", "/run/pgherald/main/ops.sock") == "root:adm 660\n"
+    own = m.call("ps", "-o", "user=", "-p", str(main_pid(m))).strip()
+    assert own == "pgherald"
+
+
+@needs_machine
+def test_the_password_comes_as_a_credential(machine, own_pg, own_db):
+    own_pg.require_password("app", "Sesame7Open")
+    m = machine(over_tcp(own_pg, own_db), {"/etc/pgherald/main.pgpass": "*:*:*:app:Sesame7Open\n"})
+    assert "live" in m.ops("status")
+    assert "Sesame7Open" not in m.journal() + m.ops("config") + m.ops("status")
+
+
+@needs_machine
+@pytest.mark.parametrize("how", [["systemctl", "restart", "pgherald@main.service"],
+                                 ["systemctl", "kill", "-s", "KILL", "pgherald@main.service"]], ids=["restart", "kill"])
+def test_a_restart_by_systemd_under_load_leaves_no_hole(machine, run, own_pg, own_db, cat, how):
+    data = DataSync(run, own_db).recoverable()
+    m = machine(over_tcp(own_pg, own_db))
+    cats = [cat("--socket", m.socket).subscribed() for _ in range(4)]
+    load = Load(data)
+    try:
+        for _ in range(3):
+            load.goes_on()
+            pid = main_pid(m)
+            m.call(*how)
+            wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "it comes back")
+    finally:
+        users = load.stop()
+    assert_no_hole(cats, users)
+
+
+@needs_machine
+def test_systemd_restarts_one_that_hangs(machine, own_pg, own_db):
+    m = machine(over_tcp(own_pg, own_db),
+                {"/etc/systemd/system/pgherald@.service.d/test.conf": "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n"})
+    pid = main_pid(m)
+    m.call("kill", "-STOP", str(pid))
+    wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "a new one", 20)
+
+
+@needs_machine
+def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_db):
+    m = machine(over_tcp(own_pg, own_db) + "x", wait=False)
+    wait_until(lambda: "start refused" in m.journal(), "the journal tells why")
+    assert m.state() != "active"
