@@ -180,7 +180,9 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	ev_timer_stop(f->loop, &w->hello_deadline);
 	if (hello->name.ptr) {
 		size_t len = hello->name.len < WORKER_NAME_MAX ? hello->name.len : WORKER_NAME_MAX;
-		memcpy(w->name, hello->name.ptr, len);
+		/* It stands in quotes in the log: it must not end them. */
+		for (size_t i = 0; i < len; i++)
+			w->name[i] = strchr("\"\\", hello->name.ptr[i]) ? '\'' : hello->name.ptr[i];
 	}
 	w->cursor = f->backlog.head;
 	welcome(w);
