@@ -16,11 +16,13 @@
 #define TEXT_OID 25
 #define VARCHAR_OID 1043
 
-/* One snapshot for the token and for the rows. A backend whose client is gone must not go on with a function that hangs:
+/* One snapshot for the token and for the rows. Where the server left the timeline that it had followed is the end of what it replayed,
+ * unless that was crash recovery after its promotion: then it has no memory of having received anything. A backend whose client is gone must not go on with a function that hangs:
  * client_connection_check_interval, where the version has it. */
 #define PLAN_SQL                                                                                                 \
 	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                 \
-	"SELECT " CHECKPOINT_TOKEN_SQL ", pg_last_wal_replay_lsn(),"                                             \
+	"SELECT " CHECKPOINT_TOKEN_SQL ","                                                                       \
+	" CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END,"                    \
 	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL,"                                   \
 	" (SELECT set_config(name, '1s', true) FROM pg_settings"                                                 \
 	"  WHERE name = 'client_connection_check_interval')"
