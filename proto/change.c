@@ -150,11 +150,21 @@ static void put(struct room *room, const char *bytes, size_t len)
 
 static void put_string(struct room *room, struct wire_str s)
 {
+	/* What escape_of() has nothing to say of: most of most strings. */
+	static const bool stands_for_itself[256] = {
+		[' ' ... '"' - 1] = true,	['"' + 1 ... '&' - 1] = true,  ['&' + 1 ... '<' - 1] = true,
+		['<' + 1 ... '>' - 1] = true, ['>' + 1 ... '\\' - 1] = true, ['\\' + 1 ... 0x7f] = true};
 	const unsigned char *p = (const unsigned char *)s.ptr, *end = p + s.len;
 	int taken;
 
 	for (; p < end; p += taken) {
+		const unsigned char *run = p;
 		char buf[7];
+		while (p < end && stands_for_itself[*p])
+			p++;
+		put(room, (const char *)run, (size_t)(p - run));
+		if (p == end)
+			break;
 		const char *escape = escape_of(p, end, buf, &taken);
 		if (escape)
 			put(room, escape, strlen(escape));

@@ -26,6 +26,11 @@ bool wire_utf8_valid(const char *s, size_t len)
 	const unsigned char *p = (const unsigned char *)s, *end = p + len;
 
 	while (p < end) {
+		uint64_t eight;
+		if (end - p >= 8 && (memcpy(&eight, p, sizeof eight), eight & UINT64_C(0x8080808080808080)) == 0) {
+			p += 8;
+			continue;
+		}
 		if (*p < 0x80) {
 			p++;
 			continue;
