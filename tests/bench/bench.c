@@ -52,7 +52,8 @@ void sleep_until(uint64_t when)
 
 /* Processes */
 
-struct page *fork_processes(unsigned n, void (*run)(void *context, struct page *page, unsigned index), void *context)
+struct page *fork_processes(
+	unsigned n, void (*run)(void *context, struct page *page, unsigned index), void *context)
 {
 	pid_t parent = getpid();
 
@@ -205,7 +206,8 @@ static uint64_t stamp_of(const char *client_id)
 	uint64_t stamp = 0;
 
 	for (int i = 0; i < 16; i++)
-		stamp = stamp << 4 | (uint64_t)(client_id[i] <= '9' ? client_id[i] - '0' : client_id[i] - 'a' + 10);
+		stamp = stamp << 4 |
+			(uint64_t)(client_id[i] <= '9' ? client_id[i] - '0' : client_id[i] - 'a' + 10);
 	return stamp;
 }
 

@@ -1,5 +1,5 @@
-/* What the load generators share: the page that listeners count on, payloads, clocks, CPU times. Each program is one
- * measurement: it forks its processes, kills them, and prints one line of JSON for bench.py. */
+/* What the load generators share: the page that listeners count on, payloads, clocks, CPU times. Each program
+ * is one measurement: it forks its processes, kills them, and prints one line of JSON for bench.py. */
 #pragma once
 
 #include <stdatomic.h>
@@ -24,7 +24,7 @@
 /* One process's; only it writes. */
 struct slot {
 	_Alignas(64) _Atomic uint64_t count; /* of what it heard, or published */
-	_Atomic uint64_t faults;	     /* gaps, errors: a measurement with any is void */
+	_Atomic uint64_t faults; /* gaps, errors: a measurement with any is void */
 	_Atomic bool ready;
 	pid_t pid;
 	uint32_t latency[LATENCY_BUCKETS];
@@ -44,7 +44,8 @@ uint64_t thread_cpu_ns(void);
 void sleep_until(uint64_t when);
 
 /* Fork n processes that run(context, page, index); they die with this one. */
-struct page *fork_processes(unsigned n, void (*run)(void *context, struct page *page, unsigned index), void *context);
+struct page *fork_processes(
+	unsigned n, void (*run)(void *context, struct page *page, unsigned index), void *context);
 void await_ready(struct page *page);
 bool process_ended(pid_t pid);
 void end_processes(struct page *page);

@@ -1,8 +1,9 @@
-/* What it costs to take a notification off the LISTEN connection: CPU time of this process, in nanoseconds, for
+/* What it costs to take a notification off the LISTEN connection: CPU time of this process, in nanoseconds,
+ * for
  *
  *   bare     PQconsumeInput, PQnotifies, PQfreemem, and nothing done with it
- *   relay    the same, with what the relay does to each: decode, encode into the backlog, look for who wants it
- *   jansson  the same as bare, with jansson alone
+ *   relay    the same, with what the relay does to each: decode, encode into the backlog, look for who wants
+ * it jansson  the same as bare, with jansson alone
  *
  *   bench-drain CONNINFO NOTIFICATIONS
  *
@@ -100,13 +101,16 @@ static void open_fanout(struct config *config)
 {
 	static const struct worker_requests requests;
 
-	*config = (struct config){.mode = MODE_POSTGRES, .backlog_size = (size_t)16 << 20, .n_channels = 1,
+	*config = (struct config){.mode = MODE_POSTGRES,
+		.backlog_size = (size_t)16 << 20,
+		.n_channels = 1,
 		.channels = {{BENCH_CHANNEL, CHANNEL_CHANGES}}};
 	decode = (struct decode){.config = config};
 	if (fanout_open(&fanout, ev_default_loop(EVFLAG_AUTO), config, &requests) < 0)
 		die("no fan-out");
 	/* The ring's pages are the kernel's to give the first time round. */
-	struct decoded decoded = {.topic = 1, .channel = &config->channels[0],
+	struct decoded decoded = {.topic = 1,
+		.channel = &config->channels[0],
 		.change = {.pubkey = wire_str("pubkey"), .client_id = wire_str("client")}};
 	while (fanout.backlog.first == 1)
 		fanout_decoded(&fanout, &decoded, 0);
@@ -137,7 +141,8 @@ int main(int argc, char **argv)
 	check(conn, PQexec(conn, "LISTEN " BENCH_CHANNEL));
 	open_fanout(&config);
 	int portions = atoi(argv[2]) / PORTION;
-	/* The first turn of each warms it up. The sides take turns, so that what else the machine does falls on all. */
+	/* The first turn of each warms it up. The sides take turns, so that what else the machine does falls
+	 * on all. */
 	for (int portion = -1; portion < portions; portion++)
 		for (int i = 0; i < N_SIDES; i++) {
 			if (write(requests[1], "", 1) != 1)

@@ -2,9 +2,9 @@
  *
  *   bench-fanout SIDE --listeners W --listen ADDRESS[,ADDRESS]... --publish ADDRESS [OPTION]...
  *
- * SIDE: direct, bare, ours, redis, nats, or floor. It warms up, publishes for some seconds, waits until every listener has heard
- * all of it, and prints one line of JSON. The source runs ahead of the slowest listener by a bounded number of changes, whatever
- * the side: none is measured by what it drops. */
+ * SIDE: direct, bare, ours, redis, nats, or floor. It warms up, publishes for some seconds, waits until every
+ * listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest listener by
+ * a bounded number of changes, whatever the side: none is measured by what it drops. */
 #include "listen.h"
 #include "source.h"
 
@@ -36,15 +36,15 @@ struct fanout {
 	struct listen listen;
 	struct source source;
 	struct page *page;
-	double batch;	/* changes at once; a fraction is made up for by the next */
-	double rate;	/* times a second; 0: as fast as it goes */
+	double batch; /* changes at once; a fraction is made up for by the next */
+	double rate; /* times a second; 0: as fast as it goes */
 	double seconds;
-	bool hold;	/* when all listen, say so and wait for a line */
+	bool hold; /* when all listen, say so and wait for a line */
 	const char *relays, *postmaster; /* pids */
 
-	double owed;	/* of a change */
-	uint64_t sent;	/* since the listeners started */
-	uint64_t heard;	/* by the slowest of them, or by all where each hears its own; as last looked at */
+	double owed; /* of a change */
+	uint64_t sent; /* since the listeners started */
+	uint64_t heard; /* by the slowest of them, or by all where each hears its own; as last looked at */
 };
 
 /* CPU time by whom, in nanoseconds */
@@ -124,9 +124,11 @@ static void measure(struct fanout *f)
 	struct account after = account(f);
 
 	printf("{\"seconds\": %.6f, \"changes\": %llu, \"faults\": %llu, \"p50\": %llu, \"p99\": %llu, "
-	       "\"cpu_listeners\": %llu, \"cpu_relays\": %llu, \"cpu_postgres\": %llu, \"cpu_source\": %llu}\n",
+	       "\"cpu_listeners\": %llu, \"cpu_relays\": %llu, \"cpu_postgres\": %llu, \"cpu_source\": "
+	       "%llu}\n",
 		(double)elapsed / NSEC_PER_SEC, (unsigned long long)(f->sent - sent),
-		(unsigned long long)total_faults(f->page), (unsigned long long)latency_percentile(f->page, 50),
+		(unsigned long long)total_faults(f->page),
+		(unsigned long long)latency_percentile(f->page, 50),
 		(unsigned long long)latency_percentile(f->page, 99),
 		(unsigned long long)(after.listeners - before.listeners),
 		(unsigned long long)(after.relays - before.relays),
@@ -136,12 +138,18 @@ static void measure(struct fanout *f)
 static void parse(struct fanout *f, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"listeners", required_argument, NULL, 'w'}, {"listen", required_argument, NULL, 'l'},
-		{"publish", required_argument, NULL, 'p'}, {"batch", required_argument, NULL, 'b'},
-		{"rate", required_argument, NULL, 'r'}, {"seconds", required_argument, NULL, 's'},
-		{"users", required_argument, NULL, 'u'}, {"own", no_argument, NULL, 'o'},
-		{"hold", no_argument, NULL, 'h'}, {"relays", required_argument, NULL, 'R'},
-		{"postmaster", required_argument, NULL, 'P'}, {0},
+		{"listeners", required_argument, NULL, 'w'},
+		{"listen", required_argument, NULL, 'l'},
+		{"publish", required_argument, NULL, 'p'},
+		{"batch", required_argument, NULL, 'b'},
+		{"rate", required_argument, NULL, 'r'},
+		{"seconds", required_argument, NULL, 's'},
+		{"users", required_argument, NULL, 'u'},
+		{"own", no_argument, NULL, 'o'},
+		{"hold", no_argument, NULL, 'h'},
+		{"relays", required_argument, NULL, 'R'},
+		{"postmaster", required_argument, NULL, 'P'},
+		{0},
 	};
 	int option;
 
@@ -187,7 +195,8 @@ static void parse(struct fanout *f, int argc, char **argv)
 	for (size_t i = 0; optind < argc && i < sizeof sides / sizeof *sides; i++)
 		if (strcmp(sides[i].name, argv[optind]) == 0)
 			f->side = &sides[i];
-	if (!f->side || !f->listen.addresses || f->listen.listeners == 0 || f->batch < 1 || f->batch > SOURCE_BATCH_MAX)
+	if (!f->side || !f->listen.addresses || f->listen.listeners == 0 || f->batch < 1 ||
+		f->batch > SOURCE_BATCH_MAX)
 		die("bench-fanout: bad arguments");
 	if (!f->side->source->publish)
 		die("bench-fanout: built without %s", f->side->name);

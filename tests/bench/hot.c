@@ -1,4 +1,5 @@
-/* The hot paths, one at a time, as often as asked: tests/bench/instructions runs this under callgrind and counts.
+/* The hot paths, one at a time, as often as asked: tests/bench/instructions runs this under callgrind and
+ * counts.
  *
  *   bench-hot PATH TIMES
  *   bench-hot --compiler	what the counts depend on */
@@ -24,7 +25,9 @@
 static struct ev_loop *loop;
 static struct fanout fanout;
 static struct decode decode;
-static struct config config = {.mode = MODE_POSTGRES, .backlog_size = (size_t)1 << 20, .n_channels = 1,
+static struct config config = {.mode = MODE_POSTGRES,
+	.backlog_size = (size_t)1 << 20,
+	.n_channels = 1,
 	.channels = {{BENCH_CHANNEL, CHANNEL_CHANGES}}};
 static int peers[WORKERS];
 
@@ -65,10 +68,12 @@ static void open_workers(const struct wire_str *pubkeys, uint32_t n_pubkeys)
 {
 	for (int i = 0; i < WORKERS; i++) {
 		int pair[2];
-		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) < 0 || !worker_open(&fanout, pair[0]))
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) < 0 ||
+			!worker_open(&fanout, pair[0]))
 			die("socketpair: %m");
 		peers[i] = pair[1];
-		send_frame(pair[1], &(struct wire_frame){.type = WIRE_HELLO, .hello = {.version = WIRE_VERSION}});
+		send_frame(pair[1],
+			&(struct wire_frame){.type = WIRE_HELLO, .hello = {.version = WIRE_VERSION}});
 		send_frame(pair[1], &(struct wire_frame){.type = WIRE_SUBSCRIBE,
 					    .subscribe = {1, wire_str(BENCH_CHANNEL), pubkeys, n_pubkeys}});
 	}
@@ -120,7 +125,8 @@ static void run_route(unsigned times)
 	for (unsigned i = 0; i < times; i++) {
 		struct wire_str pubkey = {pubkeys[i % SUBSCRIPTIONS], PUBKEY_LEN};
 		uint64_t key = router_key(&fanout.router, 1, pubkey);
-		for (uint32_t e = router_find(&fanout.router, key); e != ROUTER_END; e = router_find_next(&fanout.router, e))
+		for (uint32_t e = router_find(&fanout.router, key); e != ROUTER_END;
+			e = router_find_next(&fanout.router, e))
 			found++;
 	}
 	if (found < times)
@@ -172,7 +178,8 @@ static void on_change(struct pgherald *h, const struct pgherald_change *change, 
 static struct pgherald *open_client(unsigned *count)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct pgherald_options options = {.size = sizeof options, .socket = address.sun_path, .data = count, .on_change = on_change};
+	struct pgherald_options options = {
+		.size = sizeof options, .socket = address.sun_path, .data = count, .on_change = on_change};
 	struct pgherald *h;
 	char buf[4096];
 
@@ -181,13 +188,13 @@ static struct pgherald *open_client(unsigned *count)
 	if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 1) < 0)
 		die("%s: %m", address.sun_path);
 	if (pgherald_open(&options, &h) < 0 || pgherald_subscribe(h, BENCH_CHANNEL, NULL, NULL, NULL) < 0 ||
-	    pgherald_dispatch(h) < 0)
+		pgherald_dispatch(h) < 0)
 		die("no client");
 	relay_end = accept(listener, NULL, NULL);
 	unlink(address.sun_path);
 	int len = wire_encode(&(struct wire_frame){.type = WIRE_WELCOME,
-				      .welcome = {WIRE_VERSION, wire_str("epoch"), 0, wire_str("postgres"), wire_str("live"),
-					      wire_str("0"), NULL, 0}},
+				      .welcome = {WIRE_VERSION, wire_str("epoch"), 0, wire_str("postgres"),
+					      wire_str("live"), wire_str("0"), NULL, 0}},
 		buf, sizeof buf);
 	if (send(relay_end, buf, (size_t)len, 0) != len || pgherald_dispatch(h) < 0)
 		die("no welcome");
@@ -205,8 +212,8 @@ static void run_client(unsigned times)
 	stamped_client_id(0, client_id);
 	for (unsigned i = 0; i < TURN; i++)
 		len += (size_t)wire_encode(&(struct wire_frame){.type = WIRE_CHANGE,
-						   .change = {100000 + i, wire_str(BENCH_CHANNEL), wire_str(pubkey),
-							   wire_str(client_id), 0}},
+						   .change = {100000 + i, wire_str(BENCH_CHANNEL),
+							   wire_str(pubkey), wire_str(client_id), 0}},
 			buf + len, sizeof buf - len);
 	for (unsigned i = 0; i < times; i++)
 		if (send(relay_end, buf, len, 0) != (ssize_t)len || pgherald_dispatch(h) != TURN)
@@ -221,8 +228,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*run)(unsigned times);
-	} paths[] = {{"decode", run_decode}, {"append", run_append}, {"route", run_route}, {"flush", run_flush},
-		{"flush-wanted", run_flush_wanted}, {"client", run_client}};
+	} paths[] = {{"decode", run_decode}, {"append", run_append}, {"route", run_route},
+		{"flush", run_flush}, {"flush-wanted", run_flush_wanted}, {"client", run_client}};
 
 	if (argc == 2 && strcmp(argv[1], "--compiler") == 0) {
 		puts(COMPILER);

@@ -116,7 +116,8 @@ static void on_live(struct pgherald *h, const struct pgherald_result *result, vo
 void listen_ours(const struct listen *l, struct page *page, unsigned index)
 {
 	struct ours ours = {page, &page->slots[index]};
-	struct pgherald_options options = {.size = sizeof options, .data = &ours, .on_change = on_change, .on_gap = on_gap};
+	struct pgherald_options options = {
+		.size = sizeof options, .data = &ours, .on_change = on_change, .on_gap = on_gap};
 	char pubkey[PUBKEY_LEN + 1];
 	struct pgherald *h;
 

@@ -1,10 +1,12 @@
 /* One measurement of publishing: N processes, each publishing over and over.
  *
- *   bench-publish SIDE --publishers N [--database CONNINFO] [--relay SOCKET] [--outstanding K] [--insert] [--seconds S]
+ *   bench-publish SIDE --publishers N [--database CONNINFO] [--relay SOCKET] [--outstanding K] [--insert]
+ * [--seconds S]
  *
- * SIDE own: each on a connection of its own, one round trip a change; relay: through libpgherald, K requests outstanding. With
- * --insert each change is also a row: written and notified in one statement on side own; written and committed, then
- * published, on side relay. Prints one line of JSON. */
+ * SIDE own: each on a connection of its own, one round trip a change; relay: through libpgherald, K requests
+ * outstanding. With
+ * --insert each change is also a row: written and notified in one statement on side own; written and
+ * committed, then published, on side relay. Prints one line of JSON. */
 #include "bench.h"
 
 #include "pgherald.h"
@@ -55,7 +57,8 @@ static void connect_database(struct publisher *p, const char *sql, int n_params)
 
 static void execute(struct publisher *p, int n_params, const char *first, const char *second)
 {
-	PGresult *result = PQexecPrepared(p->conn, "", n_params, (const char *[]){first, second}, NULL, NULL, 0);
+	PGresult *result =
+		PQexecPrepared(p->conn, "", n_params, (const char *[]){first, second}, NULL, NULL, 0);
 	ExecStatusType status = PQresultStatus(result);
 
 	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
@@ -68,8 +71,10 @@ static void run_own(struct publisher *p)
 	char pubkey[PUBKEY_LEN + 1], payload[PAYLOAD_LEN + 1];
 
 	if (p->publish->insert)
-		connect_database(p, "WITH w AS (INSERT INTO bench_records (pubkey) VALUES ($2))"
-				    " SELECT pg_notify('" BENCH_CHANNEL "', $1)", 2);
+		connect_database(p,
+			"WITH w AS (INSERT INTO bench_records (pubkey) VALUES ($2))"
+			" SELECT pg_notify('" BENCH_CHANNEL "', $1)",
+			2);
 	else
 		connect_database(p, "SELECT pg_notify('" BENCH_CHANNEL "', $1)", 1);
 	while (!p->page->end) {
@@ -131,9 +136,13 @@ static void run(void *context, struct page *page, unsigned index)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"publishers", required_argument, NULL, 'p'}, {"database", required_argument, NULL, 'd'},
-		{"relay", required_argument, NULL, 'r'}, {"outstanding", required_argument, NULL, 'o'},
-		{"insert", no_argument, NULL, 'i'}, {"seconds", required_argument, NULL, 's'}, {0},
+		{"publishers", required_argument, NULL, 'p'},
+		{"database", required_argument, NULL, 'd'},
+		{"relay", required_argument, NULL, 'r'},
+		{"outstanding", required_argument, NULL, 'o'},
+		{"insert", no_argument, NULL, 'i'},
+		{"seconds", required_argument, NULL, 's'},
+		{0},
 	};
 	struct publish publish = {.outstanding = 1};
 	unsigned publishers = 1;
@@ -178,7 +187,8 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < publishers; i++)
 		if (process_ended(page->slots[i].pid))
 			die("a publisher ended");
-	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC, (unsigned long long)changes);
+	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC,
+		(unsigned long long)changes);
 	end_processes(page);
 	return 0;
 }

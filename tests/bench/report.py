@@ -1,16 +1,19 @@
-"""The figures, as a table, as JSON and as a plot."""
+"""The figures, as a table, as JSON and as a plot.
+
+    tests/bench/report.py FILE.json PLOT.svg        the table and the plot of figures that were kept
+"""
 
 import json
 import math
 import statistics
+import sys
 
-from cases import CASES, ROWS, WIDTHS
+from cases import CASES, ROWS, WIDEST, WIDTHS, Figures
 
-COLOURS = {"direct": "#c0392b", "ours": "#1f6fb2", "own": "#17a589", "floor": "#7f8c8d", "redis": "#d68910",
-           "nats": "#7d3c98"}
-NAMES = {"direct": "direct: a LISTEN connection each", "ours": "pgherald, all changes", "redis": "Redis pub/sub",
-         "own": "pgherald, each worker its own users", "floor": "floor: bare sends of the same bytes",
-         "nats": "NATS"}
+# The floor is not among them: it sends as many frames a second as the relay did.
+SIDES = {"direct": ("#c0392b", "a LISTEN connection each"), "ours": ("#1f6fb2", "pgherald, all changes"),
+         "own": ("#17a589", "pgherald, each worker its own users"), "redis": ("#d68910", "Redis pub/sub"),
+         "nats": ("#7d3c98", "NATS")}
 
 
 def number(value):
@@ -85,10 +88,9 @@ class Svg:
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
                           f' fill="{colour}" font-weight="{weight}">{text}</text>')
 
-    def line(self, points, colour, width=1.0, dash=""):
+    def line(self, points, colour, width=1.0):
         at = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        dashes = f' stroke-dasharray="{dash}"' if dash else ""
-        self.parts.append(f'<polyline points="{at}" fill="none" stroke="{colour}" stroke-width="{width}"{dashes}/>')
+        self.parts.append(f'<polyline points="{at}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
 
     def dot(self, x, y, colour):
         self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
@@ -111,8 +113,8 @@ def short(value):
 def chart(svg, left, top, figures, case, key, title, unit):
     width, height = 300, 240
     lines = {}
-    for side in COLOURS:
-        for w in (*WIDTHS, 1000):
+    for side in SIDES:
+        for w in (*WIDTHS, WIDEST):
             values = figures.values.get(f"{case}/{side}/{w}/{key}")
             if values:
                 lines.setdefault(side, []).append((w, statistics.median(values), min(values), max(values)))
@@ -131,29 +133,31 @@ def chart(svg, left, top, figures, case, key, title, unit):
         y = at(1, 10 ** power)[1]
         svg.line([(left, y), (left + width, y)], "#ddd")
         svg.text(left - 6, y + 4, short(10 ** power), "end", colour="#666", size=11)
-    for w in (*WIDTHS, 1000):
+    for w in (*WIDTHS, WIDEST):
         x = at(w, 10 ** low)[0]
         svg.line([(x, top + height), (x, top + height + 4)], "#999")
         svg.text(x, top + height + 17, str(w), "middle", colour="#666", size=11)
     svg.text(left + width / 2, top + height + 33, "listeners on the host", "middle", colour="#666", size=11)
     for side, points in lines.items():
-        svg.line([at(w, median) for w, median, _, _ in points], COLOURS[side], 2, "5 4" if side == "floor" else "")
+        colour = SIDES[side][0]
+        svg.line([at(w, median) for w, median, _, _ in points], colour, 2)
         for w, median, least, greatest in points:
-            svg.line([at(w, least), at(w, greatest)], COLOURS[side], 1.5)
-            svg.dot(*at(w, median), COLOURS[side])
+            svg.line([at(w, least), at(w, greatest)], colour, 1.5)
+            svg.dot(*at(w, median), colour)
 
 
-def plot(path, figures, caption):
+def plot(path, figures, context):
     rows = [(row, row.result(figures)) for row in ROWS]
     rows = [(row, result) for row, result in rows if result]
     svg = Svg(1180, 440 + 17 * len(rows) + 30)
-    svg.text(40, 26, caption, size=13, colour="#444")
+    svg.text(40, 26, f"{context['machine']}; medians of {context['rounds']} rounds, lines from least to greatest", size=13,
+             colour="#444")
     chart(svg, 60, 80, figures, "transactions", "rate", "One pg_notify a transaction", "notifies/s, every listener hears each")
     chart(svg, 440, 80, figures, "saturated", "deliveries", "Transactions of 100", "deliveries/s")
     chart(svg, 820, 80, figures, "latency", "p50", "Latency at 200 a second", "median, microseconds")
-    for i, (side, name) in enumerate(NAMES.items()):
+    for i, (colour, name) in enumerate(SIDES.values()):
         x, y = 60 + i % 3 * 380, 380 + i // 3 * 18
-        svg.line([(x, y - 4), (x + 22, y - 4)], COLOURS[side], 2, "5 4" if side == "floor" else "")
+        svg.line([(x, y - 4), (x + 22, y - 4)], colour, 2)
         svg.text(x + 30, y, name)
     top, middle, scale = 440, 700, 90
     svg.text(60, top - 8, "How far each row is from its target (1: just enough; each step is a factor of 2; "
@@ -175,3 +179,17 @@ def plot(path, figures, caption):
         svg.line([(x, top), (x, bottom + 3)], "#999" if power == 0 else "#ddd")
         svg.text(x, bottom + 16, short(2.0 ** power), "middle", colour="#666", size=11)
     svg.save(path)
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        kept = json.load(file)
+    figures = Figures()
+    figures.values = kept["figures"]
+    names = [case.__name__ for case in CASES]
+    print("\n".join([*sides(figures, names), "", *table(figures, {}, {}, names)[0]]))
+    plot(sys.argv[2], figures, kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,8 @@ static void postgres_open(struct source *s)
 	check(conn, PQprepare(conn, "one", "SELECT pg_notify('" BENCH_CHANNEL "', $1)", 1, (Oid[]){TEXT_OID}),
 		PGRES_COMMAND_OK);
 	check(conn,
-		PQprepare(conn, "batch", "SELECT count(pg_notify('" BENCH_CHANNEL "', p)) FROM unnest($1) AS n (p)", 1,
+		PQprepare(conn, "batch",
+			"SELECT count(pg_notify('" BENCH_CHANNEL "', p)) FROM unnest($1) AS n (p)", 1,
 			(Oid[]){TEXT_ARRAY_OID}),
 		PGRES_COMMAND_OK);
 	s->connection = conn;
@@ -73,13 +74,15 @@ static void postgres_publish(struct source *s, unsigned n)
 		p += PAYLOAD_LEN;
 	}
 	check(s->connection,
-		PQexecPrepared(s->connection, "batch", 1, (const char *[]){array}, (int[]){(int)(p - array)}, (int[]){1}, 0),
+		PQexecPrepared(s->connection, "batch", 1, (const char *[]){array}, (int[]){(int)(p - array)},
+			(int[]){1}, 0),
 		PGRES_TUPLES_OK);
 }
 
 const struct source_kind source_postgres = {postgres_open, postgres_publish};
 
-/* The floor: the cheapest that a relay of this kind could be. It encodes nothing, routes nothing and reads nothing. */
+/* The floor: the cheapest that a relay of this kind could be. It encodes nothing, routes nothing and reads
+ * nothing. */
 
 struct floor {
 	int listener;
@@ -98,7 +101,8 @@ struct floor *floor_listen(const char *path)
 		die("no room for %s", path);
 	strcpy(address.sun_path, path);
 	floor->listener = socket(AF_UNIX, SOCK_STREAM, 0);
-	if (bind(floor->listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(floor->listener, 4096) < 0)
+	if (bind(floor->listener, (struct sockaddr *)&address, sizeof address) < 0 ||
+		listen(floor->listener, 4096) < 0)
 		die("%s: %m", path);
 	return floor;
 }
@@ -148,8 +152,8 @@ void floor_accept(struct floor *floor, unsigned n)
 		while (next_frame(fd, buf, &len, sizeof buf, &frame) != WIRE_SUBSCRIBE)
 			;
 		answer(fd, &(struct wire_frame){.type = WIRE_WELCOME,
-				   .welcome = {WIRE_VERSION, wire_str("floor"), 0, wire_str("postgres"), wire_str("live"),
-					   wire_str("0"), NULL, 0}});
+				   .welcome = {WIRE_VERSION, wire_str("floor"), 0, wire_str("postgres"),
+					   wire_str("live"), wire_str("0"), NULL, 0}});
 		answer(fd, &(struct wire_frame){.type = WIRE_OK, .ok = {frame.subscribe.id, 0}});
 		floor->fds[floor->n] = fd;
 	}
@@ -208,7 +212,8 @@ static void redis_publish(struct source *s, unsigned n)
 		char payload[PAYLOAD_LEN + 1];
 		const char *argv[] = {"PUBLISH", BENCH_CHANNEL, payload};
 		make_payload(some_user(s), now, payload);
-		redisAppendCommandArgv(s->connection, 3, argv, (size_t[]){7, strlen(BENCH_CHANNEL), PAYLOAD_LEN});
+		redisAppendCommandArgv(
+			s->connection, 3, argv, (size_t[]){7, strlen(BENCH_CHANNEL), PAYLOAD_LEN});
 	}
 	for (unsigned i = 0; i < n; i++) {
 		if (redisGetReply(s->connection, &reply) != REDIS_OK)
@@ -242,7 +247,8 @@ static void nats_publish(struct source *s, unsigned n)
 	for (unsigned i = 0; i < n; i++) {
 		char payload[PAYLOAD_LEN + 1];
 		make_payload(some_user(s), now, payload);
-		natsStatus status = natsConnection_Publish(s->connection, BENCH_CHANNEL, payload, PAYLOAD_LEN);
+		natsStatus status =
+			natsConnection_Publish(s->connection, BENCH_CHANNEL, payload, PAYLOAD_LEN);
 		if (status != NATS_OK)
 			die("nats: %s", natsStatus_GetText(status));
 	}

@@ -1,4 +1,5 @@
-/* Where a measurement's changes come from: a PostgreSQL client, one of Redis or NATS, or the floor, a bare loop of sends. */
+/* Where a measurement's changes come from: a PostgreSQL client, one of Redis or NATS, or the floor, a bare
+ * loop of sends. */
 #pragma once
 
 #include "bench.h"
@@ -16,12 +17,14 @@ struct source {
 
 struct source_kind {
 	void (*open)(struct source *source);
-	/* n changes, in one transaction or pipelined; returns when they are committed or sent. NULL: not built. */
+	/* n changes, in one transaction or pipelined; returns when they are committed or sent. NULL: not
+	 * built. */
 	void (*publish)(struct source *source, unsigned n);
 };
 
 extern const struct source_kind source_postgres, source_floor, source_redis, source_nats;
 
-/* The floor serves libpgherald's listeners: listen before they are forked, accept them before they are ready. */
+/* The floor serves libpgherald's listeners: listen before they are forked, accept them before they are ready.
+ */
 struct floor *floor_listen(const char *path);
 void floor_accept(struct floor *floor, unsigned n);
