@@ -347,3 +347,74 @@ def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_
     m = machine(over_tcp(own_pg, own_db) + "x", wait=False)
     wait_until(lambda: "start refused" in m.journal(), "the journal tells why")
     assert m.state() != "active"
+
+
+# The Debian packages
+
+@pytest.fixture(scope="session")
+def packages(run):
+    """Built from this tree, in a copy of it; their directory."""
+    for program in ("dpkg-buildpackage", "dh", "lintian"):
+        if not shutil.which(program):
+            pytest.skip(f"there is no {program}")
+    directory = run.subdirectory("packages")
+    source = os.path.join(directory, "source")
+    shutil.copytree(TOP, source, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"))
+    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source)
+    return directory
+
+
+def debs(packages, *names):
+    return [glob.glob(os.path.join(packages, f"{name}_*.deb"))[0] for name in names]
+
+
+def test_lintian_finds_no_error(packages, run):
+    changes, = glob.glob(os.path.join(packages, "*.changes"))
+    report = run.call(["lintian", "--allow-root", "--fail-on", "error", changes])
+    assert not re.search(r"^E: ", report, re.M), report
+
+
+def test_a_program_builds_with_the_library_packages(packages, run):
+    """As a user of libpgherald-dev does."""
+    if why_not():
+        pytest.skip(why_not())
+    machine = Machine(run)
+    try:
+        for deb in debs(packages, "libpgherald0", "libpgherald-dev"):
+            shutil.copy(deb, machine.path("/srv"))
+        machine.call_before("sh", "-c", "dpkg -i /srv/*.deb")
+        machine.write("/srv/p.c", '#include <pgherald.h>\n#include <stdio.h>\n'
+                                  'int main(void) { puts(pgherald_strerror(0)); }\n')
+        output = machine.call_before("sh", "-c", "cc /srv/p.c -o /srv/p $(pkg-config --cflags --libs pgherald) && /srv/p")
+        assert "success\n" in output
+    finally:
+        machine.close()
+
+
+@needs_machine
+def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup, own_pg, own_db, cat):
+    data = DataSync(run, own_db).recoverable()
+    m = cleanup.add(Machine(run, own_pg))
+    for deb in debs(packages, "libpgherald0", "pgherald"):
+        shutil.copy(deb, m.path("/srv"))
+    install = ["sh", "-c", "dpkg -i /srv/*.deb"]
+    m.call_before(*install)
+    m.write("/etc/pgherald/main.conf", f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n", 0o600)
+    m.boot()
+    m.systemctl("enable", "pgherald@main")
+    listener = cat("--socket", m.socket).subscribed()
+    load, pid = Load(data), main_pid(m)
+    try:
+        load.goes_on()
+        m.call(*install)  # over itself: what an upgrade does
+        wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "the upgrade restarts it")
+        load.goes_on()
+    finally:
+        users = load.stop()
+    assert_no_hole([listener], users)
+
+    m.call("dpkg", "--remove", "pgherald")
+    assert m.state() in ("inactive", "failed", "unknown")
+    assert m.call("sh", "-c", "ls /etc/pgherald") == "main.conf\n"
+    m.call("dpkg", "--purge", "pgherald")
+    assert m.call("sh", "-c", "ls -d /etc/pgherald /lib/systemd/system/pgherald* /usr/bin/pgherald 2>/dev/null || true") == ""
