@@ -129,7 +129,7 @@ static void on_probe(void *context, const char *snapshot)
 	if (c->activity || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0))
 		c->turns_owed = c->reconciles ? TURNS_TO_SETTLE : TURNS_TO_PASS_ON;
 	else if (c->events->pending(c->context))
-		c->turns_owed = TURNS_TO_PASS_ON;
+		c->turns_owed = TURNS_TO_SETTLE;
 	if (c->turns_owed > 0)
 		send_canary(c);
 }

@@ -189,7 +189,9 @@ static bool on_turn(void *context, const char *token, const char *settled, const
 	if (r->upstream.state == UPSTREAM_LIVE) {
 		if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0)
 			fanout_checkpoint(&r->fanout, r->last_turn);
-		else if (known && (!latest || checkpoint_is_newer(settled, latest->token)))
+		/* After a change of clusters, what was settled in the old one is newer than nothing here. */
+		else if (known && !checkpoint_is_newer(settled, token) &&
+			 (!latest || checkpoint_is_newer(settled, latest->token)))
 			fanout_checkpoint(&r->fanout, settled);
 	}
 	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
