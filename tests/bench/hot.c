@@ -25,10 +25,7 @@
 static struct ev_loop *loop;
 static struct fanout fanout;
 static struct decode decode;
-static struct config config = {.mode = MODE_POSTGRES,
-	.backlog_size = (size_t)1 << 20,
-	.n_channels = 1,
-	.channels = {{BENCH_CHANNEL, CHANNEL_CHANGES}}};
+static struct config config;
 static int peers[WORKERS];
 
 /* The relay's side */
@@ -37,6 +34,10 @@ static void open_relay(void)
 {
 	static const struct worker_requests requests;
 
+	/* All defaults, whatever the environment says; the channel is the default too. */
+	clearenv();
+	if (config_load(&config, 1, (char *[]){"bench-hot", NULL}) != 0)
+		die("no configuration");
 	loop = ev_default_loop(EVFLAG_AUTO);
 	decode.config = &config;
 	if (fanout_open(&fanout, loop, &config, &requests) < 0)
