@@ -158,7 +158,10 @@ class Worker:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(DEADLINE)
         self.socket.connect(path)
-        self.socket.sendall(pack(HELLO, 1, name, resume))
+        try:
+            self.socket.sendall(pack(HELLO, 1, name, resume))
+        except BrokenPipeError:
+            pass  # it is turned away already: BYE is there to be read
 
     # Receiving
 
