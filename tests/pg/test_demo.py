@@ -36,7 +36,7 @@ def test_it_shows_what_it_promises_within_30_seconds(demo):
     assert len(output.splitlines()) < 60, "one screen"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_kept_it_can_be_played_with_and_ends_with_all_it_started(demo, run, number):
     process = demo("--keep")
     output = ""

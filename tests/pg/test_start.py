@@ -185,6 +185,13 @@ def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, b
         assert "Hunter2" not in output and "Zebra9" not in output, f"{written} is in the log: {output}"
 
 
+def test_a_password_that_is_a_name_too_is_not_printed(start, db, bouncer, pg):
+    """The server's own words hold it: database "..." does not exist."""
+    relay = start(bouncer.url(db), pg.url("hunter2zebra9", password="hunter2zebra9"))
+    relay.secrets += ["hunter2zebra9"]
+    assert "hunter2zebra9" not in relay.fails()
+
+
 @pytest.mark.parametrize("setting, value", [
     ("PGHERALD_CHANNELS", "x" * 64), ("PGHERALD_CHANNELS", "a,,b"), ("PGHERALD_CHANNELS", "a:image"),
     ("PGHERALD_CHANNELS", "a,a:text"), ("PGHERALD_BACKLOG_SIZE", "many"), ("PGHERALD_BACKLOG_SIZE", "-1"),
