@@ -59,16 +59,17 @@ class Manager(Relay):
         self._may_have_ended = False
         return self
 
+    def all_told(self):
+        try:
+            while True:
+                self.told += self.notify.recv(4096).decode().split("\n")
+        except BlockingIOError:
+            return self.told
+
     def hears(self, state, deadline=DEADLINE):
         """Wait until it has told this."""
-        def told():
-            try:
-                while True:
-                    self.told += self.notify.recv(4096).decode().split("\n")
-            except BlockingIOError:
-                pass
-            return [t for t in self.told if re.fullmatch(state, t)]
-        return wait_until(told, f"the relay tells {state}, not {self.told}", deadline)
+        return wait_until(lambda: [t for t in self.all_told() if re.fullmatch(state, t)],
+                          lambda: f"the relay tells {state}, not {self.told}", deadline)
 
     def start(self):
         self.launch()
@@ -101,7 +102,7 @@ def test_it_is_not_ready_before_the_first_canary(managed, own_pg, own_db):
     own_pg.freeze()
     relay = managed(DATABASE_DIRECT_URL=own_db.direct_url).launch()
     early = Worker(relay.path)  # the socket is there, and the connection waits
-    assert not early.pump(1) and "READY=1" not in relay.told
+    assert not early.pump(1) and "READY=1" not in relay.all_told()
     own_pg.thaw()
     relay.hears("READY=1")
     assert early.welcome
@@ -133,7 +134,7 @@ def test_the_watchdog_is_fed_by_the_loop(managed):
 def test_without_a_watchdog_there_is_none(managed):
     relay = managed().start()
     relay.hears("STATUS=local mode, 0 workers")
-    assert "WATCHDOG=1" not in relay.told
+    assert "WATCHDOG=1" not in relay.all_told()
 
 
 def test_inherited_sockets_stay(managed):
