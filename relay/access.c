@@ -41,7 +41,8 @@ static int parse_who(struct access_rule *rule, const char *who, char *why, size_
 	const struct passwd *user = rule->who == ACCESS_USER ? getpwnam(who) : NULL;
 	const struct group *group = rule->who == ACCESS_GROUP ? getgrnam(who) : NULL;
 	if (!user && !group)
-		return wrong(why, size, rule->who == ACCESS_USER ? "there is no such user" : "there is no such group", who);
+		return wrong(why, size,
+			rule->who == ACCESS_USER ? "there is no such user" : "there is no such group", who);
 	rule->id = user ? user->pw_uid : group->gr_gid;
 	return 0;
 }
@@ -59,7 +60,8 @@ static int parse_right(struct access_rule *rule, const char *right, uint64_t top
 	return 0;
 }
 
-static int parse_rule(struct access_rule *rule, char *text, const struct config *config, char *why, size_t size)
+static int parse_rule(
+	struct access_rule *rule, char *text, const struct config *config, char *why, size_t size)
 {
 	char *right = strchr(text, '='), *channel = right ? strchr(right, ':') : NULL;
 	uint64_t topics = UINT64_MAX;
@@ -126,7 +128,8 @@ struct access_rights access_of_peer(const struct access *a, int fd, uid_t uid, g
 	for (unsigned i = 0; i < a->n_rules; i++) {
 		const struct access_rule *rule = &a->rules[i];
 		if (rule->who == ACCESS_ANYONE || (rule->who == ACCESS_USER && rule->id == uid) ||
-		    (rule->who == ACCESS_GROUP && in_group(rule->id, gid, groups, len / sizeof *groups))) {
+			(rule->who == ACCESS_GROUP &&
+				in_group(rule->id, gid, groups, len / sizeof *groups))) {
 			rights.listen |= rule->rights.listen;
 			rights.publish |= rule->rights.publish;
 		}

@@ -35,8 +35,8 @@ static int without(struct gate *gate, const struct config *config, enum gate_nam
 {
 	if (!may_be_missing(config, name))
 		return result;
-	diag(DIAG_WARNING, "there is no ops socket, since %s cannot be had: %s; set PGHERALD_OPS_SOCKET", config->ops_path,
-		strerror(-result));
+	diag(DIAG_WARNING, "there is no ops socket, since %s cannot be had: %s; set PGHERALD_OPS_SOCKET",
+		config->ops_path, strerror(-result));
 	gate_close(gate);
 	return 0;
 }
@@ -51,7 +51,9 @@ static int claim(struct gate *gate, const struct config *config, enum gate_name 
 		return 0;
 	}
 	if (fd != -ENOENT) {
-		diag(DIAG_ERROR, "start refused: the socket that systemd calls \"%s\" cannot be used: %s; it must be ListenStream= on a path",
+		diag(DIAG_ERROR,
+			"start refused: the socket that systemd calls \"%s\" cannot be used: %s; it must be "
+			"ListenStream= on a path",
 			names[name], strerror(-fd));
 		return fd;
 	}
@@ -77,7 +79,9 @@ int gates_claim(struct gates *g, const struct config *config)
 	for (enum gate_name name = GATES_N; r == 0 && name-- > 0;)
 		r = claim(&g->gates[name], config, name);
 	if (r == 0 && systemd_unclaimed()) {
-		diag(DIAG_ERROR, "start refused: systemd hands over a socket called \"%s\"; FileDescriptorName= must be relay, ops or metrics",
+		diag(DIAG_ERROR,
+			"start refused: systemd hands over a socket called \"%s\"; FileDescriptorName= must "
+			"be relay, ops or metrics",
 			systemd_unclaimed());
 		r = -EINVAL;
 	}
@@ -85,13 +89,14 @@ int gates_claim(struct gates *g, const struct config *config)
 }
 
 int gates_open(struct gates *g, struct ev_loop *loop, const struct config *config,
-	       const struct gate_taker takers[GATES_N])
+	const struct gate_taker takers[GATES_N])
 {
 	for (enum gate_name name = 0; name < GATES_N; name++) {
 		struct gate *gate = &g->gates[name];
 		if (!gate_is_claimed(gate))
 			continue;
-		int r = gate_open(gate, loop, config->socket_mode, takers[name].accepted, takers[name].context);
+		int r = gate_open(
+			gate, loop, config->socket_mode, takers[name].accepted, takers[name].context);
 		if (r < 0)
 			r = without(gate, config, name, r);
 		if (r < 0) {

@@ -1,5 +1,6 @@
-/* Which sockets there are, whose they are and which may be missing: one for workers, one for operators, one for metrics.
- * Each is systemd's, when it hands it over, or else made on its configured path. Logs what cannot be had. main calls it. */
+/* Which sockets there are, whose they are and which may be missing: one for workers, one for operators, one
+ * for metrics. Each is systemd's, when it hands it over, or else made on its configured path. Logs what
+ * cannot be had. main calls it. */
 #pragma once
 
 #include "config.h"
@@ -21,5 +22,5 @@ struct gate_taker {
 int gates_claim(struct gates *gates, const struct config *config);
 /* Let them in. The same. */
 int gates_open(struct gates *gates, struct ev_loop *loop, const struct config *config,
-	       const struct gate_taker takers[GATES_N]);
+	const struct gate_taker takers[GATES_N]);
 void gates_close(struct gates *gates);

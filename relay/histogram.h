@@ -1,13 +1,13 @@
-/* Durations in buckets, as Prometheus wants them. Observed where they happen, by the canary and the publisher; printed by
- * the metrics. */
+/* Durations in buckets, as Prometheus wants them. Observed where they happen, by the canary and the
+ * publisher; printed by the metrics. */
 #pragma once
 
 #include <stdint.h>
 
 /* Upper bounds in seconds: from a commit next door to the deadline of a request. */
-#define HISTOGRAM_BOUNDS                                                                                         \
-	{                                                                                                        \
-		0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5                            \
+#define HISTOGRAM_BOUNDS                                                                                     \
+	{                                                                                                    \
+		0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5                        \
 	}
 #define HISTOGRAM_BUCKETS 13
 

@@ -39,7 +39,8 @@ static void print_label(struct page *p, const char *label, const char *value)
 	fputs("\"}", p->out);
 }
 
-static void sample(struct page *p, const char *suffix, const char *label, const char *label_value, double value)
+static void sample(
+	struct page *p, const char *suffix, const char *label, const char *label_value, double value)
 {
 	if (p->json) {
 		fprintf(p->out, "{\"name\":\"%s%s\"", p->name, suffix);
@@ -97,28 +98,38 @@ static void print_postgres(struct page *p, const struct relay *r)
 	const struct publisher *pub = &r->publisher;
 	const struct canary *c = &r->canary;
 
-	gauge(p, "pgherald_upstream_live", "Whether the relay hears PostgreSQL, and has recovered what it missed.",
+	gauge(p, "pgherald_upstream_live",
+		"Whether the relay hears PostgreSQL, and has recovered what it missed.",
 		r->upstream.state == UPSTREAM_LIVE);
-	counter(p, "pgherald_upstream_connects_total", "Attempts to make the LISTEN connection.", r->upstream.n_connects);
-	counter(p, "pgherald_upstream_losses_total", "Attempts that failed, and LISTEN connections that were lost.",
-		r->upstream.n_losses);
-	gauge(p, "pgherald_recovery_available", "Whether the database has the recovery function.", r->upstream.recoverable);
+	counter(p, "pgherald_upstream_connects_total", "Attempts to make the LISTEN connection.",
+		r->upstream.n_connects);
+	counter(p, "pgherald_upstream_losses_total",
+		"Attempts that failed, and LISTEN connections that were lost.", r->upstream.n_losses);
+	gauge(p, "pgherald_recovery_available", "Whether the database has the recovery function.",
+		r->upstream.recoverable);
 	counter(p, "pgherald_canaries_sent_total", "Canaries sent.", c->n_sent);
 	counter(p, "pgherald_canaries_heard_total", "Canaries heard, this relay's and others'.", c->n_heard);
-	counter(p, "pgherald_canaries_missed_total", "Canaries that were committed and not heard in time.", c->n_missed);
-	counter(p, "pgherald_probes_total", "Looks at whether anything happened, instead of a canary.", c->n_probes);
-	print_histogram(p, "pgherald_canary_round_trip_seconds", "From sending a canary to hearing it.", &c->round_trips);
-	gauge(p, "pgherald_checkpoint_age_seconds", "Since the latest checkpoint; an idle database has no new ones.",
+	counter(p, "pgherald_canaries_missed_total", "Canaries that were committed and not heard in time.",
+		c->n_missed);
+	counter(p, "pgherald_probes_total", "Looks at whether anything happened, instead of a canary.",
+		c->n_probes);
+	print_histogram(p, "pgherald_canary_round_trip_seconds", "From sending a canary to hearing it.",
+		&c->round_trips);
+	gauge(p, "pgherald_checkpoint_age_seconds",
+		"Since the latest checkpoint; an idle database has no new ones.",
 		latest ? clock_now() - r->fanout.checkpoint_at : 0);
-	gauge(p, "pgherald_publisher_connected", "Whether the publishing connection is there.", pub->session.conn != NULL);
-	gauge(p, "pgherald_publish_queue_requests", "Requests that wait for PostgreSQL.", pub->queue.n + pub->in_flight.n);
-	gauge(p, "pgherald_publish_queue_bytes", "Their payloads.", (double)(pub->queue.bytes + pub->in_flight.bytes));
+	gauge(p, "pgherald_publisher_connected", "Whether the publishing connection is there.",
+		pub->session.conn != NULL);
+	gauge(p, "pgherald_publish_queue_requests", "Requests that wait for PostgreSQL.",
+		pub->queue.n + pub->in_flight.n);
+	gauge(p, "pgherald_publish_queue_bytes", "Their payloads.",
+		(double)(pub->queue.bytes + pub->in_flight.bytes));
 	counter(p, "pgherald_publish_batches_total", "Statements that published.", pub->n_batches);
 	counter(p, "pgherald_published_total", "Requests that were committed.", pub->n_published);
-	counter(p, "pgherald_publish_failures_total", "Requests that were answered with an error by the publisher.",
-		pub->n_failed);
-	print_histogram(p, "pgherald_publish_to_commit_seconds", "From a request to the confirmation of its commit.",
-		&pub->to_commit);
+	counter(p, "pgherald_publish_failures_total",
+		"Requests that were answered with an error by the publisher.", pub->n_failed);
+	print_histogram(p, "pgherald_publish_to_commit_seconds",
+		"From a request to the confirmation of its commit.", &pub->to_commit);
 	counter(p, "pgherald_recovery_questions_total", "Questions to the database about what was missed.",
 		r->recovery.n_questions);
 	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery.n_rows);
@@ -130,16 +141,23 @@ static void print_fanout(struct page *p, const struct relay *r)
 {
 	const struct fanout *f = &r->fanout;
 
-	family(p, "pgherald_notifications_total", "counter", "Changes and messages that went into the backlog.");
+	family(p, "pgherald_notifications_total", "counter",
+		"Changes and messages that went into the backlog.");
 	for (unsigned i = 0; i < r->config.n_channels; i++)
 		labelled(p, "channel", r->config.channels[i].name, f->n_appended[i + 1]);
-	counter(p, "pgherald_recovered_total", "Those of them that were recovered from the database.", f->n_recovered);
-	counter(p, "pgherald_malformed_total", "Payloads that are no change, and were dropped.", r->decode.n_malformed);
-	gauge(p, "pgherald_backlog_bytes", "Bytes of the frames in the backlog.", (double)backlog_used(&f->backlog));
+	counter(p, "pgherald_recovered_total", "Those of them that were recovered from the database.",
+		f->n_recovered);
+	counter(p, "pgherald_malformed_total", "Payloads that are no change, and were dropped.",
+		r->decode.n_malformed);
+	gauge(p, "pgherald_backlog_bytes", "Bytes of the frames in the backlog.",
+		(double)backlog_used(&f->backlog));
 	gauge(p, "pgherald_backlog_size_bytes", "Bytes that the backlog can hold.", (double)f->backlog.size);
-	gauge(p, "pgherald_backlog_frames", "Frames in the backlog.", (double)(f->backlog.head + 1 - f->backlog.first));
-	counter(p, "pgherald_delivered_frames_total", "Frames of the backlog sent to workers.", f->n_deliveries);
-	counter(p, "pgherald_sends_total", "Sends to workers; each may wake one, and carries many frames.", f->n_wakes);
+	gauge(p, "pgherald_backlog_frames", "Frames in the backlog.",
+		(double)(f->backlog.head + 1 - f->backlog.first));
+	counter(p, "pgherald_delivered_frames_total", "Frames of the backlog sent to workers.",
+		f->n_deliveries);
+	counter(p, "pgherald_sends_total", "Sends to workers; each may wake one, and carries many frames.",
+		f->n_wakes);
 	counter(p, "pgherald_overruns_total", "Workers that fell out of the backlog.", f->n_overruns);
 	family(p, "pgherald_gaps_total", "counter", "Gaps told: once to all workers, or to one alone.");
 	labelled(p, "to", "all", f->n_gaps);
@@ -151,9 +169,11 @@ static void print_workers(struct page *p, const struct relay *r)
 	const struct fanout *f = &r->fanout;
 
 	gauge(p, "pgherald_workers", "Workers connected.", f->n_workers);
-	gauge(p, "pgherald_pubkey_subscriptions", "Subscriptions by pubkey, of all workers.", f->router.n_edges);
+	gauge(p, "pgherald_pubkey_subscriptions", "Subscriptions by pubkey, of all workers.",
+		f->router.n_edges);
 	counter(p, "pgherald_workers_accepted_total", "Workers that connected.", f->n_accepted);
-	family(p, "pgherald_workers_closed_total", "counter", "Connections of workers that ended, by the code of BYE.");
+	family(p, "pgherald_workers_closed_total", "counter",
+		"Connections of workers that ended, by the code of BYE.");
 	for (unsigned i = 0; i < WORKER_CLOSES; i++)
 		labelled(p, "code", worker_close_code(i), f->n_closed[i]);
 	family(p, "pgherald_errors_total", "counter", "Requests answered with ERROR, by its code.");
@@ -163,7 +183,8 @@ static void print_workers(struct page *p, const struct relay *r)
 
 static void print_limits(struct page *p, const struct relay *r)
 {
-	family(p, "pgherald_limit_reached_total", "counter", "How often a limit was reached, and somebody refused or held up.");
+	family(p, "pgherald_limit_reached_total", "counter",
+		"How often a limit was reached, and somebody refused or held up.");
 	for (unsigned i = 0; i < LIMITS_N; i++)
 		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
 	labelled(p, "limit", "publish_queue", r->publisher.n_full);
@@ -178,7 +199,8 @@ static void print_process(struct page *p)
 	int n_fds = 0;
 
 	if (statm && fscanf(statm, "%lu %lu", &size, &resident) == 2)
-		gauge(p, "process_resident_memory_bytes", "Resident memory.", (double)resident * (double)sysconf(_SC_PAGESIZE));
+		gauge(p, "process_resident_memory_bytes", "Resident memory.",
+			(double)resident * (double)sysconf(_SC_PAGESIZE));
 	if (statm)
 		fclose(statm);
 	if (!fds)
@@ -208,8 +230,10 @@ void metrics_print(const struct relay *r, FILE *out, bool json)
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
 	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops.n_accepted);
-	counter(p, "pgherald_ops_dropped_total", "Those of them that were refused, or dropped for not reading.", r->ops.n_dropped);
-	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.", r->metrics_socket.n_requests);
+	counter(p, "pgherald_ops_dropped_total",
+		"Those of them that were refused, or dropped for not reading.", r->ops.n_dropped);
+	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.",
+		r->metrics_socket.n_requests);
 	counter(p, "pgherald_metrics_refused_total", "Connections to the metrics socket that were refused.",
 		r->metrics_socket.n_refused);
 	print_process(p);

@@ -1,5 +1,5 @@
-/* What the relay counts, in Prometheus' text format or as JSON. Counts nothing itself: each number stands beside what
- * it counts. The ops command and the metrics socket call it. */
+/* What the relay counts, in Prometheus' text format or as JSON. Counts nothing itself: each number stands
+ * beside what it counts. The ops command and the metrics socket call it. */
 #pragma once
 
 #include <stdbool.h>

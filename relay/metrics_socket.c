@@ -90,7 +90,8 @@ static struct answer answer_to(const struct relay *r, const char *method, const 
 	if (strcmp(path, "/metrics") == 0)
 		return (struct answer){"200 OK", "text/plain; version=0.0.4; charset=utf-8", print_metrics};
 	if (strcmp(path, "/healthz") == 0)
-		return (struct answer){unhealthy(r) ? "503 Service Unavailable" : "200 OK", TEXT, print_health};
+		return (struct answer){
+			unhealthy(r) ? "503 Service Unavailable" : "200 OK", TEXT, print_health};
 	return (struct answer){"404 Not Found", TEXT, print_index};
 }
 
@@ -105,7 +106,8 @@ static int put_answer(struct metrics_connection *c, const struct answer *a, bool
 		return -ENOMEM;
 	a->print(c->socket->relay, out);
 	int r = fclose(out) == 0 ? 0 : -ENOMEM;
-	int n = snprintf(header, sizeof header, "HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+	int n = snprintf(header, sizeof header,
+		"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
 		a->status, a->type, len);
 	if (r == 0)
 		r = outbox_add(&c->outbox, header, (size_t)n);
@@ -125,7 +127,7 @@ static int answer(struct metrics_connection *c)
 	c->socket->n_requests++;
 	method[0] = '\0';
 	if (sscanf(c->request, "%7[A-Z] %63[^ \r\n] %15[^\r\n]", method, path, version) == 3 &&
-	    strncmp(version, "HTTP/1.", 7) == 0) {
+		strncmp(version, "HTTP/1.", 7) == 0) {
 		path[strcspn(path, "?")] = '\0';
 		a = answer_to(c->socket->relay, method, path);
 	}
@@ -180,7 +182,8 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		r = answer(c);
 	} else if (c->len == METRICS_REQUEST_MAX) {
 		c->answered = true;
-		r = put_answer(c, &(struct answer){"431 Request Header Fields Too Large", TEXT, print_index}, false);
+		r = put_answer(
+			c, &(struct answer){"431 Request Header Fields Too Large", TEXT, print_index}, false);
 	}
 	if (r < 0)
 		close_connection(c);
@@ -205,12 +208,13 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 void metrics_socket_accepted(void *context, int fd)
 {
 	struct metrics_socket *s = context;
-	struct metrics_connection *c = s->n_connections < METRICS_CONNECTIONS_MAX ? calloc(1, sizeof *c) : NULL;
+	struct metrics_connection *c =
+		s->n_connections < METRICS_CONNECTIONS_MAX ? calloc(1, sizeof *c) : NULL;
 
 	if (!c) {
 		s->n_refused++;
-		diag_limited(&refusal_limit, DIAG_WARNING, "the metrics socket refuses a connection: it has %d",
-			METRICS_CONNECTIONS_MAX);
+		diag_limited(&refusal_limit, DIAG_WARNING,
+			"the metrics socket refuses a connection: it has %d", METRICS_CONNECTIONS_MAX);
 		close(fd);
 		return;
 	}

@@ -1,5 +1,6 @@
-/* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and systemd-socket-proxyd need: GET and HEAD of
- * /metrics and /healthz, one request a connection. What the page says is the metrics'. main opens its gate. */
+/* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and systemd-socket-proxyd need:
+ * GET and HEAD of /metrics and /healthz, one request a connection. What the page says is the metrics'. main
+ * opens its gate. */
 #pragma once
 
 #include <ev.h>

@@ -41,15 +41,16 @@ static void close_connection(struct ops_connection *c)
 static void drop(struct ops_connection *c, const char *why)
 {
 	c->ops->n_dropped++;
-	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why, (unsigned)c->uid);
+	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why,
+		(unsigned)c->uid);
 	close_connection(c);
 }
 
 /* Replies */
 
 /* What print_to() writes, into the outbox. 0 or -ENOMEM. */
-static int reply(struct ops_connection *c, void (*print_to)(struct ops_connection *c, const void *what, FILE *out),
-		 const void *what)
+static int reply(struct ops_connection *c,
+	void (*print_to)(struct ops_connection *c, const void *what, FILE *out), const void *what)
 {
 	char *text = NULL;
 	size_t len = 0;
@@ -107,7 +108,8 @@ static void print_frame(struct ops_connection *c, const void *frame, FILE *out)
 	tail_print(&c->tail, frame, out);
 }
 
-/* The fan-out appends a frame. Nothing is sent or closed from here: the writer does, when the loop comes to it. */
+/* The fan-out appends a frame. Nothing is sent or closed from here: the writer does, when the loop comes to
+ * it. */
 static void on_appended(void *context, const struct wire_frame *frame)
 {
 	struct ops *ops = context;
@@ -273,7 +275,8 @@ static void refuse(struct ops *ops, int fd)
 	(void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 	close(fd);
 	ops->n_dropped++;
-	diag_limited(&refusal_limit, DIAG_WARNING, "an operator is refused: the ops socket has %d connections, all of them busy",
+	diag_limited(&refusal_limit, DIAG_WARNING,
+		"an operator is refused: the ops socket has %d connections, all of them busy",
 		OPS_CONNECTIONS_MAX);
 }
 
@@ -322,7 +325,8 @@ void ops_tick(struct ops *ops)
 		next = c->next;
 		if (c->tail.on && c->ended && is_gone(c))
 			close_connection(c);
-		else if (!c->tail.on && outbox_waiting(&c->outbox) > 0 && now - c->outbox.progress > OPS_STALL_SECONDS)
+		else if (!c->tail.on && outbox_waiting(&c->outbox) > 0 &&
+			 now - c->outbox.progress > OPS_STALL_SECONDS)
 			drop(c, "it asks and does not read the replies");
 	}
 }

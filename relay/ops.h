@@ -1,6 +1,6 @@
-/* The operator's text socket, for socat: connections, lines in, replies out. A command a line; each reply ends with a blank
- * line; the end of the input means "answer what is asked, then close". What the commands are stands in ops_commands, what a
- * tail shows in tail. main opens its gate. */
+/* The operator's text socket, for socat: connections, lines in, replies out. A command a line; each reply
+ * ends with a blank line; the end of the input means "answer what is asked, then close". What the commands
+ * are stands in ops_commands, what a tail shows in tail. main opens its gate. */
 #pragma once
 
 #include "outbox.h"
@@ -28,9 +28,9 @@ struct ops_connection {
 	struct ev_timer turn; /* the next of the loop, for lines that are left */
 	int fd;
 	uid_t uid;
-	double active;	/* when it last said something */
-	bool ended;	/* it says no more: answer what is asked, then close */
-	bool skipping;	/* the rest of a line that is too long */
+	double active; /* when it last said something */
+	bool ended; /* it says no more: answer what is asked, then close */
+	bool skipping; /* the rest of a line that is too long */
 	size_t input_len;
 	char input[OPS_LINE_MAX];
 	struct outbox outbox;

@@ -1,5 +1,5 @@
-/* The ops socket's commands: one line in, one reply out. Reads all parts of the relay; only kill, log and reconnect change
- * anything, and only for root and the daemon's own user. The ops socket calls it. */
+/* The ops socket's commands: one line in, one reply out. Reads all parts of the relay; only kill, log and
+ * reconnect change anything, and only for root and the daemon's own user. The ops socket calls it. */
 #pragma once
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
-/* Bytes on their way to a socket whose reader may be slow: what the ops and the metrics socket answer. Grows as it is
- * filled; how much may wait, and for how long, its owner says. Workers have none: what they are owed stands in the
- * backlog. */
+/* Bytes on their way to a socket whose reader may be slow: what the ops and the metrics socket answer. Grows
+ * as it is filled; how much may wait, and for how long, its owner says. Workers have none: what they are owed
+ * stands in the backlog. */
 #pragma once
 
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* How fast a few counters go, over the last 1 s, 10 s and 1 min: a sample of each a second, for as long. main's timer takes
- * them, the status shows them. */
+/* How fast a few counters go, over the last 1 s, 10 s and 1 min: a sample of each a second, for as long.
+ * main's timer takes them, the status shows them. */
 #pragma once
 
 #include <stdint.h>

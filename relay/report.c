@@ -29,7 +29,8 @@ static bool is_control(const char *p, size_t n)
 	if (n == 2)
 		return u[0] == 0xc2 && u[1] < 0xa0;
 	return n == 3 && u[0] == 0xe2 &&
-	       ((u[1] == 0x80 && u[2] >= 0xa8 && u[2] <= 0xae) || (u[1] == 0x81 && u[2] >= 0xa6 && u[2] <= 0xa9));
+	       ((u[1] == 0x80 && u[2] >= 0xa8 && u[2] <= 0xae) ||
+		       (u[1] == 0x81 && u[2] >= 0xa6 && u[2] <= 0xa9));
 }
 
 void report_escape_text(FILE *out, const char *text, size_t len)

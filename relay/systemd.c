@@ -62,7 +62,7 @@ static void find_watchdog(void)
 
 	/* Without a pid it is meant for whoever reads it. */
 	if (take_env("WATCHDOG_USEC", usec, sizeof usec) &&
-	    (!take_env("WATCHDOG_PID", pid, sizeof pid) || is_for_us(pid)))
+		(!take_env("WATCHDOG_PID", pid, sizeof pid) || is_for_us(pid)))
 		systemd.watchdog = strtod(usec, NULL) / 1e6;
 }
 
@@ -95,7 +95,8 @@ static bool is_bound_to(int fd, const char *path)
 	struct sockaddr_un address = {0};
 	socklen_t len = sizeof address - 1;
 
-	return path && getsockname(fd, (struct sockaddr *)&address, &len) == 0 && strcmp(address.sun_path, path) == 0;
+	return path && getsockname(fd, (struct sockaddr *)&address, &len) == 0 &&
+	       strcmp(address.sun_path, path) == 0;
 }
 
 static int socket_option(int fd, int option)
@@ -112,7 +113,7 @@ static int claim(int i)
 
 	systemd.claimed[i] = true;
 	if (socket_option(fd, SO_DOMAIN) != AF_UNIX || socket_option(fd, SO_TYPE) != SOCK_STREAM ||
-	    socket_option(fd, SO_ACCEPTCONN) != 1)
+		socket_option(fd, SO_ACCEPTCONN) != 1)
 		return -EINVAL;
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 		return -errno;
@@ -142,8 +143,8 @@ void systemd_notify(const char *state)
 {
 	/* A manager that cannot be told now is told again, or misses the watchdog and acts. */
 	if (systemd.fd >= 0)
-		(void)!sendto(systemd.fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&systemd.address,
-			systemd.address_len);
+		(void)!sendto(systemd.fd, state, strlen(state), MSG_NOSIGNAL,
+			(struct sockaddr *)&systemd.address, systemd.address_len);
 }
 
 void systemd_status(const char *format, ...)

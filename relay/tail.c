@@ -44,7 +44,8 @@ static void put(struct report *r, const char *name, struct wire_str value)
 	report_bytes(r, name, value.ptr, value.len);
 }
 
-static void print_line(const struct tail *t, FILE *out, void (*print)(struct report *r, const void *of), const void *of)
+static void print_line(
+	const struct tail *t, FILE *out, void (*print)(struct report *r, const void *of), const void *of)
 {
 	struct report r;
 

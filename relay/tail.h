@@ -1,6 +1,6 @@
-/* What the ops command "tail" shows: each frame as it goes into the backlog, of all channels, of one, or of one pubkey. Chooses and
- * prints; the ops socket feeds it, and bounds what waits for a reader that is slow: what does not fit is counted,
- * and the count shown where it is missing. */
+/* What the ops command "tail" shows: each frame as it goes into the backlog, of all channels, of one, or of
+ * one pubkey. Chooses and prints; the ops socket feeds it, and bounds what waits for a reader that is slow:
+ * what does not fit is counted, and the count shown where it is missing. */
 #pragma once
 
 #include "config.h"
@@ -13,8 +13,8 @@
 struct tail {
 	bool on, json;
 	char channel[CHANNEL_NAME_MAX + 1]; /* empty: all */
-	char pubkey[TAIL_PUBKEY_MAX];	    /* empty: all */
-	uint64_t dropped;		    /* since the last that was shown */
+	char pubkey[TAIL_PUBKEY_MAX]; /* empty: all */
+	uint64_t dropped; /* since the last that was shown */
 };
 
 bool tail_wants(const struct tail *tail, const struct wire_frame *frame);
