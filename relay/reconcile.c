@@ -167,6 +167,20 @@ static bool on_row(void *context, const struct decoded *d)
 	return true;
 }
 
+/* What was settled means nothing any more. Our workers have all up to the latest checkpoint, or were told; so if that is of this
+ * server's time, it is from there that we answer for all. */
+static void begin_anew(struct reconcile *rc, const char *now)
+{
+	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
+	struct checkpoint_parts here, there;
+	bool good = latest && checkpoint_parse(now, &here) == 0 && checkpoint_parse(latest->token, &there) == 0 &&
+		    there.system_identifier == here.system_identifier && there.timeline == here.timeline &&
+		    there.lsn <= here.lsn;
+
+	snprintf(rc->begin, sizeof rc->begin, "%s", good ? latest->token : now);
+	rc->settled[0] = '\0';
+}
+
 static void on_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
 {
 	static struct diag_limit limit;
@@ -177,11 +191,8 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 		diag_limited(&limit, DIAG_WARNING, "changes that nobody notified cannot be announced: %s", text);
 		start_over(rc);
 		rc->unfinished = true;
-		/* A moment that means nothing any more is not asked about again. */
-		if (outcome == CHANGES_OTHER_TIME)
-			rc->settled[0] = '\0';
 		if (outcome == CHANGES_OTHER_TIME && token)
-			snprintf(rc->begin, sizeof rc->begin, "%s", token);
+			begin_anew(rc, token);
 		return;
 	}
 	for (uint32_t i = 0; i < rc->suspects.n; i++) {
