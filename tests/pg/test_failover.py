@@ -161,6 +161,22 @@ def test_a_new_primary_that_was_restarted_does_not_know_where_it_forked(site, mo
         worker.hears("after")
 
 
+def test_what_nobody_notified_is_announced_where_the_past_means_nothing(site):
+    """The new primary was restarted: what was settled on the old one leads nowhere. What is written from the relay's return on
+    is announced all the same."""
+    site.cut_and_commit()
+    site.relay.freeze()  # what it hears last, and what it does first, is in the tests' hand
+    site.fail_over()
+    site.pair.standby.restart("immediate")
+    site.relay.thaw()
+    site.sees("live")
+    assert site.worker.gaps
+    for n in range(12):
+        site.data.write(f"silent{n}")
+        site.worker.pump(0.05)
+    site.worker.hears_all(f"silent{n}" for n in range(12))
+
+
 def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup):
     """A dump restored into a new cluster, at the address of the old one."""
     db = own_pg.database()
