@@ -13,7 +13,7 @@ from worker import CHANNEL, Ok, Raw, Worker
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
-CAT = os.path.join(BUILD, "client", "pgherald-cat")
+CAT = os.path.join(BUILD, "client", "examples", "pgherald-cat")
 
 LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
 REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")

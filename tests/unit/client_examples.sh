@@ -1,10 +1,10 @@
 #!/bin/sh
-# client_examples.sh BUILD_DIR LIBEV PREFORK
+# client_examples.sh BUILD_DIR POLL LIBEV PREFORK
 # The examples at work, against a relay in local mode.
 set -eu
 
-build=$1 libev=$2 prefork=$3
-cat=$build/client/pgherald-cat
+build=$1 poll=$2 libev=$3 prefork=$4
+cat=$build/client/examples/pgherald-cat
 directory=$(mktemp -d /tmp/pgherald-XXXXXX)
 pids=
 # shellcheck disable=SC2086 # a list
@@ -33,6 +33,17 @@ expect libev "$libev: subscribed"
 "$cat" --notify alice
 expect libev "alice changed"
 [ "$(wc -l <"$directory/libev")" = 2 ]
+
+mkfifo "$directory/names"
+"$poll" <"$directory/names" >"$directory/poll" &
+pids="$pids $!"
+exec 3>"$directory/names"
+expect poll "poll: subscribed"
+echo frank >&3
+expect poll "frank changed"
+exec 3>&-
+"$cat" --notify grace
+expect poll "grace changed"
 
 # A worker is killed; the one that takes its place hears what was missed meanwhile, and nothing twice.
 "$prefork" "$directory" 2 >"$directory/prefork" &
