@@ -243,7 +243,7 @@ class System:
         for member in self.members:
             member.hurry()
         present = {row[0] for row in self.sql("SELECT user_id FROM user_revisions")}
-        end = time.monotonic() + (20 if self.timestamps else SETTLE_SECONDS)
+        end = time.monotonic() + (10 if self.timestamps else SETTLE_SECONDS)
         hurry = 0
 
         def missing():
