@@ -80,6 +80,11 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
+	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for UTF-8: one payload
+	 * that is none would end the session. */
+	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
+	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
+		PQsetClientEncoding(a->conn, "SQL_ASCII");
 	ev_async_send(a->loop, &a->done);
 	return NULL;
 }
