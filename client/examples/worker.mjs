@@ -48,7 +48,6 @@ async function converse(relay) {
     }
     if (type >= CHANGE && type <= UPSTREAM && rest[0] !== null) cursor[1] = Math.max(cursor[1], rest[0]);
     if (cursor) store(cursor);
-    
   }
 }
 
