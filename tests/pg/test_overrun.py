@@ -29,9 +29,17 @@ def flood(database, count, name="noise"):
 
 
 def is_live_again(worker, data, name="again"):
-    data.change(name)
-    change = worker.wait_until(lambda: [c for c in worker.changes if c.pubkey == name and c.flags == 0], "live", 30)[0]
-    assert change.seq
+    def heard():
+        return [c for c in worker.changes if c.pubkey == name]
+
+    # What it fell behind by while it was caught up may make it fall out once more.
+    for _ in range(10):
+        before = len(heard())
+        data.change(name)
+        worker.wait_until(lambda: len(heard()) > before, "again", 30)
+        if heard()[-1].flags == 0:
+            break
+    assert heard()[-1].flags == 0 and heard()[-1].seq
     # and from here on everything comes, in order
     for n in range(5):
         data.change(f"{name}-{n}")
@@ -126,7 +134,7 @@ def test_a_drop_during_the_catch_up_loses_nothing(start_relay, db, bouncer, data
     assert set(f"u{n}" for n in range(1, 30001)) <= set(again.pubkeys), "from the old cursor, all of it"
 
 
-def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_elses_time(start_relay, db, bouncer, data):
+def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_elses_time(without_sanitizers, start_relay, db, bouncer, data):
     relay = start_relay(db, bouncer, **SMALL)
     witness = subscriber(relay)
     stuck = [subscriber(relay, None if n % 2 else [f"noise{i}" for i in range(1000)], receive_buffer=4096) for n in range(10)]

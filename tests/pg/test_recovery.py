@@ -324,7 +324,7 @@ def test_a_thousand_of_a_million_users_take_the_index_and_milliseconds(million, 
     assert set(worker.recovered) == {f"u{n}" for n in range(500001, 501001)}
 
 
-def test_a_million_users_stall_nobody_and_fill_no_memory(million, start_relay, bouncer):
+def test_a_million_users_stall_nobody_and_fill_no_memory(without_sanitizers, million, start_relay, bouncer):
     """All of them changed while the relay was away. A change that is committed during the recovery is heard during it."""
     relay = start_relay(million.database, bouncer, PGHERALD_RECONCILE="no", **FAST)
     worker = subscriber(relay, ["live"] + [f"live{n}" for n in range(100)])

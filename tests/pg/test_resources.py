@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from machine import INSTALLED
 from ops import Operator, metric, objects
 from procs import wait_until
 from worker import CHANNEL, NOTIFY, SUBSCRIBE, Ok
@@ -39,10 +38,8 @@ def test_out_of_descriptors_while_postgresql_is_away(make_relay, own_pg, own_db)
     workers[1].hears("alice")
 
 
-def test_short_of_memory_nobody_else_is_hurt(make_relay, monkeypatch):
+def test_short_of_memory_nobody_else_is_hurt(without_sanitizers, make_relay):
     """A worker asks for more than there is: it is sent away, and the others go on."""
-    # A sanitizer's shadow is larger than any limit.
-    monkeypatch.setattr("relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
     relay = make_relay(PGHERALD_SUBSCRIPTIONS_MAX="64M").start()
     others = [relay.worker(), relay.worker(pubkeys=["alice"])]
     with open(f"/proc/{relay.process.pid}/statm") as file:
