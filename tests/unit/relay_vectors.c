@@ -139,13 +139,15 @@ static json_t *of_frame(const struct wire_frame *f)
 		return json_pack("[ioooo]", type, of_uint(f->notify.id), of_str(f->notify.channel),
 			of_str(f->notify.pubkey), of_str(f->notify.client_id));
 	case WIRE_SEND:
-		return json_pack("[iooo]", type, of_uint(f->send.id), of_str(f->send.channel), of_str(f->send.payload));
+		return json_pack("[iooo]", type, of_uint(f->send.id), of_str(f->send.channel),
+			of_str(f->send.payload));
 	case WIRE_PING:
 	case WIRE_BEGIN:
 		return json_pack("[io]", type, of_uint(f->request.id));
 	case WIRE_WELCOME:
-		info = json_pack("{sosososo}", "mode", of_str(f->welcome.mode), "upstream", of_str(f->welcome.upstream),
-			"channels", of_strs(f->welcome.channels, f->welcome.n_channels), "version",
+		info = json_pack("{sosososo}", "mode", of_str(f->welcome.mode), "upstream",
+			of_str(f->welcome.upstream), "channels",
+			of_strs(f->welcome.channels, f->welcome.n_channels), "version",
 			of_str(f->welcome.relay_version));
 		return json_pack("[ioooo]", type, of_uint(f->welcome.version), of_str(f->welcome.epoch),
 			of_uint(f->welcome.seq), info);
@@ -164,7 +166,8 @@ static json_t *of_frame(const struct wire_frame *f)
 	case WIRE_CHECKPOINT:
 		return json_pack("[ioo]", type, of_seq(f->checkpoint.seq), of_str(f->checkpoint.checkpoint));
 	case WIRE_GAP:
-		return json_pack("[iooo]", type, of_seq(f->gap.seq), of_str(f->gap.cause), of_str(f->gap.text));
+		return json_pack(
+			"[iooo]", type, of_seq(f->gap.seq), of_str(f->gap.cause), of_str(f->gap.text));
 	case WIRE_UPSTREAM:
 		return json_pack("[iooo]", type, of_seq(f->upstream.seq), of_str(f->upstream.state),
 			of_str(f->upstream.text));
@@ -180,7 +183,8 @@ static void bins_to_strings(json_t *frame)
 	size_t i;
 	json_t *element;
 
-	json_array_foreach(frame, i, element) {
+	json_array_foreach(frame, i, element)
+	{
 		const char *hex = json_string_value(json_object_get(element, "bin"));
 		char text[256];
 		size_t n = 0;
@@ -200,7 +204,8 @@ static void check_good(const struct vector *v)
 	struct wire_frame frame;
 
 	for (size_t part = 0; part < v->len; part++)
-		cr_assert_eq(wire_scan(&scanner, v->bytes, part), -EAGAIN, "%s, its first %zu bytes", v->name, part);
+		cr_assert_eq(wire_scan(&scanner, v->bytes, part), -EAGAIN, "%s, its first %zu bytes", v->name,
+			part);
 	cr_assert_eq(take(v, &frame), 0, "%s", v->name);
 	json_t *found = of_frame(&frame);
 	if (frame.type != WIRE_MESSAGE)
