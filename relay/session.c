@@ -18,6 +18,7 @@
 struct attempt {
 	struct session *session; /* NULL when nobody waits for it any more */
 	struct ev_loop *loop;
+	pthread_t thread;
 	struct ev_async done;
 	const char *url, *name;
 	bool first; /* why it failed matters: a setting may be wrong */
@@ -186,6 +187,8 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 
 	(void)events;
 	ev_async_stop(loop, watcher);
+	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it. */
+	pthread_join(a->thread, NULL);
 	free(a);
 	attempts_running--;
 	if (!s) {
@@ -224,9 +227,6 @@ void session_init(struct session *s, struct ev_loop *loop, const char *url, cons
 
 int session_connect(struct session *s)
 {
-	pthread_attr_t detached;
-	pthread_t thread;
-
 	assert(!s->attempt && !s->conn);
 	struct attempt *a = malloc(sizeof *a);
 	if (!a)
@@ -235,10 +235,7 @@ int session_connect(struct session *s)
 	ev_async_init(&a->done, on_attempt_done);
 	a->done.data = a;
 	ev_async_start(s->loop, &a->done);
-	pthread_attr_init(&detached);
-	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-	int r = -pthread_create(&thread, &detached, attempt_run, a);
-	pthread_attr_destroy(&detached);
+	int r = -pthread_create(&a->thread, NULL, attempt_run, a);
 	if (r < 0) {
 		ev_async_stop(s->loop, &a->done);
 		free(a);
