@@ -302,9 +302,11 @@ def test_without_the_function_a_restart_is_a_gap(start_relay, db, bouncer, run):
 def test_a_replay_needs_no_function(start_relay, db, bouncer, run):
     data = DataSync(run, db)
     relay = start_relay(db, bouncer, **FAST)
+    witness = subscriber(relay)
     worker = subscriber(relay)
     worker.close()
     data.notify("alice")
+    witness.hears("alice")
     assert resumed(relay, worker.cursor).pubkeys == ["alice"]
 
 
