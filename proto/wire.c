@@ -1,5 +1,7 @@
 #include "wire.h"
 
+#include "wire_change.h"
+
 #include <errno.h>
 #include <msgpack.h>
 #include <string.h>
@@ -81,164 +83,6 @@ void wire_decoder_free(struct wire_decoder *decoder)
 		return;
 	msgpack_zone_destroy(&decoder->zone);
 	free(decoder);
-}
-
-/* A CHANGE as it nearly always is, read where it lies. msgpack-c would take ten times as long, for every change and every
- * worker; whatever is unusual is left to it. */
-
-struct bytes {
-	const unsigned char *next, *end;
-};
-
-static bool read_uint(struct bytes *b, uint64_t *out)
-{
-	uint32_t n;
-
-	if (b->next == b->end)
-		return false;
-	unsigned char first = *b->next++;
-	if (first < 0x80) {
-		*out = first;
-		return true;
-	}
-	if (first < 0xcc || first > 0xcf)
-		return false;
-	n = 1u << (first - 0xcc);
-	if ((size_t)(b->end - b->next) < n)
-		return false;
-	*out = 0;
-	while (n--)
-		*out = *out << 8 | *b->next++;
-	return true;
-}
-
-/* Of fewer than 256 bytes */
-static bool read_str(struct bytes *b, struct wire_str *out)
-{
-	if (b->end - b->next < 2)
-		return false;
-	unsigned char first = *b->next++;
-	if (first == 0xd9)
-		out->len = *b->next++;
-	else if (first >= 0xa0 && first < 0xc0)
-		out->len = first & 0x1f;
-	else
-		return false;
-	if ((size_t)(b->end - b->next) < out->len)
-		return false;
-	out->ptr = (const char *)b->next;
-	b->next += out->len;
-	return true;
-}
-
-/* Returns the end of the frame that begins at buf, or NULL when it is another or not complete. */
-static const unsigned char *read_usual_change(const void *buf, size_t len, struct wire_change *out)
-{
-	struct bytes b = {buf, (const unsigned char *)buf + len};
-
-	if (len < 2 || b.next[0] != (0x90 | 6) || b.next[1] != WIRE_CHANGE)
-		return NULL;
-	b.next += 2;
-	return read_uint(&b, &out->seq) && read_str(&b, &out->channel) && read_str(&b, &out->pubkey) &&
-			       read_str(&b, &out->client_id) && read_uint(&b, &out->flags)
-		       ? b.next
-		       : NULL;
-}
-
-/* Scanning */
-
-static uint32_t big_endian(const unsigned char *p, uint32_t n)
-{
-	uint32_t value = 0;
-
-	while (n--)
-		value = value << 8 | *p++;
-	return value;
-}
-
-/* What the first byte of a msgpack value says of it. */
-struct token {
-	uint8_t count_len;    /* bytes of a count that follows the first byte */
-	uint8_t fixed_len;    /* bytes behind the first byte and the count, whatever the count */
-	uint32_t count;       /* the count, when the first byte holds it */
-	uint8_t elements_per; /* 0: the count is of bytes; 1: an array; 2: a map */
-};
-
-/* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte. False: none has it. */
-static bool token_of(unsigned char first, struct token *t)
-{
-	/* clang-format off */
-	static const struct token from_c0[32] = {
-		{0}, {0}, {0}, {0},					   /* nil, never used, false, true */
-		{1, 0, 0, 0}, {2, 0, 0, 0}, {4, 0, 0, 0},		   /* bin 8, 16, 32 */
-		{1, 1, 0, 0}, {2, 1, 0, 0}, {4, 1, 0, 0},		   /* ext 8, 16, 32 */
-		{0, 4, 0, 0}, {0, 8, 0, 0},				   /* float 32, 64 */
-		{0, 1, 0, 0}, {0, 2, 0, 0}, {0, 4, 0, 0}, {0, 8, 0, 0},	   /* uint 8, 16, 32, 64 */
-		{0, 1, 0, 0}, {0, 2, 0, 0}, {0, 4, 0, 0}, {0, 8, 0, 0},	   /* int 8, 16, 32, 64 */
-		{0, 2, 0, 0}, {0, 3, 0, 0}, {0, 5, 0, 0}, {0, 9, 0, 0}, {0, 17, 0, 0}, /* fixext 1 to 16 */
-		{1, 0, 0, 0}, {2, 0, 0, 0}, {4, 0, 0, 0},		   /* str 8, 16, 32 */
-		{2, 0, 0, 1}, {4, 0, 0, 1},				   /* array 16, 32 */
-		{2, 0, 0, 2}, {4, 0, 0, 2},				   /* map 16, 32 */
-	};
-	/* clang-format on */
-
-	if (first < 0x80 || first >= 0xe0)
-		*t = (struct token){0};
-	else if (first < 0x90)
-		*t = (struct token){.count = first & 0x0f, .elements_per = 2};
-	else if (first < 0xa0)
-		*t = (struct token){.count = first & 0x0f, .elements_per = 1};
-	else if (first < 0xc0)
-		*t = (struct token){.count = first & 0x1f};
-	else if (first == 0xc1)
-		return false;
-	else
-		*t = from_c0[first - 0xc0];
-	return true;
-}
-
-int wire_scan(struct wire_scanner *s, const void *buf, size_t len)
-{
-	const unsigned char *p = buf, *end;
-	struct wire_change change;
-
-	if (s->offset > 0 && s->depth == 0)
-		return s->offset <= len ? 0 : -EAGAIN;
-	if (s->offset == 0 && (end = read_usual_change(buf, len, &change))) {
-		s->offset = (uint32_t)(end - p);
-		return 0;
-	}
-	while (s->offset < len) {
-		struct token t;
-		if (!token_of(p[s->offset], &t) || (s->depth == 0 && t.elements_per != 1))
-			return -EBADMSG;
-		uint32_t header = 1u + t.count_len;
-		if (len - s->offset < header)
-			return -EAGAIN;
-		uint32_t count = t.count_len ? big_endian(p + s->offset + 1, t.count_len) : t.count;
-		if (count > WIRE_FRAME_MAX)
-			return -EMSGSIZE;
-		/* Every element takes a byte at least, so a count beyond the cap can be refused before it arrives. */
-		uint32_t body = t.fixed_len + (t.elements_per ? count * t.elements_per : count);
-		if (s->offset + header + body > WIRE_FRAME_MAX)
-			return -EMSGSIZE;
-
-		if (s->depth > 0)
-			s->left[s->depth - 1]--;
-		s->offset += header;
-		if (t.elements_per) {
-			if (s->depth == WIRE_DEPTH_MAX)
-				return -EBADMSG;
-			s->left[s->depth++] = body;
-		} else {
-			s->offset += body;
-		}
-		while (s->depth > 0 && s->left[s->depth - 1] == 0)
-			s->depth--;
-		if (s->depth == 0)
-			return s->offset <= len ? 0 : -EAGAIN;
-	}
-	return -EAGAIN;
 }
 
 /* Decoding */
@@ -442,7 +286,7 @@ int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struc
 	size_t offset = 0;
 	uint64_t type;
 
-	if (read_usual_change(buf, len, &out->change) == (const unsigned char *)buf + len) {
+	if (wire_change_read(buf, len, &out->change) == (const unsigned char *)buf + len) {
 		out->type = WIRE_CHANGE;
 		return 0;
 	}
@@ -543,65 +387,13 @@ static void put_info(msgpack_packer *pk, const struct wire_welcome *welcome)
 	put_str(pk, welcome->relay_version);
 }
 
-/* A CHANGE, where there is room enough for any: the same bytes, without a call for each few of them. */
-
-static unsigned char *write_big_endian(unsigned char *p, uint64_t value, uint32_t n)
-{
-	while (n-- > 0)
-		*p++ = (unsigned char)(value >> 8 * n);
-	return p;
-}
-
-static unsigned char *write_uint(unsigned char *p, uint64_t value)
-{
-	unsigned power = value <= 0xff ? 0 : value <= 0xffff ? 1 : value <= 0xffffffff ? 2 : 3;
-
-	if (value >= 0x80)
-		*p++ = (unsigned char)(0xcc + power);
-	return write_big_endian(p, value, 1u << power);
-}
-
-static unsigned char *write_str(unsigned char *p, struct wire_str s)
-{
-	if (!s.ptr) {
-		*p++ = 0xc0;
-		return p;
-	}
-	if (s.len < 32) {
-		*p++ = (unsigned char)(0xa0 | s.len);
-	} else {
-		unsigned power = s.len <= 0xff ? 0 : s.len <= 0xffff ? 1 : 2;
-		*p++ = (unsigned char)(0xd9 + power);
-		p = write_big_endian(p, s.len, 1u << power);
-	}
-	memcpy(p, s.ptr, s.len);
-	return p + s.len;
-}
-
-static int encode_change(const struct wire_change *c, void *buf)
-{
-	unsigned char *p = buf;
-
-	*p++ = 0x90 | 6;
-	*p++ = WIRE_CHANGE;
-	if (c->seq == WIRE_SEQ_NIL)
-		*p++ = 0xc0;
-	else
-		p = write_uint(p, c->seq);
-	p = write_str(p, c->channel);
-	p = write_str(p, c->pubkey);
-	p = write_str(p, c->client_id);
-	p = write_uint(p, c->flags);
-	return (int)(p - (unsigned char *)buf);
-}
-
 int wire_encode(const struct wire_frame *f, void *buf, size_t size)
 {
 	if (f->type == WIRE_CHANGE) {
 		const struct wire_change *c = &f->change;
 		size_t bound = wire_bound((size_t)c->channel.len + c->pubkey.len + c->client_id.len);
 		if (bound <= size && bound <= WIRE_FRAME_MAX)
-			return encode_change(c, buf);
+			return wire_change_write(c, buf);
 	}
 
 	struct room room = {.next = buf, .end = (char *)buf + (size < WIRE_FRAME_MAX ? size : WIRE_FRAME_MAX)};
