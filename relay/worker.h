@@ -1,4 +1,4 @@
-/* One worker: its connection, its handshake, its requests (worker.c), and what it is owed (delivery.c): a cursor
+/* One worker: its connection, its handshake, its requests (requests.c), and what it is owed (delivery.c): a cursor
  * into the backlog and a queue of frames for it alone. Leaves out what its requests need of PostgreSQL: that it asks
  * through struct worker_requests. The gate makes workers, the fan-out flushes them. */
 #pragma once
@@ -165,6 +165,14 @@ void worker_caught_up(struct worker *worker, uint64_t seq, const char *token, co
 /* The answer to publish: code is NULL for OK. */
 void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t request, const char *code,
 		      const char *text);
+
+/* Answer a request, or with has_id false a frame that is none, with ERROR. */
+void worker_error(struct worker *worker, bool has_id, uint64_t id, const char *code, const char *text);
+
+/* requests.c */
+
+/* Do what the frame asks. The worker may be dead after this. */
+void worker_request(struct worker *worker, const struct wire_frame *frame);
 
 /* delivery.c */
 
