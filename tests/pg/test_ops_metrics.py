@@ -111,7 +111,7 @@ def test_histograms_add_up(relay, name):
 def test_alerts_and_dashboard_name_what_there_is(relay):
     text = relay.ops("metrics")
     for file in ("alerts.yml", "grafana.json"):
-        with open(os.path.join(TOP, "monitoring", file)) as f:
+        with open(os.path.join(TOP, "systemd", "monitoring", file)) as f:
             used = set(re.findall(r"(?:pgherald|process)_[a-z_]+", f.read()))
         for name in used:
             assert re.search(rf"^{name}[{{ ]", text, re.M), f"{file} names {name}, which there is not"
@@ -120,13 +120,13 @@ def test_alerts_and_dashboard_name_what_there_is(relay):
 def test_promtool_takes_the_alerts():
     if not shutil.which("promtool"):
         pytest.skip("there is no promtool")
-    check = subprocess.run(["promtool", "check", "rules", os.path.join(TOP, "monitoring", "alerts.yml")],
+    check = subprocess.run(["promtool", "check", "rules", os.path.join(TOP, "systemd", "monitoring", "alerts.yml")],
                            capture_output=True, text=True)
     assert check.returncode == 0 and "5 rules found" in check.stdout, check.stdout + check.stderr
 
 
 def test_the_dashboard_is_one():
-    with open(os.path.join(TOP, "monitoring", "grafana.json")) as file:
+    with open(os.path.join(TOP, "systemd", "monitoring", "grafana.json")) as file:
         dashboard = json.load(file)
     assert dashboard["title"] == "pgherald" and len(dashboard["panels"]) >= 10
     assert all(p["targets"] and p["gridPos"] for p in dashboard["panels"])
