@@ -1,6 +1,6 @@
-/* jansson takes some 4 us for a payload, ten times what the rest of a notification costs. So the form that pgherald and
- * the Go service write, with plain ASCII strings, is read by a scanner that knows only that form; it passes
- * everything else to jansson, which therefore decides what is JSON. */
+/* jansson takes some 4 us for a payload, ten times what the rest of a notification costs. So the form that
+ * pgherald and the Go service write, with plain ASCII strings, is read by a scanner that knows only that
+ * form; it passes everything else to jansson, which therefore decides what is JSON. */
 #include "change.h"
 
 #include <endian.h>
@@ -151,9 +151,12 @@ static void put(struct room *room, const char *bytes, size_t len)
 static void put_string(struct room *room, struct wire_str s)
 {
 	/* What escape_of() has nothing to say of: most of most strings. */
-	static const bool stands_for_itself[256] = {
-		[' ' ... '"' - 1] = true,	['"' + 1 ... '&' - 1] = true,  ['&' + 1 ... '<' - 1] = true,
-		['<' + 1 ... '>' - 1] = true, ['>' + 1 ... '\\' - 1] = true, ['\\' + 1 ... 0x7f] = true};
+	static const bool stands_for_itself[256] = {[' ' ... '"' - 1] = true,
+		['"' + 1 ... '&' - 1] = true,
+		['&' + 1 ... '<' - 1] = true,
+		['<' + 1 ... '>' - 1] = true,
+		['>' + 1 ... '\\' - 1] = true,
+		['\\' + 1 ... 0x7f] = true};
 	const unsigned char *p = (const unsigned char *)s.ptr, *end = p + s.len;
 	int taken;
 

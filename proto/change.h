@@ -1,6 +1,6 @@
-/* The JSON payload of a change channel, {"p": pubkey, "c": client_id}, as the Go service that shares the channels
- * writes and reads it. Pure code, no I/O; routing and frames are elsewhere. The relay's decode and its publishing
- * of NOTIFY call it. */
+/* The JSON payload of a change channel, {"p": pubkey, "c": client_id}, as the Go service that shares the
+ * channels writes and reads it. Pure code, no I/O; routing and frames are elsewhere. The relay's decode and
+ * its publishing of NOTIFY call it. */
 #pragma once
 
 #include "wire.h"
@@ -14,9 +14,9 @@ struct change {
 	void *owner;               /* what the strings live in when it is not the payload itself */
 };
 
-/* Read a payload: a JSON object with a string "p" and an absent, null or string "c"; other members are ignored, and
- * of a repeated member the last counts. The strings live in payload or in *out: keep both until change_release().
- * 0, or -EBADMSG. */
+/* Read a payload: a JSON object with a string "p" and an absent, null or string "c"; other members are
+ * ignored, and of a repeated member the last counts. The strings live in payload or in *out: keep both until
+ * change_release(). 0, or -EBADMSG. */
 int change_decode(const char *payload, size_t len, struct change *out);
 void change_release(struct change *change);
 

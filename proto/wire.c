@@ -29,7 +29,8 @@ bool wire_utf8_valid(const char *s, size_t len)
 
 	while (p < end) {
 		uint64_t eight;
-		if (end - p >= 8 && (memcpy(&eight, p, sizeof eight), eight & UINT64_C(0x8080808080808080)) == 0) {
+		if (end - p >= 8 &&
+			(memcpy(&eight, p, sizeof eight), eight & UINT64_C(0x8080808080808080)) == 0) {
 			p += 8;
 			continue;
 		}
@@ -37,7 +38,8 @@ bool wire_utf8_valid(const char *s, size_t len)
 			p++;
 			continue;
 		}
-		/* The bounds of the second byte keep out overlong forms, surrogates and what lies beyond U+10FFFF. */
+		/* The bounds of the second byte keep out overlong forms, surrogates and what lies beyond
+		 * U+10FFFF. */
 		unsigned char low = 0x80, high = 0xbf;
 		int more;
 		if (*p >= 0xc2 && *p <= 0xdf) {
@@ -112,7 +114,8 @@ static bool get_str(const msgpack_object *o, struct wire_str *out)
 		*out = (struct wire_str){o->via.bin.ptr, o->via.bin.size};
 	else
 		return false;
-	/* For an empty string msgpack-c leaves the pointer at NULL, which is nil here, or at some other string. */
+	/* For an empty string msgpack-c leaves the pointer at NULL, which is nil here, or at some other
+	 * string. */
 	if (out->len == 0)
 		out->ptr = "";
 	return true;
@@ -250,8 +253,8 @@ static int decode_elements(msgpack_zone *zone, const msgpack_object *e, struct w
 		break;
 	case WIRE_ERROR:
 		f->error.has_id = e[1].type != MSGPACK_OBJECT_NIL;
-		good = (!f->error.has_id || get_uint(&e[1], &f->error.id)) && get_str(&e[2], &f->error.code) &&
-		       get_str(&e[3], &f->error.text);
+		good = (!f->error.has_id || get_uint(&e[1], &f->error.id)) &&
+		       get_str(&e[2], &f->error.code) && get_str(&e[3], &f->error.text);
 		break;
 	case WIRE_CHANGE:
 		good = get_seq(&e[1], &f->change.seq) && get_str(&e[2], &f->change.channel) &&
@@ -267,7 +270,8 @@ static int decode_elements(msgpack_zone *zone, const msgpack_object *e, struct w
 		good = get_seq(&e[1], &f->checkpoint.seq) && get_str(&e[2], &f->checkpoint.checkpoint);
 		break;
 	case WIRE_GAP:
-		good = get_seq(&e[1], &f->gap.seq) && get_str(&e[2], &f->gap.cause) && get_str(&e[3], &f->gap.text);
+		good = get_seq(&e[1], &f->gap.seq) && get_str(&e[2], &f->gap.cause) &&
+		       get_str(&e[3], &f->gap.text);
 		break;
 	case WIRE_UPSTREAM:
 		good = get_seq(&e[1], &f->upstream.seq) && get_str(&e[2], &f->upstream.state) &&
@@ -396,7 +400,8 @@ int wire_encode(const struct wire_frame *f, void *buf, size_t size)
 			return wire_change_write(c, buf);
 	}
 
-	struct room room = {.next = buf, .end = (char *)buf + (size < WIRE_FRAME_MAX ? size : WIRE_FRAME_MAX)};
+	struct room room = {
+		.next = buf, .end = (char *)buf + (size < WIRE_FRAME_MAX ? size : WIRE_FRAME_MAX)};
 	msgpack_packer pk;
 
 	msgpack_packer_init(&pk, &room, room_write);

@@ -1,8 +1,9 @@
 /* The wire protocol of PROTOCOL.md: one struct a frame, and struct <-> msgpack. Pure code, no I/O: the relay
  * and the client library both call it. What a frame means, and when it may be sent, is its callers' business.
  *
- * Reading goes in two steps. wire_scan() finds where a frame ends and proves it harmless: msgpack-c allocates what a
- * header declares, and five bytes can declare 8 GB. wire_decode() then unpacks it. Strings in a decoded frame point into the buffer that was decoded. */
+ * Reading goes in two steps. wire_scan() finds where a frame ends and proves it harmless: msgpack-c allocates
+ * what a header declares, and five bytes can declare 8 GB. wire_decode() then unpacks it. Strings in a
+ * decoded frame point into the buffer that was decoded. */
 #pragma once
 
 #include <stdbool.h>
@@ -152,7 +153,8 @@ struct wire_frame {
 	};
 };
 
-/* A decoder holds the memory that decoded frames refer to, so that decoding a small frame allocates nothing. */
+/* A decoder holds the memory that decoded frames refer to, so that decoding a small frame allocates nothing.
+ */
 struct wire_decoder;
 
 /* 0 or -ENOMEM. */
@@ -167,21 +169,22 @@ struct wire_scanner {
 	uint32_t left[WIRE_DEPTH_MAX]; /* elements still to come, by depth */
 };
 
-/* Go on with the frame that begins at buf, of which len bytes have arrived so far. Allocates nothing, whatever the
- * frame's headers declare.
- * 0: complete; its length is scanner->offset. -EAGAIN: no fault so far, but more bytes are needed.
- * -EMSGSIZE: larger than WIRE_FRAME_MAX. -EBADMSG: no msgpack array of a depth up to WIRE_DEPTH_MAX. */
+/* Go on with the frame that begins at buf, of which len bytes have arrived so far. Allocates nothing,
+ * whatever the frame's headers declare. 0: complete; its length is scanner->offset. -EAGAIN: no fault so far,
+ * but more bytes are needed. -EMSGSIZE: larger than WIRE_FRAME_MAX. -EBADMSG: no msgpack array of a depth up
+ * to WIRE_DEPTH_MAX. */
 int wire_scan(struct wire_scanner *scanner, const void *buf, size_t len);
 
-/* Unpack one frame that wire_scan() accepted. Its strings stay valid as long as buf; its arrays until the next
- * wire_decode() with this decoder.
- * 0; -EPROTO: a known type with wrong elements; -ENOTSUP: an unknown type; -ENOMEM. */
+/* Unpack one frame that wire_scan() accepted. Its strings stay valid as long as buf; its arrays until the
+ * next wire_decode() with this decoder. 0; -EPROTO: a known type with wrong elements; -ENOTSUP: an unknown
+ * type; -ENOMEM. */
 int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struct wire_frame *out);
 
 /* Pack one frame into buf. Returns its length, or -EMSGSIZE when size (or WIRE_FRAME_MAX) is too small. */
 int wire_encode(const struct wire_frame *frame, void *buf, size_t size);
 
-/* A frame with up to seven elements, around strings of this length in all, never takes more bytes than this. */
+/* A frame with up to seven elements, around strings of this length in all, never takes more bytes than this.
+ */
 static inline size_t wire_bound(size_t strings_len)
 {
 	return 64 + strings_len;

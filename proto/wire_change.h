@@ -1,5 +1,6 @@
-/* A CHANGE as it nearly always is, packed and read by hand. msgpack-c would take ten times as long, for every change and every
- * worker; whatever is unusual is left to it, and a test compares the two. wire.c and wire_scan.c alone call this. */
+/* A CHANGE as it nearly always is, packed and read by hand. msgpack-c would take ten times as long, for every
+ * change and every worker; whatever is unusual is left to it, and a test compares the two. wire.c and
+ * wire_scan.c alone call this. */
 #pragma once
 
 #include "wire.h"

@@ -19,7 +19,8 @@ struct token {
 	uint8_t elements_per; /* 0: the count is of bytes; 1: an array; 2: a map */
 };
 
-/* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte. False: none has it. */
+/* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte. False: none has it.
+ */
 static bool token_of(unsigned char first, struct token *t)
 {
 	/* clang-format off */
@@ -73,7 +74,8 @@ int wire_scan(struct wire_scanner *s, const void *buf, size_t len)
 		uint32_t count = t.count_len ? big_endian(p + s->offset + 1, t.count_len) : t.count;
 		if (count > WIRE_FRAME_MAX)
 			return -EMSGSIZE;
-		/* Every element takes a byte at least, so a count beyond the cap can be refused before it arrives. */
+		/* Every element takes a byte at least, so a count beyond the cap can be refused before it
+		 * arrives. */
 		uint32_t body = t.fixed_len + (t.elements_per ? count * t.elements_per : count);
 		if (s->offset + header + body > WIRE_FRAME_MAX)
 			return -EMSGSIZE;

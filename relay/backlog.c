@@ -6,8 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The smallest frames, with a short pubkey and no client id, take about this much. Should smaller ones fill the entries
- * before the bytes, the ring keeps less than it could, and is right all the same. */
+/* The smallest frames, with a short pubkey and no client id, take about this much. Should smaller ones fill
+ * the entries before the bytes, the ring keeps less than it could, and is right all the same. */
 #define BYTES_PER_ENTRY 32
 
 static int map_twice(struct backlog *b)
@@ -21,7 +21,8 @@ static int map_twice(struct backlog *b)
 		place = mmap(NULL, 2 * b->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (place == MAP_FAILED) {
 		r = -errno;
-	} else if (mmap(place, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ||
+	} else if (mmap(place, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
+			   MAP_FAILED ||
 		   mmap(place + b->size, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
 			   MAP_FAILED) {
 		r = -errno;
@@ -66,7 +67,8 @@ static void evict_oldest(struct backlog *b)
 
 void *backlog_reserve(struct backlog *b)
 {
-	while (b->first <= b->head && b->end + BACKLOG_FRAME_MAX - backlog_entry(b, b->first)->start > b->size)
+	while (b->first <= b->head &&
+		b->end + BACKLOG_FRAME_MAX - backlog_entry(b, b->first)->start > b->size)
 		evict_oldest(b);
 	return b->ring + (b->end & (b->size - 1));
 }

@@ -1,10 +1,10 @@
-/* How long to wait before the next attempt to connect: doubling, jittered so that a fleet does not come back as one, and back at
- * the start after a connection that lasted. Called by whoever connects to PostgreSQL. */
+/* How long to wait before the next attempt to connect: doubling, jittered so that a fleet does not come back
+ * as one, and back at the start after a connection that lasted. Called by whoever connects to PostgreSQL. */
 #pragma once
 
 struct backoff {
 	double first, max; /* seconds */
-	double next;	   /* 0 before the first attempt */
+	double next;       /* 0 before the first attempt */
 	double live_since; /* 0 while not connected */
 };
 

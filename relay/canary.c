@@ -8,19 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED SETTLED_FROM". The transaction's own id comes with it because it makes the next snapshot
- * differ from this one without anything having happened. */
+/* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED SETTLED_FROM". The transaction's own id comes with
+ * it because it makes the next snapshot differ from this one without anything having happened. */
 #define MAGIC "pgherald1"
-#define CANARY_SQL                                                                                               \
-	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"                 \
+#define CANARY_SQL                                                                                           \
+	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"             \
 	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL
 
 /* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn. */
 #define TURN_OWN 0.95
 #define TURN_OTHERS 1.6
 
-/* After something happened: the turn whose snapshot has it, the turn that settles this snapshot, the turn that says so to the
- * fleet. Without reconciliation, a snapshot is passed on at the turn after. */
+/* After something happened: the turn whose snapshot has it, the turn that settles this snapshot, the turn
+ * that says so to the fleet. Without reconciliation, a snapshot is passed on at the turn after. */
 #define TURNS_TO_SETTLE 3
 #define TURNS_TO_PASS_ON 2
 
@@ -50,12 +50,14 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	if (c->proving)
 		fail_proof(c, false);
 	else
-		upstream_drop(c->upstream, "the LISTEN connection is deaf: a canary was committed and not heard in time");
+		upstream_drop(c->upstream,
+			"the LISTEN connection is deaf: a canary was committed and not heard in time");
 }
 
 static void send_canary(struct canary *c);
 
-static void describe_failure(const struct canary *c, const PGresult *result, const char *error, char *text, size_t size)
+static void describe_failure(
+	const struct canary *c, const PGresult *result, const char *error, char *text, size_t size)
 {
 	const char *name = config_url_name(c->publisher->config, c->publisher->session.url);
 	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
@@ -64,7 +66,8 @@ static void describe_failure(const struct canary *c, const PGresult *result, con
 	if (state && (strcmp(state, "25006") == 0 || strcmp(state, "55000") == 0))
 		snprintf(text, size, "%s reaches a standby, which takes no NOTIFY; name the primary", name);
 	else if (result)
-		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name, session_error(result));
+		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name,
+			session_error(result));
 	else
 		snprintf(text, size, "%s", error);
 }
@@ -82,11 +85,13 @@ static void on_statement(void *context, PGresult *result, const char *error)
 		if (proving)
 			c->events->unproven(c->context, text);
 		else if (awaited && !error)
-			diag(DIAG_WARNING, "a canary cannot be committed, so there is no new checkpoint: %s", text);
+			diag(DIAG_WARNING, "a canary cannot be committed, so there is no new checkpoint: %s",
+				text);
 		return;
 	}
 	if (result) {
-		if (c->awaited && c->proving && strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
+		if (c->awaited && c->proving &&
+			strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
 			c->awaited = false;
 			fail_proof(c, true);
 		}
@@ -107,13 +112,13 @@ static void send_canary(struct canary *c)
 		return;
 	snprintf(c->number_text, sizeof c->number_text, "%llu", (unsigned long long)++c->number);
 	snprintf(c->settled_text, sizeof c->settled_text, "%s",
-		!c->reconciles			? CANARY_NOBODY_KNOWS
+		!c->reconciles                 ? CANARY_NOBODY_KNOWS
 		: c->proving || !c->settled[0] ? CANARY_NOT_YET
-						: c->settled);
+					       : c->settled);
 	snprintf(c->settled_from_text, sizeof c->settled_from_text, "%s",
 		*c->settled_from ? c->settled_from : CANARY_NOBODY_KNOWS);
-	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text}, {.value = c->settled_text},
-		{.value = c->settled_from_text}};
+	struct session_param params[] = {{.value = c->epoch}, {.value = c->number_text},
+		{.value = c->settled_text}, {.value = c->settled_from_text}};
 	c->in_flight = c->awaited = true;
 	c->committed_at = clock_now();
 	c->n_sent++;
@@ -168,8 +173,8 @@ static bool good_settled(const char *settled, const char *from)
 	       (checkpoint_parse(settled, &parts) == 0 && checkpoint_parse(from, &parts) == 0);
 }
 
-/* If the canary's transaction was the next in line and no other was in progress, then a server that has gone no further
- * than behind it has done nothing since. */
+/* If the canary's transaction was the next in line and no other was in progress, then a server that has gone
+ * no further than behind it has done nothing since. */
 static void note_idle(struct canary *c, const char *xid_text, const struct checkpoint_parts *parts)
 {
 	uint64_t xid = strtoull(xid_text, NULL, 10);
@@ -206,10 +211,11 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	const char *text = payload.ptr;
 	struct checkpoint_parts parts;
 
-	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 || !word(&text, epoch, sizeof epoch) ||
-	    !word(&text, number, sizeof number) || !word(&text, xid, sizeof xid) || !word(&text, token, sizeof token) ||
-	    !word(&text, settled, sizeof settled) || !word(&text, from, sizeof from) ||
-	    checkpoint_parse(token, &parts) < 0 || !good_settled(settled, from)) {
+	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 ||
+		!word(&text, epoch, sizeof epoch) || !word(&text, number, sizeof number) ||
+		!word(&text, xid, sizeof xid) || !word(&text, token, sizeof token) ||
+		!word(&text, settled, sizeof settled) || !word(&text, from, sizeof from) ||
+		checkpoint_parse(token, &parts) < 0 || !good_settled(settled, from)) {
 		diag_limited(&malformed_limit, DIAG_WARNING,
 			"a notification on the relays' own channel is no canary; who notifies there? channel=" CANARY_CHANNEL
 			" length=%u",
@@ -237,8 +243,8 @@ void canary_notification(struct canary *c, struct wire_str payload)
 }
 
 void canary_init(struct canary *c, struct ev_loop *loop, const char *epoch, double interval,
-		 struct publisher *publisher, struct upstream *upstream, const char *settled,
-		 const char *settled_from, const struct canary_events *events, void *context)
+	struct publisher *publisher, struct upstream *upstream, const char *settled, const char *settled_from,
+	const struct canary_events *events, void *context)
 {
 	*c = (struct canary){.events = events,
 		.context = context,

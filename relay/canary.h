@@ -1,8 +1,9 @@
-/* The canary: the relay's own NOTIFY, sent on the publisher and heard on the upstream. It proves that the upstream hears
- * what others commit, which nothing on that connection itself can; and it carries a checkpoint, in order with the notifications
- * around it. All relays of a database hear each other's: one that has just heard another's skips its own turn, so the
- * fleet together sends about one an interval; and when nothing happens at all, a read-only probe of the upstream is enough. What
- * a checkpoint is good for is recovery's business. main calls it and hears its events. */
+/* The canary: the relay's own NOTIFY, sent on the publisher and heard on the upstream. It proves that the
+ * upstream hears what others commit, which nothing on that connection itself can; and it carries a
+ * checkpoint, in order with the notifications around it. All relays of a database hear each other's: one that
+ * has just heard another's skips its own turn, so the fleet together sends about one an interval; and when
+ * nothing happens at all, a read-only probe of the upstream is enough. What a checkpoint is good for is
+ * recovery's business. main calls it and hears its events. */
 #pragma once
 
 #include "checkpoint.h"
@@ -16,13 +17,14 @@
 struct canary_events {
 	/* The upstream hears. token: as of when. */
 	void (*proved)(void *context, const char *token);
-	/* While proving. different: the two URLs reach different databases; else the canary was committed and not heard. */
+	/* While proving. different: the two URLs reach different databases; else the canary was committed and
+	 * not heard. */
 	void (*deaf)(void *context, bool different);
 	/* While proving: it could not be committed, so nothing is known. */
 	void (*unproven)(void *context, const char *error);
-	/* A canary of somebody's turn was heard. token: the moment it was sent. settled: the moment before which every change
-	 * was heard or announced, of those since the moment from; CANARY_NOBODY_KNOWS; in our own, CANARY_NOT_YET too. Returns
-	 * whether this was our turn as well. */
+	/* A canary of somebody's turn was heard. token: the moment it was sent. settled: the moment before
+	 * which every change was heard or announced, of those since the moment from; CANARY_NOBODY_KNOWS; in
+	 * our own, CANARY_NOT_YET too. Returns whether this was our turn as well. */
 	bool (*turn)(void *context, const char *token, const char *settled, const char *from, bool own);
 	/* Whether a turn must be taken even if nothing happened. */
 	bool (*pending)(void *context);
@@ -41,20 +43,23 @@ struct canary {
 	double interval;
 	struct publisher *publisher;
 	struct upstream *upstream;
-	const char *settled, *settled_from; /* what our turns say is settled, and since when; may change, and be empty */
-	bool reconciles;     /* changes that nobody notifies matter too */
+	const char *settled,
+		*settled_from; /* what our turns say is settled, and since when; may change, and be empty */
+	bool reconciles;       /* changes that nobody notifies matter too */
 
-	struct ev_timer turn;	  /* until this relay sends one, unless it hears another's */
+	struct ev_timer turn;     /* until this relay sends one, unless it hears another's */
 	struct ev_timer deadline; /* until the one that was committed must be heard */
 	bool proving;
-	bool in_flight;		  /* with the publisher */
-	bool awaited;		  /* sent, not heard yet */
-	bool activity;		  /* something was heard since the last canary */
-	unsigned turns_owed;	  /* until the checkpoint that has it all is passed on */
-	uint64_t number;	  /* of the last that was sent */
+	bool in_flight;      /* with the publisher */
+	bool awaited;        /* sent, not heard yet */
+	bool activity;       /* something was heard since the last canary */
+	unsigned turns_owed; /* until the checkpoint that has it all is passed on */
+	uint64_t number;     /* of the last that was sent */
 	char number_text[24];
-	char settled_text[CHECKPOINT_TOKEN_MAX + 1], settled_from_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
-	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if something has */
+	char settled_text[CHECKPOINT_TOKEN_MAX + 1],
+		settled_from_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */
+	char idle_snapshot[64]; /* the server's, if nothing has happened since the last canary; empty if
+				   something has */
 	double committed_at;
 
 	uint64_t n_sent, n_heard, n_probes, n_missed; /* missed: ours, committed and not heard in time */
@@ -63,8 +68,8 @@ struct canary {
 };
 
 void canary_init(struct canary *canary, struct ev_loop *loop, const char *epoch, double interval,
-		 struct publisher *publisher, struct upstream *upstream, const char *settled,
-		 const char *settled_from, const struct canary_events *events, void *context);
+	struct publisher *publisher, struct upstream *upstream, const char *settled, const char *settled_from,
+	const struct canary_events *events, void *context);
 /* The upstream LISTENs: prove it. One of proved, deaf and unproven follows. */
 void canary_prove(struct canary *canary);
 /* The upstream is gone, or the relay ends: no turns. */

@@ -16,15 +16,16 @@
 #define TEXT_OID 25
 #define VARCHAR_OID 1043
 
-/* One snapshot for the token and for the rows. Where the server left the timeline that it had followed is the end of what it replayed,
- * unless that was crash recovery after its promotion: then it has no memory of having received anything. A backend whose client is gone must not go on with a function that hangs:
+/* One snapshot for the token and for the rows. Where the server left the timeline that it had followed is the
+ * end of what it replayed, unless that was crash recovery after its promotion: then it has no memory of
+ * having received anything. A backend whose client is gone must not go on with a function that hangs:
  * client_connection_check_interval, where the version has it. */
-#define PLAN_SQL                                                                                                 \
-	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                 \
-	"SELECT " CHECKPOINT_TOKEN_SQL ","                                                                       \
-	" CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END,"                    \
-	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL,"                                   \
-	" (SELECT set_config(name, '1s', true) FROM pg_settings"                                                 \
+#define PLAN_SQL                                                                                             \
+	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                             \
+	"SELECT " CHECKPOINT_TOKEN_SQL ","                                                                   \
+	" CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END,"                \
+	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL,"                               \
+	" (SELECT set_config(name, '1s', true) FROM pg_settings"                                             \
 	"  WHERE name = 'client_connection_check_interval')"
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_snapshot)"
 
@@ -76,8 +77,8 @@ static bool heals(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 
-	return !state || strncmp(state, "08", 2) == 0 || strncmp(state, "40", 2) == 0 || strncmp(state, "53", 2) == 0 ||
-	       strncmp(state, "55", 2) == 0 || strncmp(state, "57P", 3) == 0;
+	return !state || strncmp(state, "08", 2) == 0 || strncmp(state, "40", 2) == 0 ||
+	       strncmp(state, "53", 2) == 0 || strncmp(state, "55", 2) == 0 || strncmp(state, "57P", 3) == 0;
 }
 
 /* Pace */
@@ -141,7 +142,7 @@ static void on_silence(struct ev_loop *loop, struct ev_timer *timer, int events)
 static void on_row(struct changes_since *c, const PGresult *result)
 {
 	if (PQnfields(result) != 2 || (PQftype(result, 0) != TEXT_OID && PQftype(result, 0) != VARCHAR_OID) ||
-	    (PQftype(result, 1) != TEXT_OID && PQftype(result, 1) != VARCHAR_OID)) {
+		(PQftype(result, 1) != TEXT_OID && PQftype(result, 1) != VARCHAR_OID)) {
 		trouble(c, "pgherald.changes_since() must return TABLE (channel text, value text)");
 		c->n_bad_rows++;
 		return;
@@ -190,7 +191,8 @@ static void on_rows(void *context, PGresult *result)
 			try_again(c, session_error(result));
 		} else {
 			char text[256];
-			snprintf(text, sizeof text, "pgherald.changes_since() failed: %s", session_error(result));
+			snprintf(text, sizeof text, "pgherald.changes_since() failed: %s",
+				session_error(result));
 			trouble(c, text);
 			fail(c, CHANGES_WRONG);
 		}
@@ -211,10 +213,10 @@ static void ask_rows(struct changes_since *c)
 
 /* The plan */
 
-/* A snapshot counts transaction ids, and after a failover the new primary counts some of them anew. So on another
- * timeline only a checkpoint will do whose LSN is not beyond the fork: of the one in question and those of the history, the
- * newest. Where the fork was, the new primary knows as the end of what it replayed, until it is restarted. It tells of the last
- * fork only, so the checkpoint must be of the timeline before. */
+/* A snapshot counts transaction ids, and after a failover the new primary counts some of them anew. So on
+ * another timeline only a checkpoint will do whose LSN is not beyond the fork: of the one in question and
+ * those of the history, the newest. Where the fork was, the new primary knows as the end of what it replayed,
+ * until it is restarted. It tells of the last fork only, so the checkpoint must be of the timeline before. */
 static bool find_snapshot(struct changes_since *c, const char *fork_text)
 {
 	struct checkpoint_parts since, here, older;
@@ -237,7 +239,8 @@ static bool find_snapshot(struct changes_since *c, const char *fork_text)
 		return true;
 	}
 	if (since.timeline + 1 != here.timeline || !fork_text || checkpoint_parse_lsn(fork_text, &fork) < 0) {
-		trouble(c, "there was a failover, and this server does not know where its timeline left the checkpoint's");
+		trouble(c,
+			"there was a failover, and this server does not know where its timeline left the checkpoint's");
 		return false;
 	}
 	if (since.lsn <= fork) {
@@ -246,13 +249,14 @@ static bool find_snapshot(struct changes_since *c, const char *fork_text)
 	}
 	for (unsigned i = c->history->n; i-- > 0;) {
 		if (checkpoint_parse(c->history->items[i]->token, &older) == 0 &&
-		    older.system_identifier == since.system_identifier && older.timeline == since.timeline &&
-		    older.lsn <= fork) {
+			older.system_identifier == since.system_identifier &&
+			older.timeline == since.timeline && older.lsn <= fork) {
 			snprintf(c->snapshot, sizeof c->snapshot, "%s", older.snapshot);
 			return true;
 		}
 	}
-	trouble(c, "there was a failover, and every checkpoint known is beyond what the new primary had received");
+	trouble(c,
+		"there was a failover, and every checkpoint known is beyond what the new primary had received");
 	return false;
 }
 
@@ -330,7 +334,7 @@ static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 void changes_init(struct changes_since *c, struct ev_loop *loop, const struct config *config,
-		  const struct checkpoint_history *history, const struct changes_events *events, void *context)
+	const struct checkpoint_history *history, const struct changes_events *events, void *context)
 {
 	*c = (struct changes_since){.config = config,
 		.history = history,

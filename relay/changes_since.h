@@ -1,7 +1,7 @@
-/* One question to the database: what changed since this checkpoint? Finds out whether the checkpoint means anything on the
- * server that it reached, after a failover too; reads the rows of pgherald.changes_since one at a time, no faster than they are
- * taken; tries again when the connection fails. Whom the rows are for is recovery's business, which calls it. Keeps its connection
- * for the next question, for a while. */
+/* One question to the database: what changed since this checkpoint? Finds out whether the checkpoint means
+ * anything on the server that it reached, after a failover too; reads the rows of pgherald.changes_since one
+ * at a time, no faster than they are taken; tries again when the connection fails. Whom the rows are for is
+ * recovery's business, which calls it. Keeps its connection for the next question, for a while. */
 #pragma once
 
 #include "backoff.h"
@@ -11,8 +11,9 @@
 
 enum changes_outcome {
 	CHANGES_COMPLETE,
-	CHANGES_WRONG,	    /* the function raised, hung, or answered with something that is no change */
-	CHANGES_OTHER_TIME, /* the checkpoint means nothing there: another cluster, or no way back to a fork */
+	CHANGES_WRONG,      /* the function raised, hung, or answered with something that is no change */
+	CHANGES_OTHER_TIME, /* the checkpoint means nothing there: another cluster, or no way back to a fork
+			     */
 	CHANGES_NO_FUNCTION,
 };
 
@@ -32,15 +33,15 @@ struct changes_since {
 	void *context;
 	struct session session;
 	struct backoff backoff;
-	struct ev_timer retry;	 /* after a failed connection */
+	struct ev_timer retry;   /* after a failed connection */
 	struct ev_timer silence; /* while rows are waited for */
-	struct ev_timer pace;	 /* until the rate allows the next rows */
-	struct ev_timer idle;	 /* until a connection that nobody needs is closed */
+	struct ev_timer pace;    /* until the rate allows the next rows */
+	struct ev_timer idle;    /* until a connection that nobody needs is closed */
 
-	char since[CHECKPOINT_TOKEN_MAX + 1]; /* the question; empty when there is none */
+	char since[CHECKPOINT_TOKEN_MAX + 1];       /* the question; empty when there is none */
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1]; /* what of it is asked */
 	char token[CHECKPOINT_TOKEN_MAX + 1];
-	bool wants_pause;  /* by the taker */
+	bool wants_pause; /* by the taker */
 	bool rows_begun;
 	uint64_t n_rows, n_bad_rows;
 	double allowance; /* rows that the rate allows by now */
@@ -49,7 +50,7 @@ struct changes_since {
 };
 
 void changes_init(struct changes_since *changes, struct ev_loop *loop, const struct config *config,
-		  const struct checkpoint_history *history, const struct changes_events *events, void *context);
+	const struct checkpoint_history *history, const struct changes_events *events, void *context);
 /* since: a token from anywhere. done follows, perhaps at once; no question may be under way. */
 void changes_ask(struct changes_since *changes, const char *since);
 /* After row() said no. */

@@ -95,19 +95,20 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	const char *p = token;
 	uint64_t timeline, xid;
 
-	if (strlen(token) > CHECKPOINT_TOKEN_MAX || !number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
-	    !number(&p, 16, ';', UINT32_MAX, &timeline) || !lsn(&p, ';', &out->lsn))
+	if (strlen(token) > CHECKPOINT_TOKEN_MAX ||
+		!number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
+		!number(&p, 16, ';', UINT32_MAX, &timeline) || !lsn(&p, ';', &out->lsn))
 		return -EBADMSG;
 	out->timeline = (uint32_t)timeline;
 	out->snapshot = p;
 	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
-	    out->xmin == 0 || out->xmin > out->xmax)
+		out->xmin == 0 || out->xmin > out->xmax)
 		return -EBADMSG;
 	/* PostgreSQL wants the transactions in progress in order, between the two. */
 	for (uint64_t last = 0; *p; last = xid) {
 		const char *comma = strchr(p, ',');
 		if (!number(&p, 10, comma ? ',' : '\0', UINT64_MAX, &xid) || xid <= last || xid < out->xmin ||
-		    xid >= out->xmax || (comma && !*p))
+			xid >= out->xmax || (comma && !*p))
 			return -EBADMSG;
 	}
 	return 0;

@@ -1,22 +1,24 @@
-/* Checkpoints: tokens that name a moment of the database, and the history of those that stand in the backlog. A token
- * is "system identifier;timeline;LSN;pg_snapshot", all read in one statement, the LSN after the snapshot. Nothing here
- * talks to PostgreSQL; the canary makes tokens, recovery uses them, workers see them as opaque text. */
+/* Checkpoints: tokens that name a moment of the database, and the history of those that stand in the backlog.
+ * A token is "system identifier;timeline;LSN;pg_snapshot", all read in one statement, the LSN after the
+ * snapshot. Nothing here talks to PostgreSQL; the canary makes tokens, recovery uses them, workers see them
+ * as opaque text. */
 #pragma once
 
 #include "wire.h"
 
-/* The snapshot is cut to this length, in SQL, by falling back to "xmin:xmin:", which is older and therefore safe. */
+/* The snapshot is cut to this length, in SQL, by falling back to "xmin:xmin:", which is older and therefore
+ * safe. */
 #define CHECKPOINT_SNAPSHOT_MAX 1024
 #define CHECKPOINT_TOKEN_MAX (CHECKPOINT_SNAPSHOT_MAX + 64)
 /* Some minutes' worth: what a failover may have to go back to. */
 #define CHECKPOINT_HISTORY_MAX 64
 
 /* SQL for a token of the statement's own snapshot; a primary only, any role. */
-#define CHECKPOINT_TOKEN_SQL                                                                                     \
-	"(SELECT concat_ws(';', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),"         \
-	" pg_current_wal_insert_lsn(),"                                                                          \
-	" CASE WHEN length(s::text) <= 1024 THEN s::text"                                                        \
-	" ELSE pg_snapshot_xmin(s) || ':' || pg_snapshot_xmin(s) || ':' END)"                                    \
+#define CHECKPOINT_TOKEN_SQL                                                                                 \
+	"(SELECT concat_ws(';', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),"     \
+	" pg_current_wal_insert_lsn(),"                                                                      \
+	" CASE WHEN length(s::text) <= 1024 THEN s::text"                                                    \
+	" ELSE pg_snapshot_xmin(s) || ':' || pg_snapshot_xmin(s) || ':' END)"                                \
 	" FROM pg_control_system(), pg_current_snapshot() AS s)"
 
 /* Shared by the history and the workers that passed it last. */

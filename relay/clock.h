@@ -1,5 +1,5 @@
-/* Time that never jumps, and timers that are armed for once. For every module of the relay that waits or measures; libev's
- * own ev_now() follows the wall clock. */
+/* Time that never jumps, and timers that are armed for once. For every module of the relay that waits or
+ * measures; libev's own ev_now() follows the wall clock. */
 #pragma once
 
 #include <ev.h>
@@ -14,9 +14,10 @@ static inline double clock_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A deadline gives way to what has already come: a relay that was stopped for a while would otherwise find overdue what
- * waits in its sockets. */
-static inline void timer_init(struct ev_timer *timer, void (*fired)(struct ev_loop *, struct ev_timer *, int), void *data)
+/* A deadline gives way to what has already come: a relay that was stopped for a while would otherwise find
+ * overdue what waits in its sockets. */
+static inline void timer_init(
+	struct ev_timer *timer, void (*fired)(struct ev_loop *, struct ev_timer *, int), void *data)
 {
 	ev_init(timer, fired);
 	ev_set_priority(timer, EV_MINPRI);

@@ -191,9 +191,9 @@ static bool only_digits_and_commas(const char *s)
 	return strspn(s, "0123456789,") == strlen(s);
 }
 
-/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first quote. And a
- * password with an unescaped @, : or / makes a URL that parses, with a piece of the password as host, port or
- * database, which libpq and the server would then print. */
+/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first
+ * quote. And a password with an unescaped @, : or / makes a URL that parses, with a piece of the password as
+ * host, port or database, which libpq and the server would then print. */
 static int check_url(enum setting_id id)
 {
 	const char *url = settings[id].value;
@@ -207,7 +207,7 @@ static int check_url(enum setting_id id)
 	if (!options) {
 		char why[160];
 		snprintf(why, sizeof why, "it is no connection URL (%.*s)",
-			 error ? (int)strcspn(error, "\"\n:") : 0, error ? error : "");
+			error ? (int)strcspn(error, "\"\n:") : 0, error ? error : "");
 		PQfreemem(error);
 		return refuse(id, why);
 	}
@@ -277,7 +277,7 @@ static int parse_size(enum setting_id id, size_t min, size_t max, size_t *out)
 	if (shift)
 		end++;
 	if (errno || *end || !isdigit((unsigned char)settings[id].value[0]) || value > max >> shift ||
-	    value << shift < min) {
+		value << shift < min) {
 		snprintf(why, sizeof why, "not a number from %zu to %zu", min, max);
 		return refuse(id, why);
 	}
@@ -301,10 +301,12 @@ static int parse_real(enum setting_id id, double min, double max, double *out)
 
 static int parse_bool(enum setting_id id, bool *out)
 {
-	static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false", "off", "0"};
+	static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {
+									     "no", "false", "off", "0"};
 
 	for (unsigned i = 0; i < 4; i++) {
-		if (strcasecmp(settings[id].value, yes[i]) == 0 || strcasecmp(settings[id].value, no[i]) == 0) {
+		if (strcasecmp(settings[id].value, yes[i]) == 0 ||
+			strcasecmp(settings[id].value, no[i]) == 0) {
 			*out = strcasecmp(settings[id].value, yes[i]) == 0;
 			return 0;
 		}
@@ -363,21 +365,24 @@ static int interpret(struct config *config)
 		return refuse(LOG_LEVEL, settings[LOG_LEVEL].help);
 	diag_set_level((enum diag_level)level);
 	if ((r = check_url(DATABASE_URL)) < 0 || (r = check_url(DATABASE_DIRECT_URL)) < 0 ||
-	    (r = check_path(SOCKET)) < 0 || (r = check_path(OPS_SOCKET)) < 0 ||
-	    (r = check_path(METRICS_SOCKET)) < 0 || (r = parse_channels(config)) < 0 ||
-	    (r = parse_mode(&config->socket_mode)) < 0 ||
-	    (r = parse_size(BACKLOG_SIZE, BACKLOG_SIZE_MIN, (size_t)64 << 30, &config->backlog_size)) < 0 ||
-	    (r = parse_real(CHECKPOINT_INTERVAL, 0.1, 3600, &config->checkpoint_interval)) < 0 ||
-	    (r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
-	    (r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
-	    (r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
-	    (r = parse_allow(config)) < 0 || (r = parse_count(WORKERS_MAX, 1 << 20, &config->workers_max)) < 0 ||
-	    (r = parse_count(WORKERS_PER_UID_MAX, 1 << 20, &config->workers_per_uid_max)) < 0 ||
-	    (r = parse_count(SUBSCRIPTIONS_MAX, 1 << 26, &config->subscriptions_max)) < 0 ||
-	    (r = parse_size(WORKER_QUEUE_SIZE, 1 << 10, 1 << 30, &config->worker_queue_size)) < 0 ||
-	    (r = parse_count(WORKER_PUBLISHES_MAX, 1 << 24, &config->worker_publishes_max)) < 0 ||
-	    (r = parse_count(PUBLISH_QUEUE_MAX, 1 << 24, &config->publish_queue_max)) < 0 ||
-	    (r = parse_size(PUBLISH_QUEUE_SIZE, 8 << 10, (size_t)4 << 30, &config->publish_queue_size)) < 0)
+		(r = check_path(SOCKET)) < 0 || (r = check_path(OPS_SOCKET)) < 0 ||
+		(r = check_path(METRICS_SOCKET)) < 0 || (r = parse_channels(config)) < 0 ||
+		(r = parse_mode(&config->socket_mode)) < 0 ||
+		(r = parse_size(BACKLOG_SIZE, BACKLOG_SIZE_MIN, (size_t)64 << 30, &config->backlog_size)) <
+			0 ||
+		(r = parse_real(CHECKPOINT_INTERVAL, 0.1, 3600, &config->checkpoint_interval)) < 0 ||
+		(r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
+		(r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
+		(r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
+		(r = parse_allow(config)) < 0 ||
+		(r = parse_count(WORKERS_MAX, 1 << 20, &config->workers_max)) < 0 ||
+		(r = parse_count(WORKERS_PER_UID_MAX, 1 << 20, &config->workers_per_uid_max)) < 0 ||
+		(r = parse_count(SUBSCRIPTIONS_MAX, 1 << 26, &config->subscriptions_max)) < 0 ||
+		(r = parse_size(WORKER_QUEUE_SIZE, 1 << 10, 1 << 30, &config->worker_queue_size)) < 0 ||
+		(r = parse_count(WORKER_PUBLISHES_MAX, 1 << 24, &config->worker_publishes_max)) < 0 ||
+		(r = parse_count(PUBLISH_QUEUE_MAX, 1 << 24, &config->publish_queue_max)) < 0 ||
+		(r = parse_size(PUBLISH_QUEUE_SIZE, 8 << 10, (size_t)4 << 30, &config->publish_queue_size)) <
+			0)
 		return r;
 	while (config->backlog_size & (config->backlog_size - 1))
 		config->backlog_size += config->backlog_size & -config->backlog_size;
@@ -386,7 +391,8 @@ static int interpret(struct config *config)
 	config->metrics_path = path_or_none(METRICS_SOCKET);
 	config->ops_by_default = strcmp(settings[OPS_SOCKET].origin, "default") == 0;
 	config->direct_url = settings[DATABASE_DIRECT_URL].value;
-	config->publish_url = settings[DATABASE_URL].value ? settings[DATABASE_URL].value : config->direct_url;
+	config->publish_url =
+		settings[DATABASE_URL].value ? settings[DATABASE_URL].value : config->direct_url;
 	config->mode = config->direct_url ? MODE_POSTGRES : MODE_LOCAL;
 	config->pooler_url_alone = !config->direct_url && settings[DATABASE_URL].value;
 	return 0;
@@ -398,8 +404,8 @@ static void print_help(void)
 	       "Hold this host's one LISTEN connection to PostgreSQL, and repeat what it hears to local workers.\n\n");
 	for (int i = 0; i < N_SETTINGS; i++)
 		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", settings[i].flag, settings[i].help, "",
-		       settings[i].env, settings[i].fallback ? ", default " : "",
-		       settings[i].fallback ? settings[i].fallback : "");
+			settings[i].env, settings[i].fallback ? ", default " : "",
+			settings[i].fallback ? settings[i].fallback : "");
 	printf("  --help                   print this\n"
 	       "  --version                print the version\n\n"
 	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");

@@ -1,5 +1,6 @@
-/* The settings: environment first, a flag for each, every default stated once in config.c's table. A setting that
- * cannot work is refused here, before anything is opened. Called by main; everybody else reads struct config. */
+/* The settings: environment first, a flag for each, every default stated once in config.c's table. A setting
+ * that cannot work is refused here, before anything is opened. Called by main; everybody else reads struct
+ * config. */
 #pragma once
 
 #include "access.h"
@@ -27,29 +28,29 @@ enum config_mode { MODE_LOCAL, MODE_POSTGRES };
 struct config {
 	enum config_mode mode;
 	const char *publish_url; /* postgres mode: DATABASE_URL, or the direct one where only that is set */
-	const char *direct_url;	 /* postgres mode */
-	bool pooler_url_alone;	 /* DATABASE_URL is set and the direct one is not */
+	const char *direct_url;  /* postgres mode */
+	bool pooler_url_alone;   /* DATABASE_URL is set and the direct one is not */
 	const char *socket_path;
-	const char *ops_path; /* NULL: no ops socket */
-	bool ops_by_default;  /* nobody asked for it by name */
+	const char *ops_path;     /* NULL: no ops socket */
+	bool ops_by_default;      /* nobody asked for it by name */
 	const char *metrics_path; /* NULL: no metrics socket */
 	unsigned socket_mode;
 	struct channel channels[CHANNELS_MAX];
 	unsigned n_channels;
-	size_t backlog_size; /* bytes, a power of two */
+	size_t backlog_size;        /* bytes, a power of two */
 	double checkpoint_interval; /* seconds */
 	bool reconcile;
-	double recovery_rate;	 /* rows a second; 0: unlimited */
+	double recovery_rate;    /* rows a second; 0: unlimited */
 	double recovery_timeout; /* seconds without a row */
 	struct access access;
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
-	unsigned subscriptions_max;	/* by pubkey, of one worker */
-	size_t worker_queue_size;	/* bytes that wait for one worker beside the backlog */
-	unsigned worker_publishes_max;	/* requests of one worker that wait for PostgreSQL */
-	unsigned publish_queue_max;	/* of all */
-	size_t publish_queue_size;	/* bytes, of all */
+	unsigned subscriptions_max;    /* by pubkey, of one worker */
+	size_t worker_queue_size;      /* bytes that wait for one worker beside the backlog */
+	unsigned worker_publishes_max; /* requests of one worker that wait for PostgreSQL */
+	unsigned publish_queue_max;    /* of all */
+	size_t publish_queue_size;     /* bytes, of all */
 };
 
 /* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.

@@ -34,8 +34,8 @@ int decode_notification(struct decode *d, const char *channel, struct wire_str p
 	if (r < 0) {
 		d->n_malformed++;
 		diag_limited(&d->malformed_limit, DIAG_WARNING,
-			"a payload is no change, so it is dropped; who notifies there? channel=\"%s\" length=%u", channel,
-			payload.len);
+			"a payload is no change, so it is dropped; who notifies there? channel=\"%s\" length=%u",
+			channel, payload.len);
 		diag(DIAG_DEBUG, "the payload that is no change: %.*s", (int)payload.len, payload.ptr);
 	}
 	return r;

@@ -1,6 +1,6 @@
-/* A notification as PostgreSQL gives it -> a change or a message, once for all workers. Knows the configured channels and
- * the JSON payload; appending it is the fan-out's business. Called for what the upstream hears, for recovered rows,
- * and in local mode for what workers publish. */
+/* A notification as PostgreSQL gives it -> a change or a message, once for all workers. Knows the configured
+ * channels and the JSON payload; appending it is the fan-out's business. Called for what the upstream hears,
+ * for recovered rows, and in local mode for what workers publish. */
 #pragma once
 
 #include "change.h"
@@ -10,7 +10,7 @@
 struct decoded {
 	unsigned topic; /* the channel's place in the configuration plus one */
 	const struct channel *channel;
-	struct change change;	 /* on a change channel; pubkey.ptr is NULL otherwise */
+	struct change change;    /* on a change channel; pubkey.ptr is NULL otherwise */
 	struct wire_str payload; /* on a text channel */
 };
 
@@ -20,9 +20,10 @@ struct decode {
 	struct diag_limit malformed_limit;
 };
 
-/* 0: *out is set; pass it to decoded_release(). -ENOENT: the channel is not configured. -EBADMSG: the payload is no
- * change; it was counted and logged. */
-int decode_notification(struct decode *decode, const char *channel, struct wire_str payload, struct decoded *out);
+/* 0: *out is set; pass it to decoded_release(). -ENOENT: the channel is not configured. -EBADMSG: the payload
+ * is no change; it was counted and logged. */
+int decode_notification(
+	struct decode *decode, const char *channel, struct wire_str payload, struct decoded *out);
 /* The same for a recovered row, whose value is the pubkey itself, or the payload. -EBADMSG: the value is no
  * UTF-8, or longer than a notification can be. */
 int decode_recovered(struct decode *decode, const char *channel, struct wire_str value, struct decoded *out);

@@ -1,8 +1,9 @@
-/* What a worker is sent, and when. Two sources make one stream: the backlog, from the worker's cursor on, and the
- * private queue of answers. A stretch of the queue goes out once the cursor has reached the seq at which it was queued, so that
- * what a worker reads is in order. gather() lists what comes next as runs of bytes, straight from the ring; after sendmsg(),
- * account() moves the cursor and the queue by what the socket took. When it took half a frame of the backlog, the other
- * half is copied to the front of the queue: the ring may drop the frame, the stream must not. */
+/* What a worker is sent, and when. Two sources make one stream: the backlog, from the worker's cursor on, and
+ * the private queue of answers. A stretch of the queue goes out once the cursor has reached the seq at which
+ * it was queued, so that what a worker reads is in order. gather() lists what comes next as runs of bytes,
+ * straight from the ring; after sendmsg(), account() moves the cursor and the queue by what the socket took.
+ * When it took half a frame of the backlog, the other half is copied to the front of the queue: the ring may
+ * drop the frame, the stream must not. */
 #include "clock.h"
 #include "diag.h"
 #include "fanout.h"
@@ -30,7 +31,7 @@ struct gathered {
 	struct run runs[RUNS_MAX];
 	int n;
 	uint64_t reached; /* where the cursor will stand when all of it is sent */
-	bool whole;	  /* nothing more is owed beyond it */
+	bool whole;       /* nothing more is owed beyond it */
 };
 
 /* The private queue */
@@ -154,7 +155,8 @@ static void wanted_clear(struct wanted *wanted)
 	*wanted = (struct wanted){0};
 }
 
-/* A list that is whole says that nothing before its first frame is owed: the cursor of an idle worker follows. */
+/* A list that is whole says that nothing before its first frame is owed: the cursor of an idle worker
+ * follows. */
 static void advance(struct worker *w)
 {
 	if (!w->wanted_whole)
@@ -178,7 +180,7 @@ void delivery_walk(struct worker *w)
 static void follow(struct worker *w)
 {
 	if (w->wanted_whole || w->state != WORKER_LIVE || w->n_edges == 0 || w->all_mask != 1u << TOPIC_ALL ||
-	    w->cursor != w->fanout->backlog.head)
+		w->cursor != w->fanout->backlog.head)
 		return;
 	w->wanted_whole = true;
 	fanout_remove_walker(w->fanout, w);
@@ -196,7 +198,8 @@ void delivery_want(struct worker *w, uint64_t seq)
 	}
 	if (wanted->n == wanted->max) {
 		uint32_t max = wanted->max ? wanted->max * 2 : 8;
-		uint64_t *seqs = max <= WORKER_WANTED_MAX ? reallocarray(wanted->seqs, max, sizeof *seqs) : NULL;
+		uint64_t *seqs =
+			max <= WORKER_WANTED_MAX ? reallocarray(wanted->seqs, max, sizeof *seqs) : NULL;
 		if (!seqs) {
 			delivery_walk(w);
 			return;
@@ -248,8 +251,9 @@ static bool gather_frames(struct gathered *g, const struct backlog *b, uint64_t 
 static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
 {
 	const struct backlog *b = &w->fanout->backlog;
-	uint64_t all = w->fanout->config->n_channels == 63 ? UINT64_MAX
-							    : (UINT64_C(2) << w->fanout->config->n_channels) - 1;
+	uint64_t all = w->fanout->config->n_channels == 63
+			       ? UINT64_MAX
+			       : (UINT64_C(2) << w->fanout->config->n_channels) - 1;
 
 	if (g->reached >= last)
 		return true;
@@ -359,7 +363,8 @@ static void overrun(struct worker *w)
 	w->n_overruns++;
 	w->n_dropped += w->fanout->backlog.first - 1 - w->cursor;
 	w->fanout->n_overruns++;
-	diag_limited(&overrun_limit, DIAG_NOTICE, "a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
+	diag_limited(&overrun_limit, DIAG_NOTICE,
+		"a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 	delivery_walk(w);
 	worker_note_checkpoint(w);

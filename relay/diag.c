@@ -14,8 +14,11 @@ static enum diag_level threshold = DIAG_NOTICE;
 static uint64_t counts[DIAG_DEBUG + 1];
 
 static const char *const names[] = {
-	[DIAG_ERROR] = "ERROR",	  [DIAG_WARNING] = "WARNING", [DIAG_NOTICE] = "NOTICE",
-	[DIAG_INFO] = "INFO",	  [DIAG_DEBUG] = "DEBUG",
+	[DIAG_ERROR] = "ERROR",
+	[DIAG_WARNING] = "WARNING",
+	[DIAG_NOTICE] = "NOTICE",
+	[DIAG_INFO] = "INFO",
+	[DIAG_DEBUG] = "DEBUG",
 };
 
 void diag_set_level(enum diag_level level)
@@ -65,7 +68,8 @@ static void write_line(enum diag_level level, const char *text)
 		return;
 }
 
-static void __attribute__((format(printf, 2, 0))) vdiag(enum diag_level level, const char *format, va_list args)
+static void __attribute__((format(printf, 2, 0)))
+vdiag(enum diag_level level, const char *format, va_list args)
 {
 	char text[LINE_MAX_BYTES];
 

@@ -1,6 +1,6 @@
 /* Diagnostics on stderr, one event a line, with the <priority> that journald reads. A line is
- * "LEVEL: what happened, to what, and what to do" and then key=value pairs; quote a value that may hold spaces.
- * Called by every module of the relay where an error is handled. proto/ and client/ never log. */
+ * "LEVEL: what happened, to what, and what to do" and then key=value pairs; quote a value that may hold
+ * spaces. Called by every module of the relay where an error is handled. proto/ and client/ never log. */
 #pragma once
 
 #include <stdint.h>
@@ -27,8 +27,8 @@ uint64_t diag_count(enum diag_level level);
 /* Control bytes in what others wrote are escaped, so that one call is one line. */
 void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each limit; the next line
- * that passes is preceded by one that says how many did not. All zero at first. */
+/* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each limit; the next
+ * line that passes is preceded by one that says how many did not. All zero at first. */
 #define DIAG_BURST 5
 #define DIAG_BURST_SECONDS 10
 struct diag_limit {

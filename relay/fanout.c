@@ -20,8 +20,8 @@ static void reap(struct fanout *f)
 	}
 }
 
-/* The end of the loop's turn: whatever it appended goes out now, to each worker at once. A flush may kill workers, even other than
- * its own, but it frees none. */
+/* The end of the loop's turn: whatever it appended goes out now, to each worker at once. A flush may kill
+ * workers, even other than its own, but it frees none. */
 static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	struct fanout *f = watcher->data;
@@ -49,7 +49,7 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 }
 
 int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *config,
-		const struct worker_requests *requests)
+	const struct worker_requests *requests)
 {
 	unsigned char random[EPOCH_LEN / 2];
 	int r;
@@ -64,7 +64,7 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	if (!f->scratch)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
-	    (r = wire_decoder_new(&f->decoder)) < 0)
+		(r = wire_decoder_new(&f->decoder)) < 0)
 		return r;
 	ev_prepare_init(&f->flush, on_prepare);
 	f->flush.data = f;
@@ -182,8 +182,8 @@ bool fanout_crowded(struct fanout *f)
 	uint64_t bytes;
 
 	for (struct worker *w = f->workers; w; w = w->next)
-		if (w->state == WORKER_LIVE && now - w->progress < STALLED_SECONDS && delivery_lag(w, &bytes) > 0 &&
-			bytes > f->backlog.size / 2)
+		if (w->state == WORKER_LIVE && now - w->progress < STALLED_SECONDS &&
+			delivery_lag(w, &bytes) > 0 && bytes > f->backlog.size / 2)
 			return true;
 	return false;
 }
@@ -272,15 +272,15 @@ void fanout_checkpoint(struct fanout *f, const char *token)
 		worker_note_checkpoint(w);
 	checkpoint_history_add(&f->checkpoints, c);
 	f->checkpoint_at = clock_now();
-	append_for_all(f, &(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {c->seq, {c->token, c->len}}});
+	append_for_all(
+		f, &(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {c->seq, {c->token, c->len}}});
 }
 
 void fanout_gap(struct fanout *f, const char *cause, const char *text)
 {
 	f->n_gaps++;
-	append_for_all(f,
-		&(struct wire_frame){.type = WIRE_GAP,
-			.gap = {f->backlog.head + 1, wire_str(cause), wire_str(text)}});
+	append_for_all(f, &(struct wire_frame){.type = WIRE_GAP,
+				  .gap = {f->backlog.head + 1, wire_str(cause), wire_str(text)}});
 }
 
 void fanout_upstream(struct fanout *f, bool live, const char *text)

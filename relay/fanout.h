@@ -1,7 +1,7 @@
-/* Where the flow turns wide: a decoded notification is encoded once into the backlog, those who want it are marked,
- * and each is flushed once at the end of the loop's turn. That coalesces by itself: an idle relay sends at once, a busy
- * one sends many frames at a time. Owns the backlog, the router and the table of workers. The upstream's side of main
- * and, in local mode, the workers' publishing call it. */
+/* Where the flow turns wide: a decoded notification is encoded once into the backlog, those who want it are
+ * marked, and each is flushed once at the end of the loop's turn. That coalesces by itself: an idle relay
+ * sends at once, a busy one sends many frames at a time. Owns the backlog, the router and the table of
+ * workers. The upstream's side of main and, in local mode, the workers' publishing call it. */
 #pragma once
 
 #include "backlog.h"
@@ -26,8 +26,8 @@ struct fanout {
 
 	struct worker *workers; /* all that are not dead */
 	struct worker *walkers; /* by next_walker: those that look at every frame of the backlog */
-	struct worker *dead;	/* by next; freed at the end of the turn */
-	struct worker *dirty;	/* by next_dirty */
+	struct worker *dead;    /* by next; freed at the end of the turn */
+	struct worker *dirty;   /* by next_dirty */
 	struct worker **slots;
 	uint32_t n_slots, slots_max;
 	uint32_t n_workers;
@@ -42,7 +42,7 @@ struct fanout {
 	void (*tap)(void *context, const struct wire_frame *frame);
 	void *tap_context;
 
-	double checkpoint_at;		    /* when the latest checkpoint was appended */
+	double checkpoint_at;                  /* when the latest checkpoint was appended */
 	uint64_t n_appended[CHANNELS_MAX + 1]; /* changes and messages, by topic, heard or recovered */
 	uint64_t n_recovered;
 	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
@@ -55,7 +55,7 @@ struct fanout {
 
 /* 0 or negative errno. */
 int fanout_open(struct fanout *fanout, struct ev_loop *loop, const struct config *config,
-		const struct worker_requests *requests);
+	const struct worker_requests *requests);
 /* Every worker must be closed. */
 void fanout_close(struct fanout *fanout);
 
@@ -82,8 +82,8 @@ void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
 /* Flush it at the end of this turn. */
 void fanout_mark(struct fanout *fanout, struct worker *worker);
-/* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A worker that takes
- * nothing does not count: nobody waits for it. */
+/* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A
+ * worker that takes nothing does not count: nobody waits for it. */
 bool fanout_crowded(struct fanout *fanout);
 /* Read no more requests: the relay ends. */
 void fanout_stop_reading(struct fanout *fanout);

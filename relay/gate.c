@@ -1,5 +1,6 @@
-/* Who holds an flock on "PATH.lock" owns PATH: so a socket that a killed relay left can be removed without a race against
- * a relay that lives. The lock file itself stays: to remove it would let two hold a lock on one name. */
+/* Who holds an flock on "PATH.lock" owns PATH: so a socket that a killed relay left can be removed without a
+ * race against a relay that lives. The lock file itself stays: to remove it would let two hold a lock on one
+ * name. */
 #include "gate.h"
 
 #include "diag.h"
@@ -50,8 +51,8 @@ static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int event
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
 			/* The connection stays in the queue, so without a pause this would spin. */
-			diag_limited(&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s",
-				strerror(errno), g->path);
+			diag_limited(&accept_limit, DIAG_WARNING,
+				"a connection cannot be accepted now: %s path=%s", strerror(errno), g->path);
 			ev_io_stop(loop, &g->acceptor);
 			ev_timer_again(loop, &g->pause);
 		}
@@ -102,8 +103,8 @@ static int bind_and_listen(struct gate *g, unsigned mode)
 	if (g->fd < 0)
 		return -errno;
 	/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
-	if (bind(g->fd, (struct sockaddr *)&address, sizeof address) < 0 || chmod(g->path, (mode_t)mode) < 0 ||
-	    listen(g->fd, SOMAXCONN) < 0) {
+	if (bind(g->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+		chmod(g->path, (mode_t)mode) < 0 || listen(g->fd, SOMAXCONN) < 0) {
 		r = -errno;
 		close(g->fd);
 		g->fd = -1;
@@ -112,7 +113,7 @@ static int bind_and_listen(struct gate *g, unsigned mode)
 }
 
 int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
-	      void *context)
+	void *context)
 {
 	int r = g->inherited ? 0 : bind_and_listen(g, mode);
 

@@ -1,5 +1,6 @@
-/* One listening Unix socket, on a path of its own or inherited: lets peers in, and goes on when the process has no room for
- * more. What is said on a connection is whose gate it is. gates opens one each for workers, operators and metrics. */
+/* One listening Unix socket, on a path of its own or inherited: lets peers in, and goes on when the process
+ * has no room for more. What is said on a connection is whose gate it is. gates opens one each for workers,
+ * operators and metrics. */
 #pragma once
 
 #include <ev.h>
@@ -18,8 +19,8 @@ struct gate {
 	void *context;
 };
 
-/* Take the path: it stays ours until gate_close(), and nobody is let in yet. 0; -EADDRINUSE: another relay has it; another
- * negative errno. */
+/* Take the path: it stays ours until gate_close(), and nobody is let in yet. 0; -EADDRINUSE: another relay
+ * has it; another negative errno. */
 int gate_claim(struct gate *gate, const char *path);
 /* Take over a socket that listens already. */
 void gate_inherit(struct gate *gate, int fd);
@@ -29,6 +30,7 @@ static inline bool gate_is_claimed(const struct gate *gate)
 }
 /* Let them in. 0 or negative errno. */
 int gate_open(struct gate *gate, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
-	      void *context);
-/* Let nobody in any more, and remove the path that is ours. Also for a gate that was only claimed, or not even that. */
+	void *context);
+/* Let nobody in any more, and remove the path that is ours. Also for a gate that was only claimed, or not
+ * even that. */
 void gate_close(struct gate *gate);

@@ -3,8 +3,9 @@
  *   PostgreSQL -> upstream -> decode -> fanout (backlog, router) -> worker -> its socket
  *   a worker's NOTIFY -> publisher -> PostgreSQL, which returns it on the way above
  *
- * Here stand the events that join the parts: who learns what from whom. Start-up ends with the first canary that came back;
- * until then a failure ends the process, since it is the setting that is wrong; from then on nothing does but a signal. */
+ * Here stand the events that join the parts: who learns what from whom. Start-up ends with the first canary
+ * that came back; until then a failure ends the process, since it is the setting that is wrong; from then on
+ * nothing does but a signal. */
 #include "clock.h"
 #include "diag.h"
 #include "relay.h"
@@ -96,7 +97,9 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 	struct relay *r = context;
 
 	if (outcome != CHANGES_COMPLETE) {
-		diag(DIAG_ERROR, "all workers are told of a gap, since what the upstream missed cannot be recovered: %s", text);
+		diag(DIAG_ERROR,
+			"all workers are told of a gap, since what the upstream missed cannot be recovered: %s",
+			text);
 		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
 	}
 	if (token)
@@ -142,8 +145,9 @@ static void on_proved(void *context, const char *token)
 		return;
 	}
 	if (!r->upstream.recoverable)
-		diag(DIAG_WARNING, "there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
-				   "to have them recovered, install recovery.sql or write the function for your schema");
+		diag(DIAG_WARNING,
+			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
+			"to have them recovered, install recovery.sql or write the function for your schema");
 	fanout_checkpoint(&r->fanout, token);
 	canary_start(&r->canary);
 	open_gates(r);
@@ -152,10 +156,11 @@ static void on_proved(void *context, const char *token)
 static void on_deaf(void *context, bool different)
 {
 	struct relay *r = context;
-	const char *why = different
-		? "DATABASE_URL and DATABASE_DIRECT_URL reach different databases; make both name the same one"
-		: "LISTEN on DATABASE_DIRECT_URL hears nothing: a transaction pooler stands in between; let it name "
-		  "PostgreSQL itself";
+	const char *why =
+		different
+			? "DATABASE_URL and DATABASE_DIRECT_URL reach different databases; make both name the same one"
+			: "LISTEN on DATABASE_DIRECT_URL hears nothing: a transaction pooler stands in between; let it name "
+			  "PostgreSQL itself";
 
 	if (!r->ready)
 		refuse_start(r, why);
@@ -207,8 +212,8 @@ static bool on_pending(void *context)
 
 /* Publisher */
 
-static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code,
-			 const char *text)
+static void on_published(
+	void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code, const char *text)
 {
 	struct relay *r = context;
 
@@ -240,8 +245,8 @@ static void on_publisher_lost(void *context, const char *error, bool heals, doub
 
 /* Workers */
 
-static void on_publish(void *context, struct worker_ref worker, uint64_t request, unsigned topic,
-		       struct wire_str payload)
+static void on_publish(
+	void *context, struct worker_ref worker, uint64_t request, unsigned topic, struct wire_str payload)
 {
 	struct relay *r = context;
 	const char *channel = r->config.channels[topic - 1].name;
@@ -251,7 +256,8 @@ static void on_publish(void *context, struct worker_ref worker, uint64_t request
 	if (r->config.mode == MODE_POSTGRES) {
 		result = publisher_submit(&r->publisher, worker.id, worker.slot, request, channel, payload);
 		if (result < 0)
-			worker_published(&r->fanout, worker, request, "busy", "the relay's publish queue is full");
+			worker_published(
+				&r->fanout, worker, request, "busy", "the relay's publish queue is full");
 		return;
 	}
 	result = decode_notification(&r->decode, channel, payload, &decoded);
@@ -259,7 +265,8 @@ static void on_publish(void *context, struct worker_ref worker, uint64_t request
 		fanout_decoded(&r->fanout, &decoded, 0);
 		decoded_release(&decoded);
 	}
-	worker_published(&r->fanout, worker, request, result < 0 ? "invalid" : NULL, "the payload is no change");
+	worker_published(
+		&r->fanout, worker, request, result < 0 ? "invalid" : NULL, "the payload is no change");
 }
 
 static void on_catch_up(void *context, struct worker *worker)
@@ -300,7 +307,8 @@ static void open_gates(struct relay *r)
 	if (r->config.mode == MODE_POSTGRES)
 		go_live(r);
 	diag(DIAG_NOTICE, "ready version=" PGHERALD_VERSION " mode=%s socket=%s channels=%u",
-		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->gates.gates[GATE_WORKERS].path, r->config.n_channels);
+		r->config.mode == MODE_POSTGRES ? "postgres" : "local", r->gates.gates[GATE_WORKERS].path,
+		r->config.n_channels);
 	systemd_notify("READY=1");
 }
 
@@ -313,8 +321,9 @@ static void tell_status(const struct relay *r)
 	else if (r->upstream.state == UPSTREAM_LIVE)
 		systemd_status("hears PostgreSQL, %u workers", r->fanout.n_workers);
 	else
-		systemd_status("upstream %s, %u workers; last error: %s", upstream_state_name(r->upstream.state),
-			r->fanout.n_workers, *r->upstream.last_error ? r->upstream.last_error : "none");
+		systemd_status("upstream %s, %u workers; last error: %s",
+			upstream_state_name(r->upstream.state), r->fanout.n_workers,
+			*r->upstream.last_error ? r->upstream.last_error : "none");
 }
 
 static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -384,10 +393,12 @@ static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 		snprintf(why, sizeof why, "%s",
 			*r->upstream.last_error ? r->upstream.last_error : r->publisher.last_error);
 	else if (r->upstream.state < UPSTREAM_LISTENING)
-		snprintf(why, sizeof why, "%s does not answer within %.0f s; check the URL, the server and the way there",
+		snprintf(why, sizeof why,
+			"%s does not answer within %.0f s; check the URL, the server and the way there",
 			config_url_name(&r->config, r->config.direct_url), START_SECONDS);
 	else
-		snprintf(why, sizeof why, "%s does not answer within %.0f s; check the URL, the server and the way there",
+		snprintf(why, sizeof why,
+			"%s does not answer within %.0f s; check the URL, the server and the way there",
 			config_url_name(&r->config, r->config.publish_url), START_SECONDS);
 	refuse_start(r, why);
 }
@@ -403,8 +414,9 @@ static void raise_descriptor_limit(const struct config *config)
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
 	if (limit.rlim_max < needed)
-		diag(DIAG_WARNING, "PGHERALD_WORKERS_MAX is more than the limit on open files allows; raise LimitNOFILE= "
-				   "limit=%llu needed=%llu",
+		diag(DIAG_WARNING,
+			"PGHERALD_WORKERS_MAX is more than the limit on open files allows; raise LimitNOFILE= "
+			"limit=%llu needed=%llu",
 			(unsigned long long)limit.rlim_max, (unsigned long long)needed);
 }
 
@@ -425,22 +437,24 @@ static void watch(struct relay *r)
 
 static void start_postgres(struct relay *r)
 {
-	static const struct upstream_events upstream_events = {on_upstream_listening, on_upstream_heard,
-		on_upstream_lost};
-	static const struct publisher_events publisher_events = {on_published, on_publisher_connected,
-		on_publisher_lost};
-	static const struct canary_events canary_events = {on_proved, on_deaf, on_unproven, on_turn, on_pending};
+	static const struct upstream_events upstream_events = {
+		on_upstream_listening, on_upstream_heard, on_upstream_lost};
+	static const struct publisher_events publisher_events = {
+		on_published, on_publisher_connected, on_publisher_lost};
+	static const struct canary_events canary_events = {
+		on_proved, on_deaf, on_unproven, on_turn, on_pending};
 
 	timer_arm(r->loop, &r->start_deadline, START_SECONDS);
-	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher, &r->upstream,
-		r->reconcile.settled, r->reconcile.settled_from, &canary_events, r);
+	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher,
+		&r->upstream, r->reconcile.settled, r->reconcile.settled_from, &canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
 	publisher_start(&r->publisher, r->loop, &r->config, &publisher_events, r);
 }
 
 static void stop_postgres(struct relay *r)
 {
-	publisher_abandon(&r->publisher, "timeout", "the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
+	publisher_abandon(&r->publisher, "timeout",
+		"the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
 	publisher_stop(&r->publisher);
@@ -470,7 +484,8 @@ int main(int argc, char **argv)
 	r->decode.config = &r->config;
 	result = fanout_open(&r->fanout, r->loop, &r->config, &requests);
 	if (result < 0) {
-		diag(DIAG_ERROR, "start refused: no backlog of %zu bytes: %s", r->config.backlog_size, strerror(-result));
+		diag(DIAG_ERROR, "start refused: no backlog of %zu bytes: %s", r->config.backlog_size,
+			strerror(-result));
 		return EXIT_FAILURE;
 	}
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode);

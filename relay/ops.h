@@ -29,7 +29,7 @@ struct ops_connection {
 	int fd;
 	uid_t uid;
 	double active; /* when it last said something */
-	bool ended; /* it says no more: answer what is asked, then close */
+	bool ended;    /* it says no more: answer what is asked, then close */
 	bool skipping; /* the rest of a line that is too long */
 	size_t input_len;
 	char input[OPS_LINE_MAX];

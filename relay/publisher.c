@@ -16,7 +16,8 @@
 
 #define BATCH_SQL "SELECT count(pg_notify(c, p)) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 
-/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half the time. */
+/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half
+ * the time. */
 #define STATEMENTS_MAX 8
 
 static struct diag_limit refusal_limit, full_limit;
@@ -96,7 +97,8 @@ static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
 	(void)loop;
 	(void)events;
 	for (struct publish_request *r = p->in_flight.first; r && r->since <= limit; r = r->next)
-		answer(p, r, "timeout", "PostgreSQL did not confirm it in time; it may have been published all the same");
+		answer(p, r, "timeout",
+			"PostgreSQL did not confirm it in time; it may have been published all the same");
 	while (p->queue.first && p->queue.first->since <= limit) {
 		struct publish_request *r = list_pop(&p->queue);
 		answer(p, r, "timeout", "PostgreSQL could not be reached in time");
@@ -144,14 +146,14 @@ static int array_open(struct text_array *a, uint32_t n, size_t bytes)
 static void take_batch(struct publisher *p)
 {
 	while (p->queue.first && p->in_flight.n < (p->alone ? 1 : PUBLISHER_BATCH_MAX) &&
-	       p->in_flight.bytes < PUBLISHER_BATCH_BYTES_MAX)
+		p->in_flight.bytes < PUBLISHER_BATCH_BYTES_MAX)
 		list_append(&p->in_flight, list_pop(&p->queue));
 	if (p->alone)
 		p->alone--;
 }
 
-/* Whether the statement failed for what is in it (class 22, data exceptions) and not for the state of the server, such as
- * a standby after a failover or a full notification queue. */
+/* Whether the statement failed for what is in it (class 22, data exceptions) and not for the state of the
+ * server, such as a standby after a failover or a full notification queue. */
 static bool at_fault(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -173,7 +175,8 @@ static void on_batch(void *context, PGresult *result)
 	struct publisher *p = context;
 
 	if (result) {
-		p->refused = PQresultStatus(result) != PGRES_TUPLES_OK && PQresultStatus(result) != PGRES_COMMAND_OK;
+		p->refused = PQresultStatus(result) != PGRES_TUPLES_OK &&
+			     PQresultStatus(result) != PGRES_COMMAND_OK;
 		if (!p->refused)
 			return;
 		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));
@@ -189,8 +192,9 @@ static void on_batch(void *context, PGresult *result)
 		list_put_back(&p->queue, &p->in_flight);
 	} else {
 		if (p->refused)
-			diag_limited(&refusal_limit, DIAG_WARNING, "PostgreSQL refuses a notification: %s channel=\"%s\" length=%u",
-				p->refusal, p->in_flight.first->channel, p->in_flight.first->len);
+			diag_limited(&refusal_limit, DIAG_WARNING,
+				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u", p->refusal,
+				p->in_flight.first->channel, p->in_flight.first->len);
 		else
 			count_published(p);
 		while (p->in_flight.first) {
@@ -212,7 +216,7 @@ static bool send_arrays(struct publisher *p)
 	for (struct publish_request *r = p->in_flight.first; r; r = r->next)
 		channel_bytes += strlen(r->channel);
 	if (array_open(&channels, p->in_flight.n, channel_bytes) < 0 ||
-	    array_open(&payloads, p->in_flight.n, p->in_flight.bytes) < 0) {
+		array_open(&payloads, p->in_flight.n, p->in_flight.bytes) < 0) {
 		free(channels.bytes);
 		return false;
 	}
@@ -292,7 +296,7 @@ static void fail_statement(struct publisher *p, const char *error)
 }
 
 int publisher_ask(struct publisher *p, const char *sql, const struct session_param *params, int n_params,
-		  publisher_statement_fn *on_statement, void *context)
+	publisher_statement_fn *on_statement, void *context)
 {
 	if (p->statement)
 		return -EBUSY;
@@ -312,8 +316,8 @@ static void work(struct publisher *p)
 		return;
 	if (p->statement && !p->statement_sent) {
 		p->statement_sent = true;
-		session_query(&p->session, p->statement, p->params, p->n_params, false, PUBLISHER_STATEMENT_SECONDS,
-			on_statement_result);
+		session_query(&p->session, p->statement, p->params, p->n_params, false,
+			PUBLISHER_STATEMENT_SECONDS, on_statement_result);
 	} else if (p->queue.first) {
 		send_batch(p);
 	}
@@ -334,7 +338,8 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 			 : "%s cannot be connected to; check the URL and the server: %s",
 		config_url_name(p->config, p->session.url), error);
 	timer_arm(p->session.loop, &p->retry, retry);
-	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never. */
+	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never.
+	 */
 	struct publish_list unanswered;
 	list_clear(&unanswered);
 	while (p->in_flight.first) {
@@ -385,7 +390,7 @@ static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 void publisher_start(struct publisher *p, struct ev_loop *loop, const struct config *config,
-		     const struct publisher_events *events, void *context)
+	const struct publisher_events *events, void *context)
 {
 	*p = (struct publisher){.config = config,
 		.events = events,
@@ -433,11 +438,11 @@ void publisher_abandon(struct publisher *p, const char *code, const char *text)
 	}
 }
 
-int publisher_submit(struct publisher *p, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
-		     struct wire_str payload)
+int publisher_submit(struct publisher *p, uint64_t source, uint32_t slot, uint64_t request,
+	const char *channel, struct wire_str payload)
 {
 	if (p->queue.n + p->in_flight.n >= p->config->publish_queue_max ||
-	    p->queue.bytes + p->in_flight.bytes + payload.len > p->config->publish_queue_size) {
+		p->queue.bytes + p->in_flight.bytes + payload.len > p->config->publish_queue_size) {
 		p->n_full++;
 		diag_limited(&full_limit, DIAG_WARNING,
 			"the publish queue is full, so requests are refused; PostgreSQL is away or slow requests=%u bytes=%zu",

@@ -1,6 +1,7 @@
-/* The connection that runs pg_notify: what has queued while a statement was in flight goes out as the next one, so an
- * idle publisher sends at once and a busy one batches by itself. Runs through a transaction pooler: no named statements, no
- * session state. Also carries the canary's statements, in turn. Workers' requests and reconciliation come in here. */
+/* The connection that runs pg_notify: what has queued while a statement was in flight goes out as the next
+ * one, so an idle publisher sends at once and a busy one batches by itself. Runs through a transaction
+ * pooler: no named statements, no session state. Also carries the canary's statements, in turn. Workers'
+ * requests and reconciliation come in here. */
 #pragma once
 
 #include "backoff.h"
@@ -18,8 +19,8 @@
 #define PUBLISHER_BACKOFF_MAX 4.
 
 /* What became of a request: code is NULL when it is committed, else an ERROR code of PROTOCOL.md. */
-typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code,
-			  const char *text);
+typedef void published_fn(
+	void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code, const char *text);
 /* Each result of a statement, NULL when it is over; or, when it could not be run to its end, error alone. */
 typedef void publisher_statement_fn(void *context, PGresult *result, const char *error);
 
@@ -35,7 +36,7 @@ struct publish_request {
 	uint64_t source, request;
 	uint32_t slot;
 	double since;
-	bool answered; /* its deadline passed while it was in flight */
+	bool answered;       /* its deadline passed while it was in flight */
 	const char *channel; /* the configuration's */
 	uint32_t len;
 	char payload[];
@@ -56,8 +57,9 @@ struct publisher {
 	struct ev_timer retry, expiry;
 	struct ev_prepare turn_end; /* runs while something was queued in this turn of the loop */
 	struct publish_list queue, in_flight;
-	unsigned alone; /* after a batch that was refused: so many requests go one by one, to find the one at fault */
-	bool refused;	/* the statement in flight was */
+	unsigned alone; /* after a batch that was refused: so many requests go one by one, to find the one at
+			   fault */
+	bool refused;   /* the statement in flight was */
 	char refusal[256];
 
 	const char *statement; /* the canary's, waiting or in flight */
@@ -73,18 +75,19 @@ struct publisher {
 };
 
 void publisher_start(struct publisher *publisher, struct ev_loop *loop, const struct config *config,
-		     const struct publisher_events *events, void *context);
+	const struct publisher_events *events, void *context);
 /* Requests that are still there are forgotten. */
 void publisher_stop(struct publisher *publisher);
-/* source: a worker's id, or 0 for the relay itself. channel: of the configuration. 0: published follows. -EBUSY: the queue is full. -ENOMEM. */
-int publisher_submit(struct publisher *publisher, uint64_t source, uint32_t slot, uint64_t request, const char *channel,
-		     struct wire_str payload);
+/* source: a worker's id, or 0 for the relay itself. channel: of the configuration. 0: published follows.
+ * -EBUSY: the queue is full. -ENOMEM. */
+int publisher_submit(struct publisher *publisher, uint64_t source, uint32_t slot, uint64_t request,
+	const char *channel, struct wire_str payload);
 /* Nothing waits and nothing is in flight. */
 bool publisher_idle(const struct publisher *publisher);
 /* Answer all that waits with this. */
 void publisher_abandon(struct publisher *publisher, const char *code, const char *text);
 /* Run one statement in between. params' values must live until it is over. -EBUSY: one is under way. */
-int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params, int n_params,
-		  publisher_statement_fn *on_statement, void *context);
+int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params,
+	int n_params, publisher_statement_fn *on_statement, void *context);
 /* Come back now, if it is waiting: PostgreSQL is there again. */
 void publisher_hurry(struct publisher *publisher);

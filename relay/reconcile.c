@@ -167,13 +167,14 @@ static bool on_row(void *context, const struct decoded *d)
 	return true;
 }
 
-/* What was settled means nothing any more. Our workers have all up to the latest checkpoint, or were told; so if that is of this
- * server's time, it is from there that we answer for all. */
+/* What was settled means nothing any more. Our workers have all up to the latest checkpoint, or were told; so
+ * if that is of this server's time, it is from there that we answer for all. */
 static void begin_anew(struct reconcile *rc, const char *now)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
 	struct checkpoint_parts here, there;
-	bool good = latest && checkpoint_parse(now, &here) == 0 && checkpoint_parse(latest->token, &there) == 0 &&
+	bool good = latest && checkpoint_parse(now, &here) == 0 &&
+		    checkpoint_parse(latest->token, &there) == 0 &&
 		    there.system_identifier == here.system_identifier && there.timeline == here.timeline &&
 		    there.lsn <= here.lsn;
 
@@ -188,7 +189,8 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 
 	rc->asking = false;
 	if (outcome != CHANGES_COMPLETE) {
-		diag_limited(&limit, DIAG_WARNING, "changes that nobody notified cannot be announced: %s", text);
+		diag_limited(
+			&limit, DIAG_WARNING, "changes that nobody notified cannot be announced: %s", text);
 		start_over(rc);
 		rc->unfinished = true;
 		if (outcome == CHANGES_OTHER_TIME && token)
@@ -250,8 +252,9 @@ static void ask(struct reconcile *rc, const char *token)
 	memcpy(rc->last_own, token, strlen(token) + 1);
 }
 
-/* Another relay answers for all that was committed from a moment on. Whether we do for all before it: it was settled, or our workers
- * have it. Otherwise, what a relay that has only just started says would have us forget what is older than its start. */
+/* Another relay answers for all that was committed from a moment on. Whether we do for all before it: it was
+ * settled, or our workers have it. Otherwise, what a relay that has only just started says would have us
+ * forget what is older than its start. */
 static bool joins_on(const struct reconcile *rc, const char *from)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
@@ -263,7 +266,8 @@ static bool joins_on(const struct reconcile *rc, const char *from)
 static void adopt(struct reconcile *rc, const char *settled, const char *from)
 {
 	/* Ours and theirs together; or theirs alone, if our workers alone have what is in between. */
-	if (!rc->settled[0] || checkpoint_is_newer(from, rc->settled) || checkpoint_is_newer(rc->settled_from, from))
+	if (!rc->settled[0] || checkpoint_is_newer(from, rc->settled) ||
+		checkpoint_is_newer(rc->settled_from, from))
 		memcpy(rc->settled_from, from, strlen(from) + 1);
 	memcpy(rc->settled, settled, strlen(settled) + 1);
 }
@@ -315,7 +319,7 @@ void reconcile_reset(struct reconcile *rc)
 }
 
 void reconcile_init(struct reconcile *rc, const struct config *config, struct fanout *fanout,
-		    struct publisher *publisher, struct recovery *recovery)
+	struct publisher *publisher, struct recovery *recovery)
 {
 	*rc = (struct reconcile){
 		.config = config, .fanout = fanout, .publisher = publisher, .recovery = recovery};

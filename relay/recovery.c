@@ -21,15 +21,16 @@ static void poll_on(struct recovery *r)
 }
 
 /* Makes a row a change or a message; false when it is for nobody. */
-static bool decode_row(struct recovery *r, const char *channel, struct wire_str value, struct decoded *out, bool *malformed)
+static bool decode_row(
+	struct recovery *r, const char *channel, struct wire_str value, struct decoded *out, bool *malformed)
 {
 	int result = decode_recovered(r->decode, channel, value, out);
 
 	r->n_rows++;
 	if (result == -EBADMSG) {
 		*malformed = true;
-		diag_limited(&r->limit, DIAG_WARNING, "a recovered row is no change channel=\"%s\" length=%u", channel,
-			value.len);
+		diag_limited(&r->limit, DIAG_WARNING, "a recovered row is no change channel=\"%s\" length=%u",
+			channel, value.len);
 	}
 	return result == 0;
 }
@@ -57,7 +58,8 @@ static bool on_backlog_lane_row(void *context, const char *channel, struct wire_
 	return more;
 }
 
-static void on_backlog_lane_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
+static void on_backlog_lane_done(
+	void *context, enum changes_outcome outcome, const char *token, const char *text)
 {
 	struct recovery *r = context;
 	const struct recovery_taker *taker = r->taker;
@@ -70,7 +72,8 @@ static void on_backlog_lane_done(void *context, enum changes_outcome outcome, co
 	taker->done(r->taker_context, outcome, token, text);
 }
 
-static const struct changes_events backlog_events = {on_backlog_asking, on_backlog_lane_row, on_backlog_lane_done};
+static const struct changes_events backlog_events = {
+	on_backlog_asking, on_backlog_lane_row, on_backlog_lane_done};
 
 static bool on_row_for_backlog(void *context, const struct decoded *decoded)
 {
@@ -80,7 +83,8 @@ static bool on_row_for_backlog(void *context, const struct decoded *decoded)
 	return r->n_rows % CROWDED_EVERY != 0 || !fanout_crowded(r->fanout);
 }
 
-static void on_done_for_backlog(void *context, enum changes_outcome outcome, const char *token, const char *text)
+static void on_done_for_backlog(
+	void *context, enum changes_outcome outcome, const char *token, const char *text)
 {
 	struct recovery *r = context;
 
@@ -90,8 +94,8 @@ static void on_done_for_backlog(void *context, enum changes_outcome outcome, con
 static const struct recovery_taker backlog_taker = {on_row_for_backlog, on_done_for_backlog};
 
 void recovery_for_backlog(struct recovery *r, const char *since,
-			  void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
-			  void *context)
+	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
+	void *context)
 {
 	recovery_abort(r);
 	r->on_backlog_done = done;
@@ -101,7 +105,8 @@ void recovery_for_backlog(struct recovery *r, const char *since,
 	changes_ask(&r->backlog_changes, since);
 }
 
-int recovery_for_reconciliation(struct recovery *r, const char *since, const struct recovery_taker *taker, void *context)
+int recovery_for_reconciliation(
+	struct recovery *r, const char *since, const struct recovery_taker *taker, void *context)
 {
 	if (r->taker)
 		return -EBUSY;
@@ -166,13 +171,13 @@ static const char *cause_of(const struct worker *w, enum changes_outcome outcome
 }
 
 static void tell_gap(struct recovery *r, struct worker *w, uint64_t seq, const char *token,
-		     enum changes_outcome outcome, const char *text)
+	enum changes_outcome outcome, const char *text)
 {
 	const char *cause = cause_of(w, outcome);
 
 	r->n_gaps++;
-	diag_limited(&r->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d", text, cause,
-		(unsigned long long)w->id, (int)w->pid);
+	diag_limited(&r->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d",
+		text, cause, (unsigned long long)w->id, (int)w->pid);
 	worker_caught_up(w, seq, token, cause, text);
 }
 
@@ -193,7 +198,8 @@ static void on_lane_done(void *context, enum changes_outcome outcome, const char
 		if (outcome == CHANGES_COMPLETE)
 			worker_caught_up(w, lane->head, token, NULL, NULL);
 		else
-			tell_gap(lane->recovery, w, lane->asked ? lane->head : w->fanout->backlog.head, token, outcome, text);
+			tell_gap(lane->recovery, w, lane->asked ? lane->head : w->fanout->backlog.head, token,
+				outcome, text);
 	}
 	lane->asked = false;
 	assign(lane->recovery);
@@ -266,8 +272,9 @@ void recovery_catch_up(struct recovery *r, struct worker *w, bool recoverable)
 
 	if (!m) {
 		tell_gap(r, w, r->fanout->backlog.head, NULL, CHANGES_NO_FUNCTION,
-			!recoverable ? "what it missed is no longer in the backlog, and there is no recovery function"
-				     : "what it missed is no longer in the backlog, and it has no checkpoint");
+			!recoverable
+				? "what it missed is no longer in the backlog, and there is no recovery function"
+				: "what it missed is no longer in the backlog, and it has no checkpoint");
 		return;
 	}
 	m->worker = w;
@@ -355,14 +362,15 @@ static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
 		ev_timer_stop(loop, timer);
 }
 
-void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config, struct fanout *fanout,
-		   struct decode *decode)
+void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config,
+	struct fanout *fanout, struct decode *decode)
 {
 	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
 	changes_init(&r->backlog_changes, loop, config, &fanout->checkpoints, &backlog_events, r);
 	for (int i = 0; i < RECOVERY_LANES; i++) {
 		r->lanes[i].recovery = r;
-		changes_init(&r->lanes[i].changes, loop, config, &fanout->checkpoints, &lane_events, &r->lanes[i]);
+		changes_init(
+			&r->lanes[i].changes, loop, config, &fanout->checkpoints, &lane_events, &r->lanes[i]);
 	}
 	ev_init(&r->poll, on_poll);
 	r->poll.repeat = POLL_SECONDS;

@@ -1,5 +1,5 @@
-/* All parts of the relay in flow order, as main assembles them. Only main and the ops module, which reports on all of them, see
- * this. */
+/* All parts of the relay in flow order, as main assembles them. Only main and the ops module, which reports
+ * on all of them, see this. */
 #pragma once
 
 #include "canary.h"
@@ -32,8 +32,8 @@ struct relay {
 	struct ev_timer second;
 
 	double started;
-	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so that a NOTIFY that
-	 * follows its commit closely is heard before it. */
+	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so
+	 * that a NOTIFY that follows its commit closely is heard before it. */
 	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
 	bool ready;    /* start-up is over: failures are retried from now on */
 	bool stopping; /* the signal has come */

@@ -15,7 +15,7 @@ struct report {
 	FILE *out;
 	enum report_form form;
 	bool in_line, in_group;
-	bool first; /* no field of the object, or of the line, is written yet */
+	bool first;      /* no field of the object, or of the line, is written yet */
 	bool name_first; /* of the line that has just begun */
 	/* A table, until report_close() knows how wide its columns are: its cells, NUL-terminated, row by
 	 * row. */

@@ -10,8 +10,9 @@ static struct diag_limit refusal_limit;
 /* A request that the worker is not entitled to. */
 static void refuse(struct worker *w, uint64_t id, const char *code, const char *text)
 {
-	diag_limited(&refusal_limit, DIAG_WARNING, "a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"",
-		text, code, (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+	diag_limited(&refusal_limit, DIAG_WARNING,
+		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text, code,
+		(unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	worker_error(w, true, id, code, text);
 }
 
@@ -28,16 +29,15 @@ static void welcome(struct worker *w)
 			strcat(names[i], ":text");
 		channels[i] = wire_str(names[i]);
 	}
-	delivery_queue(w,
-		&(struct wire_frame){.type = WIRE_WELCOME,
-			.welcome = {.version = WIRE_VERSION,
-				.epoch = wire_str(f->epoch),
-				.seq = f->backlog.head,
-				.mode = wire_str(config->mode == MODE_LOCAL ? "local" : "postgres"),
-				.upstream = wire_str(f->upstream_live ? "live" : "down"),
-				.relay_version = wire_str(PGHERALD_VERSION),
-				.channels = channels,
-				.n_channels = config->n_channels}});
+	delivery_queue(w, &(struct wire_frame){.type = WIRE_WELCOME,
+				  .welcome = {.version = WIRE_VERSION,
+					  .epoch = wire_str(f->epoch),
+					  .seq = f->backlog.head,
+					  .mode = wire_str(config->mode == MODE_LOCAL ? "local" : "postgres"),
+					  .upstream = wire_str(f->upstream_live ? "live" : "down"),
+					  .relay_version = wire_str(PGHERALD_VERSION),
+					  .channels = channels,
+					  .n_channels = config->n_channels}});
 }
 
 static void on_hello(struct worker *w, const struct wire_hello *hello)
@@ -77,14 +77,14 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	struct checkpoint *latest = checkpoint_history_latest(&f->checkpoints);
 	if (latest) {
 		w->passed = checkpoint_ref(latest);
-		delivery_queue(w,
-			&(struct wire_frame){.type = WIRE_CHECKPOINT,
-				.checkpoint = {latest->seq, {latest->token, latest->len}}});
+		delivery_queue(w, &(struct wire_frame){.type = WIRE_CHECKPOINT,
+					  .checkpoint = {latest->seq, {latest->token, latest->len}}});
 	}
 }
 
 /* The channel's topic; 0 after an ERROR. */
-static unsigned topic_for(struct worker *w, uint64_t id, struct wire_str name, enum channel_kind kind, const char *text)
+static unsigned topic_for(
+	struct worker *w, uint64_t id, struct wire_str name, enum channel_kind kind, const char *text)
 {
 	unsigned topic = decode_topic(w->fanout->config, name);
 
@@ -116,7 +116,8 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 	unsigned topic = decode_topic(f->config, s->channel);
 
 	if (topic == 0 || s->pubkeys)
-		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES, "a text channel is subscribed to as a whole: pubkeys nil");
+		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES,
+			"a text channel is subscribed to as a whole: pubkeys nil");
 	if (topic == 0)
 		return;
 	if (!(w->rights.listen >> topic & 1)) {
@@ -131,11 +132,13 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 	}
 	if (w->n_edges + count_new(w, topic, s) > f->config->subscriptions_max) {
 		f->n_limited[LIMIT_SUBSCRIPTIONS]++;
-		refuse(w, s->id, "limit", "more subscriptions than PGHERALD_SUBSCRIPTIONS_MAX allows one worker");
+		refuse(w, s->id, "limit",
+			"more subscriptions than PGHERALD_SUBSCRIPTIONS_MAX allows one worker");
 		return;
 	}
 	for (uint32_t i = 0; i < s->n_pubkeys; i++) {
-		int r = router_add(&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
+		int r = router_add(
+			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
 		if (r < 0) {
 			worker_close(w, "limit", "the relay is out of memory for subscriptions");
 			return;
@@ -157,8 +160,8 @@ static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
 	if (!s->pubkeys)
 		w->all_mask &= ~(UINT64_C(1) << topic);
 	for (uint32_t i = 0; i < s->n_pubkeys; i++)
-		w->n_edges -= (uint32_t)router_remove(&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot,
-			&w->first_edge);
+		w->n_edges -= (uint32_t)router_remove(
+			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
 	if (w->n_edges == 0)
 		delivery_walk(w);
 	delivery_ok(w, s->id);
@@ -174,7 +177,8 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 	}
 	if (w->n_publishing >= w->fanout->config->worker_publishes_max) {
 		w->fanout->n_limited[LIMIT_WORKER_PUBLISHES]++;
-		refuse(w, id, "busy", "as many of this worker's requests wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
+		refuse(w, id, "busy",
+			"as many of this worker's requests wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
 		return;
 	}
 	w->n_publishing++;
@@ -184,7 +188,8 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 static void on_notify(struct worker *w, const struct wire_notify *n)
 {
 	char payload[CHANGE_PAYLOAD_MAX];
-	unsigned topic = topic_for(w, n->id, n->channel, CHANNEL_CHANGES, "NOTIFY goes to change channels, SEND to text channels");
+	unsigned topic = topic_for(w, n->id, n->channel, CHANNEL_CHANGES,
+		"NOTIFY goes to change channels, SEND to text channels");
 
 	if (topic == 0)
 		return;
@@ -199,7 +204,8 @@ static void on_notify(struct worker *w, const struct wire_notify *n)
 
 static void on_send(struct worker *w, const struct wire_send *s)
 {
-	unsigned topic = topic_for(w, s->id, s->channel, CHANNEL_TEXT, "SEND goes to text channels, NOTIFY to change channels");
+	unsigned topic = topic_for(
+		w, s->id, s->channel, CHANNEL_TEXT, "SEND goes to text channels, NOTIFY to change channels");
 
 	if (topic == 0)
 		return;

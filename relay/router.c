@@ -32,7 +32,8 @@ uint64_t router_key(const struct router *r, unsigned topic, struct wire_str pubk
 {
 	unsigned char key[sizeof r->secret];
 
-	/* Each channel has a key of its own, so the pubkey need not be copied behind the channel to be hashed. */
+	/* Each channel has a key of its own, so the pubkey need not be copied behind the channel to be
+	 * hashed. */
 	memcpy(key, r->secret, sizeof key);
 	key[0] ^= (unsigned char)topic;
 	/* SipHash-1-3, as hash tables of language runtimes have it. */
@@ -78,7 +79,8 @@ static int take_edge(struct router *r, uint32_t *out)
 	}
 	if (r->edges_used == r->edges_max) {
 		uint32_t n = r->edges_max ? r->edges_max * 2 : BUCKETS_MIN;
-		struct router_edge *edges = n > r->edges_max ? reallocarray(r->edges, n, sizeof *edges) : NULL;
+		struct router_edge *edges =
+			n > r->edges_max ? reallocarray(r->edges, n, sizeof *edges) : NULL;
 		if (!edges)
 			return -ENOMEM;
 		r->edges = edges;

@@ -1,7 +1,7 @@
-/* (channel, pubkey) -> the workers that subscribed to it. A pubkey is known here by a keyed 64-bit hash alone (SipHash
- * with a key of this run), which keeps a subscription at some 30 bytes: should two pubkeys ever share a hash, a
- * worker gets a change too many, never one too few. Subscriptions for all are the workers' own masks.
- * The fan-out asks; workers add and remove. */
+/* (channel, pubkey) -> the workers that subscribed to it. A pubkey is known here by a keyed 64-bit hash alone
+ * (SipHash with a key of this run), which keeps a subscription at some 30 bytes: should two pubkeys ever
+ * share a hash, a worker gets a change too many, never one too few. Subscriptions for all are the workers'
+ * own masks. The fan-out asks; workers add and remove. */
 #pragma once
 
 #include "wire.h"
@@ -13,7 +13,7 @@
 /* One subscription: on the chain of its bucket, and on the list of its worker. */
 struct router_edge {
 	uint64_t key;
-	uint32_t slot;	      /* the worker's */
+	uint32_t slot; /* the worker's */
 	uint32_t next_in_bucket;
 	uint32_t next_of_worker, prev_of_worker;
 };
@@ -21,11 +21,11 @@ struct router_edge {
 struct router {
 	struct router_edge *edges;
 	uint32_t *buckets;
-	uint32_t n_buckets;   /* a power of two */
-	uint32_t n_edges;     /* in use */
-	uint32_t edges_max;   /* allocated */
-	uint32_t edges_used;  /* those beyond were never in use */
-	uint32_t free_edges;  /* linked by next_in_bucket */
+	uint32_t n_buckets;  /* a power of two */
+	uint32_t n_edges;    /* in use */
+	uint32_t edges_max;  /* allocated */
+	uint32_t edges_used; /* those beyond were never in use */
+	uint32_t free_edges; /* linked by next_in_bucket */
 	unsigned char secret[16];
 };
 
@@ -44,6 +44,7 @@ int router_remove(struct router *router, uint64_t key, uint32_t slot, uint32_t *
 void router_remove_all(struct router *router, uint32_t *first);
 bool router_has(const struct router *router, uint64_t key, uint32_t slot);
 
-/* The edges of a key: for (e = router_find(r, key); e != ROUTER_END; e = router_find_next(r, e)) r->edges[e].slot */
+/* The edges of a key: for (e = router_find(r, key); e != ROUTER_END; e = router_find_next(r, e))
+ * r->edges[e].slot */
 uint32_t router_find(const struct router *router, uint64_t key);
 uint32_t router_find_next(const struct router *router, uint32_t edge);

@@ -1,7 +1,7 @@
 #include "session.h"
 
-#include "config.h"
 #include "clock.h"
+#include "config.h"
 #include "diag.h"
 
 #include <assert.h>
@@ -14,7 +14,8 @@
 #define ERROR_MAX 512
 #define PING_WORTH_SECONDS 2.
 
-/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is touched by both. */
+/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
+ * touched by both. */
 struct attempt {
 	struct session *session; /* NULL when nobody waits for it any more */
 	struct ev_loop *loop;
@@ -61,14 +62,17 @@ static void *attempt_run(void *arg)
 {
 	struct attempt *a = arg;
 	/* The URL's own settings go before those that stand before it here, and after those behind it. */
-	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle", "keepalives_interval",
-		"keepalives_count", "tcp_user_timeout", "dbname", "client_encoding", NULL};
-	const char *const values[] = {SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
+	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle",
+		"keepalives_interval", "keepalives_count", "tcp_user_timeout", "dbname", "client_encoding",
+		NULL};
+	const char *const values[] = {
+		SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
 
 	double start = clock_now();
 	a->conn = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(a->conn) != CONNECTION_OK) {
-		/* libpq does not say why in a form that a program can read; but who had to wait need not ask again. */
+		/* libpq does not say why in a form that a program can read; but who had to wait need not ask
+		 * again. */
 		bool ask = a->first && clock_now() - start < PING_WORTH_SECONDS;
 		switch (ask ? PQpingParams(keywords, values, 1) : PQPING_NO_RESPONSE) {
 		case PQPING_OK:
@@ -81,8 +85,8 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
-	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for UTF-8: one payload
-	 * that is none would end the session. */
+	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for
+	 * UTF-8: one payload that is none would end the session. */
 	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
 	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
 		PQsetClientEncoding(a->conn, "SQL_ASCII");
@@ -187,7 +191,8 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 
 	(void)events;
 	ev_async_stop(loop, watcher);
-	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it. */
+	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it.
+	 */
 	pthread_join(a->thread, NULL);
 	free(a);
 	attempts_running--;
@@ -216,7 +221,7 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 }
 
 void session_init(struct session *s, struct ev_loop *loop, const char *url, const char *name,
-		  const struct session_events *events, void *context)
+	const struct session_events *events, void *context)
 {
 	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
 	ev_io_init(&s->reader, on_readable, -1, EV_READ);
@@ -231,7 +236,8 @@ int session_connect(struct session *s)
 	struct attempt *a = malloc(sizeof *a);
 	if (!a)
 		return -ENOMEM;
-	*a = (struct attempt){.session = s, .loop = s->loop, .url = s->url, .name = s->name, .first = !s->was_connected};
+	*a = (struct attempt){
+		.session = s, .loop = s->loop, .url = s->url, .name = s->name, .first = !s->was_connected};
 	ev_async_init(&a->done, on_attempt_done);
 	a->done.data = a;
 	ev_async_start(s->loop, &a->done);
@@ -260,7 +266,7 @@ void session_close(struct session *s)
 }
 
 int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
-		  bool single_row, double seconds, session_result_fn *on_result)
+	bool single_row, double seconds, session_result_fn *on_result)
 {
 	enum { PARAMS_MAX = 4 };
 	const char *values[PARAMS_MAX];

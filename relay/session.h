@@ -1,9 +1,9 @@
-/* One connection to PostgreSQL on the event loop: connects without blocking, runs one statement at a time with a
- * deadline, hands out results and notifications, reports the loss. When to connect again, and what to ask, is its owner's
- * business: upstream, publisher and recovery each hold sessions.
+/* One connection to PostgreSQL on the event loop: connects without blocking, runs one statement at a time
+ * with a deadline, hands out results and notifications, reports the loss. When to connect again, and what to
+ * ask, is its owner's business: upstream, publisher and recovery each hold sessions.
  *
- * libpq resolves names synchronously even in PQconnectStart(), so each connection is made in a thread of its own that
- * lives no longer, and reaches the loop through an ev_async. */
+ * libpq resolves names synchronously even in PQconnectStart(), so each connection is made in a thread of its
+ * own that lives no longer, and reaches the loop through an ev_async. */
 #pragma once
 
 #include <ev.h>
@@ -17,20 +17,22 @@ enum session_failure {
 	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
 	SESSION_STARTING,    /* the server is starting up or shutting down: it will heal */
 	SESSION_REFUSED,     /* the server answered: bad credentials, no such database, ... */
-	SESSION_LOST,	     /* it was connected */
+	SESSION_LOST,        /* it was connected */
 	SESSION_OVERDUE,     /* a statement got no answer by its deadline */
 };
 
 struct session_events {
 	/* Connected; statements may follow. */
 	void (*ready)(void *context);
-	/* Could not connect, or the connection is gone; it is closed already. error is one line, without secrets. */
+	/* Could not connect, or the connection is gone; it is closed already. error is one line, without
+	 * secrets. */
 	void (*lost)(void *context, enum session_failure failure, const char *error);
 	/* May be NULL. notify is freed after the call. */
 	void (*heard)(void *context, const PGnotify *notify);
 };
 
-/* Each result of the statement, in order; then once with NULL: done, another may follow. result is freed after the call. */
+/* Each result of the statement, in order; then once with NULL: done, another may follow. result is freed
+ * after the call. */
 typedef void session_result_fn(void *context, PGresult *result);
 
 struct session {
@@ -40,11 +42,11 @@ struct session {
 	void *context;
 
 	struct attempt *attempt; /* while connecting */
-	PGconn *conn;		 /* while connected */
+	PGconn *conn;            /* while connected */
 	struct ev_io reader, writer;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
-	bool was_connected; /* ever */
+	bool was_connected;           /* ever */
 	bool paused;
 	char farewell[256]; /* the server's reason to end the session, if it gave one */
 };
@@ -53,7 +55,7 @@ struct session {
 unsigned session_attempts(void);
 
 void session_init(struct session *session, struct ev_loop *loop, const char *url, const char *name,
-		  const struct session_events *events, void *context);
+	const struct session_events *events, void *context);
 /* Exactly one of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
 int session_connect(struct session *session);
 /* At once, without an event. An attempt in progress is left to end by itself. */
@@ -70,10 +72,11 @@ struct session_param {
 	bool binary;
 };
 
-/* Run one statement (or, without parameters, several in one string); the session must be idle. seconds: the deadline for the
- * whole of it, 0 for none. single_row: a result for each row. 0; on a negative errno, lost follows by the loop. */
+/* Run one statement (or, without parameters, several in one string); the session must be idle. seconds: the
+ * deadline for the whole of it, 0 for none. single_row: a result for each row. 0; on a negative errno, lost
+ * follows by the loop. */
 int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
-		  bool single_row, double seconds, session_result_fn *on_result);
+	bool single_row, double seconds, session_result_fn *on_result);
 /* While paused nothing is read: the server waits. Not for a session that listens. */
 void session_pause(struct session *session, bool pause);
 

@@ -1,5 +1,6 @@
-/* SipHash (Aumasson and Bernstein, 2012), a keyed 64-bit hash: who does not know the key cannot choose strings that share a
- * hash. Inline, with the numbers of rounds as constants, since it runs for every notification; the router is its caller. */
+/* SipHash (Aumasson and Bernstein, 2012), a keyed 64-bit hash: who does not know the key cannot choose
+ * strings that share a hash. Inline, with the numbers of rounds as constants, since it runs for every
+ * notification; the router is its caller. */
 #pragma once
 
 #include <endian.h>
@@ -39,11 +40,13 @@ static inline void siphash_word(uint64_t v[4], uint64_t word, int rounds)
 }
 
 /* SipHash-rounds-last_rounds of len bytes. */
-static inline uint64_t siphash(const unsigned char key[16], const void *bytes, size_t len, int rounds, int last_rounds)
+static inline uint64_t siphash(
+	const unsigned char key[16], const void *bytes, size_t len, int rounds, int last_rounds)
 {
 	const unsigned char *p = bytes;
 	uint64_t k0 = siphash_load(key), k1 = siphash_load(key + 8);
-	uint64_t v[4] = {k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d, k0 ^ 0x6c7967656e657261, k1 ^ 0x7465646279746573};
+	uint64_t v[4] = {k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d, k0 ^ 0x6c7967656e657261,
+		k1 ^ 0x7465646279746573};
 	unsigned char last[8] = {[7] = (unsigned char)len};
 
 	for (size_t left = len / 8; left > 0; left--, p += 8)

@@ -18,7 +18,7 @@
 static struct {
 	struct sockaddr_un address; /* of NOTIFY_SOCKET */
 	socklen_t address_len;
-	int fd; /* -1: nobody wants to be told */
+	int fd;          /* -1: nobody wants to be told */
 	double watchdog; /* seconds; 0 for none */
 	struct ev_timer watchdog_timer;
 	char status[256];

@@ -13,8 +13,8 @@
 struct tail {
 	bool on, json;
 	char channel[CHANNEL_NAME_MAX + 1]; /* empty: all */
-	char pubkey[TAIL_PUBKEY_MAX]; /* empty: all */
-	uint64_t dropped; /* since the last that was shown */
+	char pubkey[TAIL_PUBKEY_MAX];       /* empty: all */
+	uint64_t dropped;                   /* since the last that was shown */
 };
 
 bool tail_wants(const struct tail *tail, const struct wire_frame *frame);

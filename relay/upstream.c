@@ -12,16 +12,17 @@
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
 
-/* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does not have are left out. Set
- * by a statement and not by the startup packet, which poolers refuse with a message that explains nothing. */
-#define SETTINGS_SQL                                                                                             \
-	"SELECT set_config(name, value, false) FROM (VALUES ('idle_session_timeout', '0'),"                      \
-	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"          \
-	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value)"                      \
+/* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
+ * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
+ * message that explains nothing. */
+#define SETTINGS_SQL                                                                                         \
+	"SELECT set_config(name, value, false) FROM (VALUES ('idle_session_timeout', '0'),"                  \
+	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"      \
+	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value)"                  \
 	" JOIN pg_settings USING (name)"
 
-#define CHECK_SQL                                                                                                \
-	"SELECT pg_is_in_recovery(), current_database(), " UPSTREAM_IDENTITY_SQL ", pg_backend_pid(),"           \
+#define CHECK_SQL                                                                                            \
+	"SELECT pg_is_in_recovery(), current_database(), " UPSTREAM_IDENTITY_SQL ", pg_backend_pid(),"       \
 	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL"
 
 static void enter(struct upstream *u, enum upstream_state state)
@@ -66,7 +67,8 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	else if (failure == SESSION_STARTING)
 		snprintf(text, sizeof text, "%s reaches a server that is not ready yet: %s", name, error);
 	else
-		snprintf(text, sizeof text, "%s cannot be connected to; check the URL and the server: %s", name, error);
+		snprintf(text, sizeof text, "%s cannot be connected to; check the URL and the server: %s",
+			name, error);
 	fail(u, failure == SESSION_STARTING, text);
 }
 
@@ -123,7 +125,8 @@ static void on_check(void *context, PGresult *result)
 		return;
 	}
 	if (PQresultStatus(result) != PGRES_TUPLES_OK) {
-		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name, session_error(result));
+		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
+			session_error(result));
 		fail(u, false, text);
 		return;
 	}
@@ -149,7 +152,8 @@ static void on_ready(void *context)
 
 	enter(u, UPSTREAM_CHECKING);
 	if (version < SERVER_VERSION_MIN) {
-		snprintf(text, sizeof text, "%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
+		snprintf(text, sizeof text,
+			"%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
 			config_url_name(u->config, u->session.url), version / 10000);
 		fail(u, false, text);
 		return;
@@ -186,12 +190,10 @@ static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 void upstream_start(struct upstream *u, struct ev_loop *loop, const struct config *config,
-		    const struct upstream_events *events, void *context)
+	const struct upstream_events *events, void *context)
 {
-	*u = (struct upstream){.config = config,
-		.events = events,
-		.context = context,
-		.backoff = {.first = 1., .max = 30.}};
+	*u = (struct upstream){
+		.config = config, .events = events, .context = context, .backoff = {.first = 1., .max = 30.}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
 	timer_init(&u->retry, on_retry, u);
 	connect_now(u);
@@ -236,7 +238,7 @@ static void on_probe_result(void *context, PGresult *result)
 }
 
 int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *context, const char *snapshot),
-		   void *context)
+	void *context)
 {
 	if (!session_idle(&u->session))
 		return -EBUSY;

@@ -1,5 +1,6 @@
-/* The LISTEN connection: connects, checks what it reached, LISTENs, and stays; comes back by itself after a loss. That it
- * really hears is proved by the canary; what it heard is decoded elsewhere. main calls it and hears its events. */
+/* The LISTEN connection: connects, checks what it reached, LISTENs, and stays; comes back by itself after a
+ * loss. That it really hears is proved by the canary; what it heard is decoded elsewhere. main calls it and
+ * hears its events. */
 #pragma once
 
 #include "backoff.h"
@@ -11,7 +12,8 @@ enum upstream_state {
 	UPSTREAM_WAITING, /* for the next attempt to connect */
 	UPSTREAM_CONNECTING,
 	UPSTREAM_CHECKING,
-	UPSTREAM_LISTENING, /* it hears, as far as PostgreSQL says; changes missed before may not be recovered yet */
+	UPSTREAM_LISTENING, /* it hears, as far as PostgreSQL says; changes missed before may not be recovered
+			       yet */
 	UPSTREAM_LIVE,
 };
 
@@ -19,8 +21,8 @@ struct upstream_events {
 	/* LISTEN is committed. */
 	void (*listening)(void *context);
 	void (*heard)(void *context, const char *channel, struct wire_str payload);
-	/* No connection. error is one line that says what to do, without secrets. heals: trying again may help. retry:
-	 * seconds until it does. */
+	/* No connection. error is one line that says what to do, without secrets. heals: trying again may
+	 * help. retry: seconds until it does. */
 	void (*lost)(void *context, const char *error, bool heals, double retry);
 };
 
@@ -40,23 +42,24 @@ struct upstream {
 	int backend_pid;
 	char database[64];
 	char identity[80]; /* of the database and the running server */
-	bool pooled;	   /* a pooler stands in between, of whatever kind */
+	bool pooled;       /* a pooler stands in between, of whatever kind */
 	bool recoverable;  /* the recovery function is there */
 
 	uint64_t n_connects, n_losses, n_notifications;
 	char last_error[256];
 };
 
-/* SQL for a text that names the database of a running server among all. Clusters copied from each other have the same system
- * identifier, but two servers do not start at the same microsecond. */
-#define UPSTREAM_IDENTITY_SQL                                                                                    \
-	"(SELECT concat_ws('/', system_identifier, oid, extract(epoch FROM pg_postmaster_start_time()))"         \
+/* SQL for a text that names the database of a running server among all. Clusters copied from each other have
+ * the same system identifier, but two servers do not start at the same microsecond. */
+#define UPSTREAM_IDENTITY_SQL                                                                                \
+	"(SELECT concat_ws('/', system_identifier, oid, extract(epoch FROM pg_postmaster_start_time()))"     \
 	" FROM pg_control_system(), pg_database WHERE datname = current_database())"
 
 void upstream_start(struct upstream *upstream, struct ev_loop *loop, const struct config *config,
-		    const struct upstream_events *events, void *context);
+	const struct upstream_events *events, void *context);
 void upstream_stop(struct upstream *upstream);
-/* It is proved to hear: make the session lasting. Before, a transaction pooler could have passed its settings on to others. */
+/* It is proved to hear: make the session lasting. Before, a transaction pooler could have passed its settings
+ * on to others. */
 void upstream_settle(struct upstream *upstream);
 /* All that was missed is recovered. */
 void upstream_live(struct upstream *upstream);
@@ -65,6 +68,6 @@ void upstream_drop(struct upstream *upstream, const char *why);
 /* Come back now, if it is waiting: PostgreSQL is there again. */
 void upstream_hurry(struct upstream *upstream);
 /* Ask the server for its snapshot, read-only; on_probe follows, or lost. -EBUSY: a statement is under way. */
-int upstream_probe(struct upstream *upstream, double seconds, void (*on_probe)(void *context, const char *snapshot),
-		   void *context);
+int upstream_probe(struct upstream *upstream, double seconds,
+	void (*on_probe)(void *context, const char *snapshot), void *context);
 const char *upstream_state_name(enum upstream_state state);

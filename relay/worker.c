@@ -25,9 +25,10 @@ const char *worker_state_name(enum worker_state state)
 	return names[state];
 }
 
-static const char *const error_codes[WORKER_ERRORS] = {"channel", "invalid", "too-long", "limit", "busy", "timeout",
-	"rejected", "unknown-type", "denied"};
-static const char *const close_codes[WORKER_CLOSES] = {"left", "shutdown", "evicted", "protocol", "denied", "limit"};
+static const char *const error_codes[WORKER_ERRORS] = {
+	"channel", "invalid", "too-long", "limit", "busy", "timeout", "rejected", "unknown-type", "denied"};
+static const char *const close_codes[WORKER_CLOSES] = {
+	"left", "shutdown", "evicted", "protocol", "denied", "limit"};
 
 const char *worker_error_code(unsigned i)
 {
@@ -65,8 +66,8 @@ static unsigned index_of(const char *const *codes, const char *code)
 void worker_error(struct worker *w, bool has_id, uint64_t id, const char *code, const char *text)
 {
 	w->fanout->n_errors[index_of(error_codes, code)]++;
-	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
-				  .error = {has_id, id, wire_str(code), wire_str(text)}});
+	delivery_queue(w, &(struct wire_frame){
+				  .type = WIRE_ERROR, .error = {has_id, id, wire_str(code), wire_str(text)}});
 }
 
 static void protocol_error(struct worker *w, const char *what)
@@ -80,8 +81,9 @@ static void protocol_error(struct worker *w, const char *what)
 static void send_bye(struct worker *w, const char *code, const char *reason)
 {
 	unsigned char buf[512];
-	int len = wire_encode(&(struct wire_frame){.type = WIRE_BYE, .bye = {wire_str(code), wire_str(reason)}}, buf,
-		sizeof buf);
+	int len =
+		wire_encode(&(struct wire_frame){.type = WIRE_BYE, .bye = {wire_str(code), wire_str(reason)}},
+			buf, sizeof buf);
 
 	/* Whoever is in the middle of a frame could not read it. */
 	delivery_flush(w);
@@ -97,10 +99,11 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 		return;
 	if (code && strcmp(code, "shutdown") != 0)
 		diag_limited(&close_limit, DIAG_WARNING,
-			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason, code,
-			(unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
+			code, (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	else if (!code)
-		diag(DIAG_DEBUG, "a worker left: %s worker=%llu pid=%d", reason, (unsigned long long)w->id, (int)w->pid);
+		diag(DIAG_DEBUG, "a worker left: %s worker=%llu pid=%d", reason, (unsigned long long)w->id,
+			(int)w->pid);
 	if (code) {
 		send_bye(w, code, reason);
 		if (w->state == WORKER_DEAD)
@@ -140,7 +143,8 @@ static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t l
 			break;
 		if (r < 0) {
 			w->fanout->n_limited[LIMIT_FRAME] += r == -EMSGSIZE;
-			protocol_error(w, r == -EMSGSIZE ? "a frame is larger than 65536 bytes" : "this is no msgpack array");
+			protocol_error(w, r == -EMSGSIZE ? "a frame is larger than 65536 bytes"
+							 : "this is no msgpack array");
 			break;
 		}
 		size_t frame_len = w->scanner.offset;
@@ -149,7 +153,8 @@ static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t l
 		if (r == 0)
 			worker_request(w, &frame);
 		else if (r == -ENOTSUP && w->state != WORKER_NEW)
-			worker_error(w, false, 0, "unknown-type", "a frame of a type that this relay does not know");
+			worker_error(w, false, 0, "unknown-type",
+				"a frame of a type that this relay does not know");
 		else
 			protocol_error(w, "a frame's elements are not what its type says");
 		if (w->state == WORKER_DEAD)
@@ -188,7 +193,8 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 
 	(void)loop;
 	(void)events;
-	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial one. */
+	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial
+	 * one. */
 	if (w->partial_len > 0)
 		memcpy(scratch, w->partial, w->partial_len);
 	ssize_t n = recv(w->fd, scratch + w->partial_len, FANOUT_SCRATCH - w->partial_len, MSG_DONTWAIT);
@@ -210,7 +216,8 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	if (w->state == WORKER_DEAD || queued(w) <= w->fanout->config->worker_queue_size)
 		return;
 	w->fanout->n_limited[LIMIT_WORKER_QUEUE]++;
-	diag_limited(&pause_limit, DIAG_NOTICE, "a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
+	diag_limited(&pause_limit, DIAG_NOTICE,
+		"a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 	worker_stop_reading(w);
 }
@@ -263,9 +270,11 @@ static void admit(struct worker *w)
 	} else if (f->n_workers > config->workers_max) {
 		f->n_limited[LIMIT_WORKERS]++;
 		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
-	} else if (f->n_workers > config->workers_per_uid_max && workers_of(f, w->uid) > config->workers_per_uid_max) {
+	} else if (f->n_workers > config->workers_per_uid_max &&
+		   workers_of(f, w->uid) > config->workers_per_uid_max) {
 		f->n_limited[LIMIT_WORKERS_PER_UID]++;
-		worker_close(w, "limit", "this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
+		worker_close(
+			w, "limit", "this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
 	}
 }
 
@@ -303,7 +312,8 @@ struct worker *worker_open(struct fanout *f, int fd)
 
 void worker_note_checkpoint(struct worker *w)
 {
-	struct checkpoint *at = w->state == WORKER_LIVE ? checkpoint_history_at(&w->fanout->checkpoints, w->cursor) : NULL;
+	struct checkpoint *at =
+		w->state == WORKER_LIVE ? checkpoint_history_at(&w->fanout->checkpoints, w->cursor) : NULL;
 
 	if (at && (!w->passed || w->passed->seq < at->seq)) {
 		checkpoint_unref(w->passed);
@@ -313,7 +323,8 @@ void worker_note_checkpoint(struct worker *w)
 
 /* Answers from elsewhere */
 
-void worker_published(struct fanout *f, struct worker_ref ref, uint64_t request, const char *code, const char *text)
+void worker_published(
+	struct fanout *f, struct worker_ref ref, uint64_t request, const char *code, const char *text)
 {
 	struct worker *w = fanout_worker(f, ref);
 
@@ -353,15 +364,17 @@ bool worker_takes_more(const struct worker *w)
 
 void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)
 {
-	/* On a resume, the OK to BEGIN carries the seq; else this frame does, to bring the worker's cursor to it. */
+	/* On a resume, the OK to BEGIN carries the seq; else this frame does, to bring the worker's cursor to
+	 * it. */
 	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
 
 	w->cursor = seq;
 	if (cause) {
 		struct checkpoint *latest = checkpoint_history_latest(&w->fanout->checkpoints);
-		delivery_queue(w,
-			&(struct wire_frame){.type = WIRE_GAP, .gap = {frame_seq, wire_str(cause), wire_str(text)}});
-		/* Whoever was told of a gap reads all there is, so it starts from now as a new worker does. */
+		delivery_queue(w, &(struct wire_frame){.type = WIRE_GAP,
+					  .gap = {frame_seq, wire_str(cause), wire_str(text)}});
+		/* Whoever was told of a gap reads all there is, so it starts from now as a new worker does.
+		 */
 		if (!token && latest)
 			token = latest->token;
 	}
@@ -373,8 +386,8 @@ void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const c
 		if (passed) {
 			checkpoint_unref(w->passed);
 			w->passed = passed;
-			delivery_queue(w,
-				&(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {seq, wire_str(token)}});
+			delivery_queue(w, &(struct wire_frame){.type = WIRE_CHECKPOINT,
+						  .checkpoint = {seq, wire_str(token)}});
 		}
 	}
 	w->state = WORKER_LIVE;

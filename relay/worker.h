@@ -1,6 +1,7 @@
-/* One worker: its connection, its handshake, its requests (requests.c), and what it is owed (delivery.c): a cursor
- * into the backlog and a queue of frames for it alone. Leaves out what its requests need of PostgreSQL: that it asks
- * through struct worker_requests. The gate makes workers, the fan-out flushes them. */
+/* One worker: its connection, its handshake, its requests (requests.c), and what it is owed (delivery.c): a
+ * cursor into the backlog and a queue of frames for it alone. Leaves out what its requests need of
+ * PostgreSQL: that it asks through struct worker_requests. The gate makes workers, the fan-out flushes them.
+ */
 #pragma once
 
 #include "access.h"
@@ -16,7 +17,8 @@ struct fanout;
 struct recovery_member;
 struct worker;
 
-/* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from its list. */
+/* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from
+ * its list. */
 #define WORKER_WANTED_MAX 1024
 #define WORKER_HELLO_SECONDS 10.
 #define WORKER_NAME_MAX 64
@@ -37,7 +39,7 @@ enum worker_limit {
 #define WORKER_CLOSES 6
 
 enum worker_state {
-	WORKER_NEW,	    /* HELLO has not come */
+	WORKER_NEW,         /* HELLO has not come */
 	WORKER_RESUMING,    /* BEGIN has not come: it gets answers only */
 	WORKER_CATCHING_UP, /* it gets answers and recovered frames; the backlog waits */
 	WORKER_LIVE,
@@ -64,9 +66,9 @@ struct wanted {
 
 struct worker {
 	struct fanout *fanout;
-	struct worker *next, *prev;	  /* all workers */
+	struct worker *next, *prev;               /* all workers */
 	struct worker *next_walker, *prev_walker; /* those that are not wanted_whole */
-	struct worker *next_dirty;	  /* those to flush at the end of this turn of the loop */
+	struct worker *next_dirty;                /* those to flush at the end of this turn of the loop */
 	bool dirty;
 	bool blocked; /* the socket was full; the writer watches */
 	bool reading; /* the reader watches */
@@ -93,9 +95,10 @@ struct worker {
 	uint32_t first_edge;
 	uint32_t n_edges;
 
-	/* What it is owed of the backlog: of the frames behind the cursor, those that match its subscriptions. When wanted_whole,
-	 * wanted lists them all, and the worker subscribes by pubkey only; otherwise they are found by a walk, which for
-	 * a worker that wants every channel is no more than a run of bytes up to the head. */
+	/* What it is owed of the backlog: of the frames behind the cursor, those that match its
+	 * subscriptions. When wanted_whole, wanted lists them all, and the worker subscribes by pubkey only;
+	 * otherwise they are found by a walk, which for a worker that wants every channel is no more than a
+	 * run of bytes up to the head. */
 	uint64_t cursor;
 	bool wanted_whole;
 	struct wanted wanted;
@@ -106,14 +109,15 @@ struct worker {
 	/* As given by HELLO. */
 	bool resume_in_epoch; /* its epoch is ours */
 	uint64_t resume_seq;
-	uint64_t begin_id; /* of the BEGIN that waits for its OK */
-	bool begun;	   /* begin_id waits */
+	uint64_t begin_id;                /* of the BEGIN that waits for its OK */
+	bool begun;                       /* begin_id waits */
 	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
 
 	uint32_t n_publishing; /* requests that wait for their answer */
-	double progress;    /* when the socket last took something */
+	double progress;       /* when the socket last took something */
 	uint64_t n_sent, n_overruns;
-	uint64_t n_dropped; /* frames that left the backlog before it took them; recovered, or told as a gap */
+	uint64_t
+		n_dropped; /* frames that left the backlog before it took them; recovered, or told as a gap */
 };
 
 /* What outlives a worker: an answer may come when it is gone. */
@@ -127,8 +131,9 @@ struct worker_requests {
 	void *context;
 	/* Publish; answered through worker_published(), perhaps before this returns. */
 	void (*publish)(void *context, struct worker_ref worker, uint64_t request, unsigned topic,
-			struct wire_str payload);
-	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up(). */
+		struct wire_str payload);
+	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up().
+	 */
 	void (*catch_up)(void *context, struct worker *worker);
 	/* The worker is gone, and its catch_up with it. */
 	void (*forget)(void *context, struct worker *worker);
@@ -145,8 +150,8 @@ struct worker *worker_open(struct fanout *fanout, int fd);
 void worker_note_checkpoint(struct worker *worker);
 /* Stop reading its requests: the relay ends. */
 void worker_stop_reading(struct worker *worker);
-/* The one way to end a connection. code: NULL when the worker itself is gone, else it is told BYE with this code and reason.
- * The struct lives until the end of the loop's turn. */
+/* The one way to end a connection. code: NULL when the worker itself is gone, else it is told BYE with this
+ * code and reason. The struct lives until the end of the loop's turn. */
 void worker_close(struct worker *worker, const char *code, const char *reason);
 /* Frees what worker_close() left; the fan-out calls it. */
 void worker_free(struct worker *worker);
@@ -154,17 +159,19 @@ void worker_free(struct worker *worker);
 /* Read its requests again, when the reason not to is gone. */
 void worker_resume_reading(struct worker *worker);
 
-/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when not, wait for
- * worker_takes_more(). */
+/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when
+ * not, wait for worker_takes_more(). */
 bool worker_recovered(struct worker *worker, const struct decoded *decoded);
 bool worker_takes_more(const struct worker *worker);
-/* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that the database was
- * asked at, NULL when there was none. cause and text: of the GAP that it must be told, NULL when nothing is missing. */
-void worker_caught_up(struct worker *worker, uint64_t seq, const char *token, const char *cause, const char *text);
+/* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that the
+ * database was asked at, NULL when there was none. cause and text: of the GAP that it must be told, NULL when
+ * nothing is missing. */
+void worker_caught_up(
+	struct worker *worker, uint64_t seq, const char *token, const char *cause, const char *text);
 
 /* The answer to publish: code is NULL for OK. */
 void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t request, const char *code,
-		      const char *text);
+	const char *text);
 
 /* Answer a request, or with has_id false a frame that is none, with ERROR. */
 void worker_error(struct worker *worker, bool has_id, uint64_t id, const char *code, const char *text);

@@ -53,7 +53,8 @@ Test(backlog, keeps_the_newest_frames_whole)
 		}
 	}
 	cr_assert_gt(backlog.first, 1);
-	cr_assert_gt(backlog.end - backlog_entry(&backlog, backlog.first)->start, backlog.size - 2 * BACKLOG_FRAME_MAX);
+	cr_assert_gt(backlog.end - backlog_entry(&backlog, backlog.first)->start,
+		backlog.size - 2 * BACKLOG_FRAME_MAX);
 }
 
 Test(backlog, takes_the_largest_frames)

@@ -1,5 +1,5 @@
-/* The JSON payload: the bytes that the Go service would write, and whatever JSON it might read. The scanner for the
- * usual form must never say anything that jansson would not. */
+/* The JSON payload: the bytes that the Go service would write, and whatever JSON it might read. The scanner
+ * for the usual form must never say anything that jansson would not. */
 #include "change.h"
 
 #include <criterion/criterion.h>
@@ -27,7 +27,8 @@ Test(change, is_written_as_the_go_service_does)
 	expect_encoded(wire_str(""), wire_str(""), "{\"p\":\"\",\"c\":\"\"}");
 	expect_encoded(wire_str("a\"\\\n\r\t\x01\x7f"), nil, "{\"p\":\"a\\\"\\\\\\n\\r\\t\\u0001\x7f\"}");
 	expect_encoded(wire_str("<&>"), nil, "{\"p\":\"\\u003c\\u0026\\u003e\"}");
-	expect_encoded(wire_str("\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa"), nil, "{\"p\":\"\\u2028\\u2029\xe2\x80\xaa\"}");
+	expect_encoded(wire_str("\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa"), nil,
+		"{\"p\":\"\\u2028\\u2029\xe2\x80\xaa\"}");
 	expect_encoded((struct wire_str){"a\0b", 3}, nil, "{\"p\":\"a\\u0000b\"}");
 }
 
@@ -37,8 +38,10 @@ Test(change, is_refused_when_too_long_or_no_utf8)
 	struct wire_str nil = {0};
 
 	memset(pubkey, 'x', sizeof pubkey);
-	cr_assert_eq(change_encode((struct wire_str){pubkey, CHANGE_PAYLOAD_MAX - 8}, nil, buf, sizeof buf), CHANGE_PAYLOAD_MAX);
-	cr_assert_eq(change_encode((struct wire_str){pubkey, CHANGE_PAYLOAD_MAX - 7}, nil, buf, sizeof buf), -EMSGSIZE);
+	cr_assert_eq(change_encode((struct wire_str){pubkey, CHANGE_PAYLOAD_MAX - 8}, nil, buf, sizeof buf),
+		CHANGE_PAYLOAD_MAX);
+	cr_assert_eq(change_encode((struct wire_str){pubkey, CHANGE_PAYLOAD_MAX - 7}, nil, buf, sizeof buf),
+		-EMSGSIZE);
 	cr_assert_eq(change_encode(wire_str("\xff"), nil, buf, sizeof buf), -EILSEQ);
 	cr_assert_eq(change_encode(wire_str("\xed\xa0\x80"), nil, buf, sizeof buf), -EILSEQ);
 	cr_assert_eq(change_encode(wire_str("a"), wire_str("\xc0\x80"), buf, sizeof buf), -EILSEQ);
@@ -69,10 +72,10 @@ Test(change, is_read_from_any_json)
 
 Test(change, is_refused_when_it_is_none)
 {
-	static const char *const bad[] = {"", "{", "{}", "[]", "null", "\"p\"", "{\"p\":1}", "{\"p\":null}", "{\"c\":\"b\"}",
-		"{\"p\":\"a\",\"c\":1}", "{\"p\":\"a\",\"c\":[]}", "{\"p\":\"a\"} x", "{\"p\":\"a\"", "{\"p\":\"a\",}",
-		"{'p':'a'}", "{\"p\":\"a\x01\"}", "{\"p\":\"\xff\"}", "{\"p\":\"\\ud800\"}", "{\"p\":\"a\",\"c\":\"b\"}}",
-		"{\"p\":\"a\"\"c\":\"b\"}"};
+	static const char *const bad[] = {"", "{", "{}", "[]", "null", "\"p\"", "{\"p\":1}", "{\"p\":null}",
+		"{\"c\":\"b\"}", "{\"p\":\"a\",\"c\":1}", "{\"p\":\"a\",\"c\":[]}", "{\"p\":\"a\"} x",
+		"{\"p\":\"a\"", "{\"p\":\"a\",}", "{'p':'a'}", "{\"p\":\"a\x01\"}", "{\"p\":\"\xff\"}",
+		"{\"p\":\"\\ud800\"}", "{\"p\":\"a\",\"c\":\"b\"}}", "{\"p\":\"a\"\"c\":\"b\"}"};
 	struct change change;
 
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -82,7 +85,8 @@ Test(change, is_refused_when_it_is_none)
 /* Breaks good payloads at random places; the seed is fixed, so that a failure comes again. */
 Test(change, is_read_as_jansson_reads_it)
 {
-	static const char *const seeds[] = {"{\"p\":\"02ab\",\"c\":\"1-2\"}", "{\"p\":\"x\"}", "{\"p\":\"\",\"c\":\"\"}"};
+	static const char *const seeds[] = {
+		"{\"p\":\"02ab\",\"c\":\"1-2\"}", "{\"p\":\"x\"}", "{\"p\":\"\",\"c\":\"\"}"};
 	static const char bytes[] = "\"\\{}:,pc a\x01\x7f\xc3\xa9n0";
 	unsigned random = 1;
 
@@ -92,14 +96,16 @@ Test(change, is_read_as_jansson_reads_it)
 		strcpy(payload, seeds[round % 3]);
 		size_t len = strlen(payload);
 		for (int hits = 1 + round % 2; hits-- > 0;)
-			payload[(size_t)rand_r(&random) % len] = bytes[(size_t)rand_r(&random) % (sizeof bytes - 1)];
-		json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL, NULL), *p = json_object_get(root, "p"),
-		       *c = json_object_get(root, "c");
+			payload[(size_t)rand_r(&random) % len] =
+				bytes[(size_t)rand_r(&random) % (sizeof bytes - 1)];
+		json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL, NULL),
+		       *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
 		bool good = json_is_string(p) && (!c || json_is_null(c) || json_is_string(c));
 		cr_assert_eq(change_decode(payload, len, &change), good ? 0 : -EBADMSG, "%s", payload);
 		if (good) {
 			cr_assert(wire_str_eq(change.pubkey, wire_str(json_string_value(p))), "%s", payload);
-			cr_assert(wire_str_eq(change.client_id, wire_str(json_string_value(c))), "%s", payload);
+			cr_assert(
+				wire_str_eq(change.client_id, wire_str(json_string_value(c))), "%s", payload);
 			change_release(&change);
 		}
 		json_decref(root);

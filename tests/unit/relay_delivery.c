@@ -1,5 +1,6 @@
-/* What a worker is sent, with the real fan-out on a real loop: workers of each kind on socket pairs that hold little, read in
- * odd portions. Whatever the interleaving, each must get exactly what it subscribed to, whole and in order. */
+/* What a worker is sent, with the real fan-out on a real loop: workers of each kind on socket pairs that hold
+ * little, read in odd portions. Whatever the interleaving, each must get exactly what it subscribed to, whole
+ * and in order. */
 #include "decode.h"
 #include "fanout.h"
 #include "wire.h"
@@ -34,7 +35,8 @@ struct peer {
 	bool closed;
 };
 
-static void publish(void *context, struct worker_ref worker, uint64_t request, unsigned topic, struct wire_str payload)
+static void publish(
+	void *context, struct worker_ref worker, uint64_t request, unsigned topic, struct wire_str payload)
 {
 	(void)context;
 	(void)topic;
@@ -59,10 +61,15 @@ static void start(void)
 	static const struct worker_requests requests = {NULL, publish, catch_up, forget};
 
 	loop = ev_default_loop(EVFLAG_AUTO);
-	config = (struct config){.mode = MODE_LOCAL, .backlog_size = BACKLOG_SIZE_MIN * 16, .n_channels = 2,
+	config = (struct config){.mode = MODE_LOCAL,
+		.backlog_size = BACKLOG_SIZE_MIN * 16,
+		.n_channels = 2,
 		.channels = {{"data", CHANNEL_CHANGES}, {"log", CHANNEL_TEXT}},
-		.workers_max = 4096, .workers_per_uid_max = 4096, .subscriptions_max = 1 << 20,
-		.worker_queue_size = 256 << 10, .worker_publishes_max = 4096};
+		.workers_max = 4096,
+		.workers_per_uid_max = 4096,
+		.subscriptions_max = 1 << 20,
+		.worker_queue_size = 256 << 10,
+		.worker_publishes_max = 4096};
 	decoder = (struct decode){.config = &config};
 	cr_assert_eq(fanout_open(&fanout, loop, &config, &requests), 0);
 	cr_assert_eq(wire_decoder_new(&reader), 0);
@@ -94,11 +101,11 @@ static void request(struct peer *p, struct wire_frame frame)
 
 static void take_frame(struct peer *p, const struct wire_frame *f)
 {
-	uint64_t seq = f->type == WIRE_CHANGE	 ? f->change.seq
+	uint64_t seq = f->type == WIRE_CHANGE       ? f->change.seq
 		       : f->type == WIRE_MESSAGE    ? f->message.seq
 		       : f->type == WIRE_CHECKPOINT ? f->checkpoint.seq
 		       : f->type == WIRE_UPSTREAM   ? f->upstream.seq
-		       : f->type == WIRE_GAP	    ? f->gap.seq
+		       : f->type == WIRE_GAP        ? f->gap.seq
 						    : 0;
 	if (f->type == WIRE_OK) {
 		/* The stream is in order: nothing up to an OK's seq comes after it. */
@@ -163,7 +170,8 @@ static struct peer *peer_open(void)
 	setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
 	p->fd = fds[1];
 	p->worker = worker_open(&fanout, fds[0]);
-	request(p, (struct wire_frame){.type = WIRE_HELLO, .hello = {.version = 1, .name = wire_str("test")}});
+	request(p,
+		(struct wire_frame){.type = WIRE_HELLO, .hello = {.version = 1, .name = wire_str("test")}});
 	return p;
 }
 
@@ -177,9 +185,8 @@ static void subscribe(struct peer *p, const char *channel, const char *pubkey)
 {
 	struct wire_str pubkeys[] = {wire_str(pubkey ? pubkey : "")};
 
-	request(p,
-		(struct wire_frame){.type = WIRE_SUBSCRIBE,
-			.subscribe = {1, wire_str(channel), pubkey ? pubkeys : NULL, pubkey != NULL}});
+	request(p, (struct wire_frame){.type = WIRE_SUBSCRIBE,
+			   .subscribe = {1, wire_str(channel), pubkey ? pubkeys : NULL, pubkey != NULL}});
 }
 
 static uint64_t change(const char *pubkey)
@@ -322,8 +329,10 @@ Test(delivery, is_exact_whatever_the_reader_does)
 	}
 	for (int kind = 0; kind < KINDS; kind++) {
 		take_all(peers[kind]);
-		cr_assert_eq(peers[kind]->n, n_expected[kind], "kind %d: %d of %d", kind, peers[kind]->n, n_expected[kind]);
-		cr_assert_arr_eq(peers[kind]->seqs, expected[kind], (size_t)n_expected[kind] * sizeof(uint64_t));
+		cr_assert_eq(peers[kind]->n, n_expected[kind], "kind %d: %d of %d", kind, peers[kind]->n,
+			n_expected[kind]);
+		cr_assert_arr_eq(
+			peers[kind]->seqs, expected[kind], (size_t)n_expected[kind] * sizeof(uint64_t));
 		cr_assert_eq(peers[kind]->ok_id, 7);
 		peer_close(peers[kind]);
 	}
@@ -397,9 +406,11 @@ Test(delivery, replays_from_the_backlog)
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
 	p->fd = fds[1];
 	p->worker = worker_open(&fanout, fds[0]);
-	request(p,
-		(struct wire_frame){.type = WIRE_HELLO,
-			.hello = {.version = 1, .resume = true, .epoch = wire_str(fanout.epoch), .seq = seqs[3]}});
+	request(p, (struct wire_frame){.type = WIRE_HELLO,
+			   .hello = {.version = 1,
+				   .resume = true,
+				   .epoch = wire_str(fanout.epoch),
+				   .seq = seqs[3]}});
 	subscribe(p, "data", "bob");
 	change("bob");
 	turn();
@@ -424,14 +435,16 @@ Test(delivery, stops_reading_a_worker_that_does_not_read)
 	long sent = 0;
 
 	while (len + 16 < sizeof pings)
-		len += (size_t)wire_encode(&(struct wire_frame){.type = WIRE_PING, .request = {1}}, pings + len, sizeof pings - len);
+		len += (size_t)wire_encode(&(struct wire_frame){.type = WIRE_PING, .request = {1}},
+			pings + len, sizeof pings - len);
 	for (int i = 0; i < 5000; i++) {
 		ssize_t n = send(p->fd, pings, len, MSG_NOSIGNAL);
 		sent += n > 0 ? n : 0;
 		turn();
 	}
 	cr_assert_lt(sent, (long)len * 5000);
-	cr_assert_leq(p->worker->private.end - p->worker->private.start, config.worker_queue_size + 2 * FANOUT_SCRATCH);
+	cr_assert_leq(p->worker->private.end - p->worker->private.start,
+		config.worker_queue_size + 2 * FANOUT_SCRATCH);
 	cr_assert_not(p->worker->reading);
 	take_all(p);
 	for (int i = 0; i < 2000; i++) {

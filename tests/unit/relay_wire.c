@@ -25,12 +25,18 @@ static const struct wire_str two[] = {{"", 0}, {"bob", 3}};
 static const struct wire_frame frames[] = {
 	{.type = WIRE_HELLO, .hello = {.version = 1, .name = {"n", 1}}},
 	{.type = WIRE_HELLO,
-		.hello = {.version = 1, .resume = true, .epoch = {"e", 1}, .seq = UINT64_C(1) << 40, .checkpoint = {"c", 1}}},
+		.hello = {.version = 1,
+			.resume = true,
+			.epoch = {"e", 1},
+			.seq = UINT64_C(1) << 40,
+			.checkpoint = {"c", 1}}},
 	{.type = WIRE_SUBSCRIBE, .subscribe = {.id = 1, .channel = {"ch", 2}}},
-	{.type = WIRE_SUBSCRIBE, .subscribe = {.id = 1, .channel = {"ch", 2}, .pubkeys = two, .n_pubkeys = 2}},
+	{.type = WIRE_SUBSCRIBE,
+		.subscribe = {.id = 1, .channel = {"ch", 2}, .pubkeys = two, .n_pubkeys = 2}},
 	{.type = WIRE_UNSUBSCRIBE, .subscribe = {.id = UINT64_MAX, .channel = {"ch", 2}, .pubkeys = two}},
 	{.type = WIRE_NOTIFY, .notify = {.id = 0, .channel = {"ch", 2}, .pubkey = {"", 0}}},
-	{.type = WIRE_NOTIFY, .notify = {.id = 0, .channel = {"ch", 2}, .pubkey = {"p\0q", 3}, .client_id = {"", 0}}},
+	{.type = WIRE_NOTIFY,
+		.notify = {.id = 0, .channel = {"ch", 2}, .pubkey = {"p\0q", 3}, .client_id = {"", 0}}},
 	{.type = WIRE_SEND, .send = {.id = 300, .channel = {"ch", 2}, .payload = {"x", 1}}},
 	{.type = WIRE_PING, .request = {70000}},
 	{.type = WIRE_BEGIN, .request = {5}},
@@ -44,8 +50,7 @@ static const struct wire_frame frames[] = {
 	{.type = WIRE_GAP, .gap = {WIRE_SEQ_NIL, {"overrun", 7}, {"t", 1}}},
 	{.type = WIRE_UPSTREAM, .upstream = {9, {"live", 4}, {"t", 1}}},
 	{.type = WIRE_BYE, .bye = {{"shutdown", 8}, {"t", 1}}},
-	{.type = WIRE_WELCOME,
-		.welcome = {1, {"e", 1}, 4, {"local", 5}, {"live", 4}, {"0.1", 3}, two, 2}},
+	{.type = WIRE_WELCOME, .welcome = {1, {"e", 1}, 4, {"local", 5}, {"live", 4}, {"0.1", 3}, two, 2}},
 };
 
 /* What two encodings have in common is that they are the same. */
@@ -112,16 +117,18 @@ static void expect_alike(const struct wire_frame *frame)
 Test(wire, packs_and_reads_changes_by_hand_as_msgpack_does)
 {
 	static const uint32_t lens[] = {0, 1, 31, 32, 66, 255, 256, 7999};
-	static const uint64_t seqs[] = {0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, 0xffffffff, UINT64_C(1) << 32,
-		UINT64_MAX - 1, WIRE_SEQ_NIL};
+	static const uint64_t seqs[] = {0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, 0xffffffff,
+		UINT64_C(1) << 32, UINT64_MAX - 1, WIRE_SEQ_NIL};
 	static char text[8000];
 
 	memset(text, 'x', sizeof text);
 	for (size_t i = 0; i < sizeof lens / sizeof *lens; i++)
 		for (size_t j = 0; j < sizeof seqs / sizeof *seqs; j++) {
 			struct wire_str s = {text, lens[i]}, nil = {0};
-			expect_alike(&(struct wire_frame){.type = WIRE_CHANGE, .change = {seqs[j], {"ch", 2}, s, nil, seqs[j] & 1}});
-			expect_alike(&(struct wire_frame){.type = WIRE_CHANGE, .change = {seqs[j], s, {"p", 1}, s, 0}});
+			expect_alike(&(struct wire_frame){
+				.type = WIRE_CHANGE, .change = {seqs[j], {"ch", 2}, s, nil, seqs[j] & 1}});
+			expect_alike(&(struct wire_frame){
+				.type = WIRE_CHANGE, .change = {seqs[j], s, {"p", 1}, s, 0}});
 		}
 }
 
@@ -169,8 +176,14 @@ Test(wire, refuses_frames_with_wrong_elements)
 	cr_assert_eq(DECODE("\x91\x63", &f), -ENOTSUP, "type 99");
 	cr_assert_eq(DECODE("\x91\x05", &f), -EPROTO, "PING without an id");
 	cr_assert_eq(DECODE("\x92\x05\xff", &f), -EPROTO, "PING with id -1");
-	cr_assert_eq(DECODE("\x94\x01\x01\xa1" "c\x91\x01", &f), -EPROTO, "a pubkey that is a number");
-	cr_assert_eq(DECODE("\x94\x00\x01\xc0\x92\xa1" "e\x01", &f), -EPROTO, "a resume of two elements");
+	cr_assert_eq(DECODE("\x94\x01\x01\xa1"
+			    "c\x91\x01",
+			     &f),
+		-EPROTO, "a pubkey that is a number");
+	cr_assert_eq(DECODE("\x94\x00\x01\xc0\x92\xa1"
+			    "e\x01",
+			     &f),
+		-EPROTO, "a resume of two elements");
 }
 
 Test(wire, ignores_what_later_versions_add)
@@ -186,7 +199,10 @@ Test(wire, reads_bin_as_str)
 {
 	struct wire_frame f;
 
-	cr_assert_eq(DECODE("\x94\x04\x01\xc4\x01" "c\xc4\x02xy", &f), 0);
+	cr_assert_eq(DECODE("\x94\x04\x01\xc4\x01"
+			    "c\xc4\x02xy",
+			     &f),
+		0);
 	cr_assert(wire_str_eq(f.send.channel, wire_str("c")));
 	cr_assert(wire_str_eq(f.send.payload, wire_str("xy")));
 }
@@ -214,8 +230,8 @@ Test(wire, never_reads_beyond_random_bytes)
 Test(wire, knows_utf8)
 {
 	cr_assert(wire_utf8_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xf4\x8f\xbf\xbf", 14));
-	static const char *const bad[] = {"\x80", "\xc0\x80", "\xc3", "\xe0\x9f\x80", "\xe2\x82", "\xed\xa0\x80",
-		"\xf0\x8f\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"};
+	static const char *const bad[] = {"\x80", "\xc0\x80", "\xc3", "\xe0\x9f\x80", "\xe2\x82",
+		"\xed\xa0\x80", "\xf0\x8f\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"};
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
 		cr_assert_not(wire_utf8_valid(bad[i], strlen(bad[i])), "%zu", i);
 }
