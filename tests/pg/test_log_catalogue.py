@@ -29,7 +29,7 @@ def joined(literals):
 def logged():
     """(level or None, format) of each call of diag() and diag_limited(), without the fields behind the sentence."""
     found = []
-    call = re.compile(r"\bdiag(?:_limited)?\((?:&[\w>.-]+, )?(DIAG_\w+|level),\s*((?:" + STRING + r"|[A-Z_]+|\s)+)[,)]")
+    call = re.compile(r"\bdiag(?:_limited)?\(\s*(?:&[\w>.-]+,\s+)?(DIAG_\w+|level),\s*((?:" + STRING + r"|[A-Z_]+|\s)+)[,)]")
     for name, text in sources().items():
         for level, literals in call.findall(text):
             level = level.removeprefix("DIAG_") if level != "level" else None
@@ -44,7 +44,7 @@ def reasons():
     rest = r"(?:" + STRING + r"|[^;\"])*;"  # of the statement
     found = re.findall(r"upstream_drop\([^;]*?(" + group + r")\);", "".join(text.values()))
     for file in ("upstream.c", "publisher.c", "main.c"):
-        for statement in re.findall(r"(?:snprintf\((?:text|why|p->last_error),|\*why = different)" + rest, text[file]):
+        for statement in re.findall(r"(?:snprintf\((?:text|why|p->last_error),|\*why =\s+different)" + rest, text[file]):
             found += re.findall(group, statement)
     return {t for t in map(joined, found) if len(t) > 10}
 
