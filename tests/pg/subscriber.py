@@ -147,3 +147,9 @@ def resumed(relay, cursor, pubkeys=None, channel=CHANNEL, wait=True, **options):
     if wait:
         worker.caught_up()
     return worker
+
+
+def grew_by_at_most(relay, before, limit):
+    """Whether its memory did. A sanitizer keeps what is freed for a while, so there it cannot be told: then the answer is yes."""
+    with open(f"/proc/{relay.process.pid}/maps") as maps:
+        return "libasan" in maps.read() or relay.rss() - before < limit

@@ -129,7 +129,7 @@ def canaries_while(listener, worker, data, seconds):
 
 def test_twenty_relays_cost_what_one_costs(start_relay, own_db, own_bouncer, own_data, cleanup):
     """Canaries on the server in a number of intervals: by one relay, by twenty. The figures are printed."""
-    interval, intervals = 0.5, 12
+    interval, intervals = 0.4, 8
     listener = cleanup.add(own_db.listen("pgherald_canary"))
     relays = [start_relay(own_db, own_bouncer, PGHERALD_CHECKPOINT_INTERVAL=str(interval))]
     worker = subscriber(relays[0])
