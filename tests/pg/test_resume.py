@@ -98,11 +98,13 @@ def test_resuming_many_times_under_load_is_one_stream(host, data):
 
 def test_what_is_subscribed_when_resuming_counts(host, data):
     """A worker may come back with other interests: the missed changes of the new ones."""
+    witness = subscriber(host)
     worker = subscriber(host, ["alice"])
     worker.ping()
     worker.close()
     for user in ("alice", "bob", "carol"):
         data.notify(user)
+    witness.hears("carol")
     again = resumed(host, worker.cursor, ["bob", "carol"])
     assert again.pubkeys == ["bob", "carol"]
 
