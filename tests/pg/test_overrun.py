@@ -109,7 +109,7 @@ def test_it_happens_again_and_again(start_relay, db, bouncer, data):
 def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
     """It stops reading in the middle of the catch-up, for longer than the backlog reaches."""
     relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
-    witness = subscriber(relay)
+    witness = subscriber(relay, ["noise20000"])
     worker = subscriber(relay, receive_buffer=4096)
     worker.passes(data, notify="before")
     data.write_many(1, 30000)
@@ -125,7 +125,7 @@ def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
 
 def test_a_drop_during_the_catch_up_loses_nothing(start_relay, db, bouncer, data):
     relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
-    witness = subscriber(relay)
+    witness = subscriber(relay, ["noise20000"])
     worker = subscriber(relay, receive_buffer=4096)
     worker.passes(data, notify="before")
     data.write_many(1, 30000)
