@@ -7,6 +7,8 @@
 #include <string.h>
 
 #define PLAN_SECONDS 5.
+/* A worker waits for this, where everybody else hears already. */
+#define RETRY_MAX 5.
 /* The longest that the rate makes rows wait at once. */
 #define PACE_SECONDS 0.05
 /* Often enough for reconciliation to keep it; then the connection goes. */
@@ -340,7 +342,7 @@ void changes_init(struct changes_since *c, struct ev_loop *loop, const struct co
 		.history = history,
 		.events = events,
 		.context = context,
-		.backoff = {.first = 0.5, .max = 30.}};
+		.backoff = {.first = 0.5, .max = RETRY_MAX}};
 	session_init(&c->session, loop, config->direct_url, "pgherald recovery", &session_events, c);
 	timer_init(&c->retry, on_retry, c);
 	timer_init(&c->silence, on_silence, c);
