@@ -95,9 +95,13 @@ class Machine:
 
     def _first_process(self):
         for pid in children(self._process.pid):
-            with open(f"/proc/{pid}/cmdline") as file:
-                if file.read().startswith("/lib/systemd/systemd\0"):
-                    return pid
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    if file.read().startswith("/lib/systemd/systemd\0"):
+                        return pid
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended since
+        return None
 
     def _ended(self):
         if self._process.poll() is not None:
