@@ -325,8 +325,6 @@ static void work(struct publisher *p)
 
 /* The connection */
 
-static void connect_now(struct publisher *p);
-
 static void on_lost(void *context, enum session_failure failure, const char *error)
 {
 	struct publisher *p = context;
