@@ -106,8 +106,8 @@ def test_it_happens_again_and_again(start_relay, db, bouncer, data):
     is_live_again(worker, data)
 
 
-def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
-    """It stops reading in the middle of the catch-up, for longer than the backlog reaches."""
+def caught_up_halfway(start_relay, db, bouncer, data):
+    """A worker that fell out of the backlog, in the middle of what 30,000 users missed."""
     relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
     witness = subscriber(relay, ["noise20000"])
     worker = subscriber(relay, receive_buffer=4096)
@@ -116,6 +116,12 @@ def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
     flood(db, 20000)
     witness.hears("noise20000")
     worker.wait_until(lambda: worker.recovered, "the catch-up's beginning", 30)
+    return relay, worker
+
+
+def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
+    """It stops reading in the middle of the catch-up, for longer than the backlog reaches."""
+    _, worker = caught_up_halfway(start_relay, db, bouncer, data)
     data.change("during")
     flood(db, 20000)
     worker.hears_all([f"u{n}" for n in range(1, 30001)] + ["during"], 60)
@@ -124,14 +130,7 @@ def test_it_overruns_while_it_is_caught_up(start_relay, db, bouncer, data):
 
 
 def test_a_drop_during_the_catch_up_loses_nothing(start_relay, db, bouncer, data):
-    relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
-    witness = subscriber(relay, ["noise20000"])
-    worker = subscriber(relay, receive_buffer=4096)
-    worker.passes(data, notify="before")
-    data.write_many(1, 30000)
-    flood(db, 20000)
-    witness.hears("noise20000")
-    worker.wait_until(lambda: worker.recovered, "the catch-up's beginning", 30)
+    relay, worker = caught_up_halfway(start_relay, db, bouncer, data)
     worker.close()
     again = resumed(relay, worker.cursor)
     assert set(f"u{n}" for n in range(1, 30001)) <= set(worker.pubkeys) | set(again.pubkeys)
