@@ -244,20 +244,16 @@ static bool on_frame(struct pgherald *h, const struct wire_frame *frame)
 static bool handle_frames(struct pgherald *h)
 {
 	struct wire_frame frame;
-	char *bytes;
-	size_t len;
+	char *end;
 	int r;
 
-	while ((r = stream_frame(&h->session.stream, &bytes, &len)) == 0) {
-		r = wire_decode(h->decoder, bytes, len, &frame);
+	while ((r = stream_frame(&h->session.stream, h->decoder, &frame, &end)) == 0 || r == -ENOTSUP) {
 		if (r == -ENOTSUP)
 			continue;
-		if (r < 0)
-			break;
 		/* A NUL behind the frame's last string falls on the next frame. */
-		char behind = bytes[len];
+		char behind = *end;
 		bool go_on = on_frame(h, &frame);
-		bytes[len] = behind;
+		*end = behind;
 		if (!go_on)
 			return false;
 	}

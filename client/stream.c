@@ -78,17 +78,14 @@ bool stream_full(const struct stream *s)
 	return s->in_end == STREAM_IN_SIZE;
 }
 
-int stream_frame(struct stream *s, char **frame, size_t *len)
+int stream_frame(struct stream *s, struct wire_decoder *decoder, struct wire_frame *out, char **end)
 {
-	int r = wire_scan(&s->scanner, s->in + s->in_start, s->in_end - s->in_start);
+	size_t len = 0;
+	int r = wire_next(&s->scanner, decoder, s->in + s->in_start, s->in_end - s->in_start, out, &len);
 
-	if (r < 0)
-		return r;
-	*frame = s->in + s->in_start;
-	*len = s->scanner.offset;
-	s->in_start += *len;
-	s->scanner = (struct wire_scanner){0};
-	return 0;
+	s->in_start += len;
+	*end = s->in + s->in_start;
+	return r;
 }
 
 char *stream_room(struct stream *s, size_t *size)

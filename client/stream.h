@@ -43,10 +43,11 @@ int stream_receive(struct stream *stream);
 /* Whether the last stream_receive() took all it could, so that there may be more. */
 bool stream_full(const struct stream *stream);
 
-/* Hand out the next frame. It may be written to, and one byte behind it too if that is put back, until the
- * next call of stream_receive().
- * 0; -EAGAIN: no complete frame is there; -EBADMSG or -EMSGSIZE: what arrived is none. */
-int stream_frame(struct stream *stream, char **frame, size_t *len);
+/* Hand out the next frame, and where it ends. Its strings may be written to, and the byte at *end too if that
+ * is put back, until the next call of stream_receive().
+ * 0; -EAGAIN: no complete frame is there; -ENOTSUP: one of an unknown type was passed over; -EBADMSG,
+ * -EMSGSIZE or -EPROTO: what arrived is none; -ENOMEM. */
+int stream_frame(struct stream *stream, struct wire_decoder *decoder, struct wire_frame *out, char **end);
 
 /* Room behind what is to be sent, and how much of it was filled. An empty buffer has room for any frame. */
 char *stream_room(struct stream *stream, size_t *size);

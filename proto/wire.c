@@ -13,16 +13,6 @@ struct wire_decoder {
 	msgpack_zone zone;
 };
 
-struct wire_str wire_str(const char *s)
-{
-	return (struct wire_str){s, s ? (uint32_t)strlen(s) : 0};
-}
-
-bool wire_str_eq(struct wire_str a, struct wire_str b)
-{
-	return a.len == b.len && !a.ptr == !b.ptr && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
-}
-
 bool wire_utf8_valid(const char *s, size_t len)
 {
 	const unsigned char *p = (const unsigned char *)s, *end = p + len;
@@ -290,10 +280,6 @@ int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struc
 	size_t offset = 0;
 	uint64_t type;
 
-	if (wire_change_read(buf, len, &out->change) == (const unsigned char *)buf + len) {
-		out->type = WIRE_CHANGE;
-		return 0;
-	}
 	msgpack_zone_clear(&decoder->zone);
 	switch (msgpack_unpack(buf, len, &offset, &decoder->zone, &o)) {
 	case MSGPACK_UNPACK_SUCCESS:
@@ -312,6 +298,21 @@ int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struc
 		return -EPROTO;
 	*out = (struct wire_frame){.type = (enum wire_type)type};
 	return decode_elements(&decoder->zone, o.via.array.ptr, out);
+}
+
+int wire_next(struct wire_scanner *scanner, struct wire_decoder *decoder, const void *buf, size_t len,
+	struct wire_frame *out, size_t *frame_len)
+{
+	if (scanner->offset == 0 && (*frame_len = wire_change_read(buf, len, &out->change)) > 0) {
+		out->type = WIRE_CHANGE;
+		return 0;
+	}
+	int r = wire_scan(scanner, buf, len);
+	if (r < 0)
+		return r;
+	*frame_len = scanner->offset;
+	*scanner = (struct wire_scanner){0};
+	return wire_decode(decoder, buf, *frame_len, out);
 }
 
 /* Encoding */

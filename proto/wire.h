@@ -1,14 +1,16 @@
 /* The wire protocol of PROTOCOL.md: one struct a frame, and struct <-> msgpack. Pure code, no I/O: the relay
  * and the client library both call it. What a frame means, and when it may be sent, is its callers' business.
  *
- * Reading goes in two steps. wire_scan() finds where a frame ends and proves it harmless: msgpack-c allocates
- * what a header declares, and five bytes can declare 8 GB. wire_decode() then unpacks it. Strings in a
- * decoded frame point into the buffer that was decoded. */
+ * Reading goes in two steps, which wire_next() takes for its callers. wire_scan() finds where a frame ends
+ * and proves it harmless: msgpack-c allocates what a header declares, and five bytes can declare 8 GB.
+ * wire_decode() then unpacks it. A CHANGE as it nearly always is takes neither: it is read by hand. Strings
+ * in a decoded frame point into the buffer that was decoded. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define WIRE_VERSION 1
 #define WIRE_FRAME_MAX 65536
@@ -180,6 +182,13 @@ int wire_scan(struct wire_scanner *scanner, const void *buf, size_t len);
  * type; -ENOMEM. */
 int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struct wire_frame *out);
 
+/* The next frame of a stream, which begins at buf and of which len bytes have arrived so far: scanned, and
+ * decoded as above. *frame_len is its length, and the scanner stands at the start of the next one, on 0,
+ * -EPROTO, -ENOTSUP and -ENOMEM; on -EAGAIN call again, with the same scanner, when there are more bytes.
+ * -EBADMSG and -EMSGSIZE as wire_scan(): the stream cannot be read on. */
+int wire_next(struct wire_scanner *scanner, struct wire_decoder *decoder, const void *buf, size_t len,
+	struct wire_frame *out, size_t *frame_len);
+
 /* Pack one frame into buf. Returns its length, or -EMSGSIZE when size (or WIRE_FRAME_MAX) is too small. */
 int wire_encode(const struct wire_frame *frame, void *buf, size_t size);
 
@@ -190,6 +199,14 @@ static inline size_t wire_bound(size_t strings_len)
 	return 64 + strings_len;
 }
 
-struct wire_str wire_str(const char *s);
-bool wire_str_eq(struct wire_str a, struct wire_str b);
+static inline struct wire_str wire_str(const char *s)
+{
+	return (struct wire_str){s, s ? (uint32_t)strlen(s) : 0};
+}
+
+static inline bool wire_str_eq(struct wire_str a, struct wire_str b)
+{
+	return a.len == b.len && !a.ptr == !b.ptr && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+}
+
 bool wire_utf8_valid(const char *s, size_t len);

@@ -2,62 +2,98 @@
 
 #include <string.h>
 
+/* What msgpack's first bytes say */
+enum {
+	NIL = 0xc0,
+	UINT_8 = 0xcc,
+	UINT_64 = 0xcf,
+	STR_8 = 0xd9,
+	STR_16 = 0xda,
+};
+
+/* Each of these takes a value off the front of what is left, and says whether it was there and usual. */
 struct bytes {
 	const unsigned char *next, *end;
 };
 
-static bool read_uint(struct bytes *b, uint64_t *out)
+static inline size_t left(const struct bytes *b)
 {
-	uint32_t n;
+	return (size_t)(b->end - b->next);
+}
 
-	if (b->next == b->end)
+static inline bool read_uint(struct bytes *b, uint64_t *out)
+{
+	if (left(b) < 1)
 		return false;
 	unsigned char first = *b->next++;
 	if (first < 0x80) {
 		*out = first;
 		return true;
 	}
-	if (first < 0xcc || first > 0xcf)
+	if (first < UINT_8 || first > UINT_64)
 		return false;
-	n = 1u << (first - 0xcc);
-	if ((size_t)(b->end - b->next) < n)
+	unsigned len = 1u << (first - UINT_8);
+	if (left(b) < len)
 		return false;
 	*out = 0;
-	while (n--)
-		*out = *out << 8 | *b->next++;
+	for (unsigned i = 0; i < len; i++)
+		*out = *out << 8 | b->next[i];
+	b->next += len;
 	return true;
 }
 
-/* Of fewer than 256 bytes */
-static bool read_str(struct bytes *b, struct wire_str *out)
+static inline bool read_str(struct bytes *b, struct wire_str *out)
 {
-	if (b->end - b->next < 2)
+	if (left(b) < 3)
 		return false;
-	unsigned char first = *b->next++;
-	if (first == 0xd9)
-		out->len = *b->next++;
-	else if (first >= 0xa0 && first < 0xc0)
-		out->len = first & 0x1f;
-	else
+	if (b->next[0] == STR_8) {
+		out->len = b->next[1];
+		b->next += 2;
+	} else if (b->next[0] >= 0xa0 && b->next[0] < 0xc0) {
+		out->len = b->next[0] & 0x1f;
+		b->next++;
+	} else if (b->next[0] == STR_16) {
+		out->len = (uint32_t)b->next[1] << 8 | b->next[2];
+		b->next += 3;
+	} else {
 		return false;
-	if ((size_t)(b->end - b->next) < out->len)
+	}
+	if (left(b) < out->len)
 		return false;
 	out->ptr = (const char *)b->next;
 	b->next += out->len;
 	return true;
 }
 
-const unsigned char *wire_change_read(const void *buf, size_t len, struct wire_change *out)
+static inline bool read_nil(struct bytes *b)
 {
-	struct bytes b = {buf, (const unsigned char *)buf + len};
+	if (left(b) < 1 || *b->next != NIL)
+		return false;
+	b->next++;
+	return true;
+}
 
-	if (len < 2 || b.next[0] != (0x90 | 6) || b.next[1] != WIRE_CHANGE)
-		return NULL;
+size_t wire_change_read(const void *buf, size_t len, struct wire_change *out)
+{
+	const unsigned char *start = buf;
+	struct bytes b = {start, start + len};
+
+	if (len < 2 || start[0] != (0x90 | 6) || start[1] != WIRE_CHANGE)
+		return 0;
 	b.next += 2;
-	return read_uint(&b, &out->seq) && read_str(&b, &out->channel) && read_str(&b, &out->pubkey) &&
-			       read_str(&b, &out->client_id) && read_uint(&b, &out->flags)
-		       ? b.next
-		       : NULL;
+	if (read_nil(&b))
+		out->seq = WIRE_SEQ_NIL;
+	else if (!read_uint(&b, &out->seq))
+		return 0;
+	if (!read_str(&b, &out->channel) || !read_str(&b, &out->pubkey))
+		return 0;
+	if (read_nil(&b))
+		out->client_id = (struct wire_str){0};
+	else if (!read_str(&b, &out->client_id))
+		return 0;
+	if (!read_uint(&b, &out->flags) || b.next - start > WIRE_FRAME_MAX)
+		return 0;
+	return (size_t)(b.next - start);
 }
 
 static unsigned char *write_big_endian(unsigned char *p, uint64_t value, uint32_t n)
@@ -79,7 +115,7 @@ static unsigned char *write_uint(unsigned char *p, uint64_t value)
 static unsigned char *write_str(unsigned char *p, struct wire_str s)
 {
 	if (!s.ptr) {
-		*p++ = 0xc0;
+		*p++ = NIL;
 		return p;
 	}
 	if (s.len < 32) {
@@ -100,7 +136,7 @@ int wire_change_write(const struct wire_change *c, void *buf)
 	*p++ = 0x90 | 6;
 	*p++ = WIRE_CHANGE;
 	if (c->seq == WIRE_SEQ_NIL)
-		*p++ = 0xc0;
+		*p++ = NIL;
 	else
 		p = write_uint(p, c->seq);
 	p = write_str(p, c->channel);

@@ -1,4 +1,4 @@
-#include "wire_change.h"
+#include "wire.h"
 
 #include <errno.h>
 
@@ -55,15 +55,10 @@ static bool token_of(unsigned char first, struct token *t)
 
 int wire_scan(struct wire_scanner *s, const void *buf, size_t len)
 {
-	const unsigned char *p = buf, *end;
-	struct wire_change change;
+	const unsigned char *p = buf;
 
 	if (s->offset > 0 && s->depth == 0)
 		return s->offset <= len ? 0 : -EAGAIN;
-	if (s->offset == 0 && (end = wire_change_read(buf, len, &change))) {
-		s->offset = (uint32_t)(end - p);
-		return 0;
-	}
 	while (s->offset < len) {
 		struct token t;
 		if (!token_of(p[s->offset], &t) || (s->depth == 0 && t.elements_per != 1))

@@ -131,6 +131,22 @@ void worker_free(struct worker *w)
 
 /* Reading */
 
+/* error: wire_next()'s */
+static void unreadable(struct worker *w, int error)
+{
+	switch (error) {
+	case -EMSGSIZE:
+		w->fanout->n_limited[LIMIT_FRAME]++;
+		protocol_error(w, "a frame is larger than 65536 bytes");
+		break;
+	case -EBADMSG:
+		protocol_error(w, "this is no msgpack array");
+		break;
+	default:
+		protocol_error(w, "a frame's elements are not what its type says");
+	}
+}
+
 /* Takes whole frames from bytes; returns how many bytes they were. */
 static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t len)
 {
@@ -138,25 +154,18 @@ static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t l
 
 	while (taken < len) {
 		struct wire_frame frame;
-		int r = wire_scan(&w->scanner, bytes + taken, len - taken);
+		size_t frame_len;
+		int r = wire_next(
+			&w->scanner, w->fanout->decoder, bytes + taken, len - taken, &frame, &frame_len);
 		if (r == -EAGAIN)
 			break;
-		if (r < 0) {
-			w->fanout->n_limited[LIMIT_FRAME] += r == -EMSGSIZE;
-			protocol_error(w, r == -EMSGSIZE ? "a frame is larger than 65536 bytes"
-							 : "this is no msgpack array");
-			break;
-		}
-		size_t frame_len = w->scanner.offset;
-		w->scanner = (struct wire_scanner){0};
-		r = wire_decode(w->fanout->decoder, bytes + taken, frame_len, &frame);
 		if (r == 0)
 			worker_request(w, &frame);
 		else if (r == -ENOTSUP && w->state != WORKER_NEW)
 			worker_error(w, false, 0, "unknown-type",
 				"a frame of a type that this relay does not know");
 		else
-			protocol_error(w, "a frame's elements are not what its type says");
+			unreadable(w, r);
 		if (w->state == WORKER_DEAD)
 			break;
 		taken += frame_len;
