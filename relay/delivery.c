@@ -221,10 +221,14 @@ static void wanted_drop_to(struct wanted *wanted, uint64_t seq)
 		wanted->first = 0;
 }
 
-static bool matches(const struct worker *w, const struct backlog_entry *e)
+static bool matches(const struct worker *w, uint64_t seq)
 {
-	return (w->all_mask >> e->topic & 1) ||
-	       (w->n_edges > 0 && e->key && router_has(&w->fanout->router, e->key, w->slot));
+	const struct fanout *f = w->fanout;
+
+	if (w->all_mask >> backlog_entry(&f->backlog, seq)->topic & 1)
+		return true;
+	uint64_t key = w->n_edges > 0 ? fanout_key_of_frame(f, seq) : 0;
+	return key && router_has(&f->router, key, w->slot);
 }
 
 /* Add frame seq, or the frames up to last. False when there is no room for another run. */
@@ -276,7 +280,7 @@ static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
 		return true;
 	}
 	for (uint64_t seq = g->reached + 1, stop = seq + WALK_MAX; seq <= last; seq++) {
-		if (seq == stop || (matches(w, backlog_entry(b, seq)) && !gather_frames(g, b, seq, seq)))
+		if (seq == stop || (matches(w, seq) && !gather_frames(g, b, seq, seq)))
 			return false;
 		g->reached = seq;
 	}

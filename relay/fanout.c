@@ -1,6 +1,7 @@
 #include "fanout.h"
 
 #include "clock.h"
+#include "wire_change.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -226,7 +227,30 @@ static uint64_t append(struct fanout *f, const struct wire_frame *frame, unsigne
 	return backlog_commit(&f->backlog, (size_t)len, topic, key);
 }
 
-void fanout_decoded(struct fanout *f, const struct decoded *d, unsigned flags)
+uint64_t fanout_key(const struct fanout *f, struct decoded *d)
+{
+	if (!d->key)
+		d->key = router_key(&f->router, d->topic,
+			d->channel->kind == CHANNEL_CHANGES ? d->change.pubkey : d->payload);
+	return d->key;
+}
+
+uint64_t fanout_key_of_frame(const struct fanout *f, uint64_t seq)
+{
+	const struct backlog_entry *e = backlog_entry(&f->backlog, seq);
+	struct wire_change change;
+
+	if (e->key || e->topic == TOPIC_ALL || f->config->channels[e->topic - 1].kind != CHANNEL_CHANGES)
+		return e->key;
+	/* It came when nobody subscribed by pubkey. */
+	size_t len = backlog_end_of(&f->backlog, seq) - e->start;
+	size_t read = wire_change_read(backlog_bytes(&f->backlog, e->start), len, &change);
+	assert(read == len);
+	(void)read;
+	return router_key(&f->router, e->topic, change.pubkey);
+}
+
+void fanout_decoded(struct fanout *f, struct decoded *d, unsigned flags)
 {
 	struct wire_frame frame;
 	uint64_t key = 0;
@@ -234,8 +258,8 @@ void fanout_decoded(struct fanout *f, const struct decoded *d, unsigned flags)
 	fanout_frame(d, f->backlog.head + 1, flags, &frame);
 	f->n_appended[d->topic]++;
 	f->n_recovered += flags & WIRE_RECOVERED;
-	if (d->channel->kind == CHANNEL_CHANGES)
-		key = router_key(&f->router, d->topic, d->change.pubkey);
+	if (d->channel->kind == CHANNEL_CHANGES && f->router.n_edges > 0)
+		key = fanout_key(f, d);
 	uint64_t seq = append(f, &frame, d->topic, key);
 	if (!key)
 		return;

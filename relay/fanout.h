@@ -62,8 +62,14 @@ void fanout_close(struct fanout *fanout);
 /* The frame that tells of it; its strings are borrowed. */
 void fanout_frame(const struct decoded *decoded, uint64_t seq, unsigned flags, struct wire_frame *out);
 
+/* The router's key of it. A hash costs as much as all else that is done to a change, so it is taken once, and
+ * only when somebody asks. */
+uint64_t fanout_key(const struct fanout *fanout, struct decoded *decoded);
+/* The same of a frame of the backlog; 0 when it has no pubkey. */
+uint64_t fanout_key_of_frame(const struct fanout *fanout, uint64_t seq);
+
 /* Append to the backlog, for all who want it. flags are the frame's. */
-void fanout_decoded(struct fanout *fanout, const struct decoded *decoded, unsigned flags);
+void fanout_decoded(struct fanout *fanout, struct decoded *decoded, unsigned flags);
 void fanout_checkpoint(struct fanout *fanout, const char *token);
 void fanout_gap(struct fanout *fanout, const char *cause, const char *text);
 void fanout_upstream(struct fanout *fanout, bool live, const char *text);

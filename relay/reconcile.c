@@ -66,11 +66,6 @@ static bool heard_since(const struct reconcile *rc, uint64_t turn, uint64_t key)
 	return false;
 }
 
-static uint64_t key_of(const struct reconcile *rc, unsigned topic, struct wire_str value)
-{
-	return router_key(&rc->fanout->router, topic, value);
-}
-
 /* Lists */
 
 static void list_clear(struct suspect_list *l)
@@ -156,11 +151,11 @@ void reconcile_published(struct reconcile *rc, bool committed)
 
 /* The question */
 
-static bool on_row(void *context, const struct decoded *d)
+static bool on_row(void *context, struct decoded *d)
 {
 	struct reconcile *rc = context;
 	struct wire_str value = d->change.pubkey.ptr ? d->change.pubkey : d->payload;
-	uint64_t key = key_of(rc, d->topic, value);
+	uint64_t key = fanout_key(rc->fanout, d);
 
 	if (!heard_since(rc, rc->base_turn, key) && !list_add(&rc->found, key, d->topic, value))
 		announce(rc, d->topic, value);
@@ -297,11 +292,10 @@ void reconcile_begin(struct reconcile *rc, const char *token)
 	memcpy(rc->tokens[rc->turn % RECONCILE_TURNS], token, strlen(token) + 1);
 }
 
-void reconcile_heard(struct reconcile *rc, const struct decoded *d)
+void reconcile_heard(struct reconcile *rc, struct decoded *d)
 {
 	if (rc->enabled)
-		set_add(&rc->heard[rc->turn % RECONCILE_TURNS],
-			key_of(rc, d->topic, d->change.pubkey.ptr ? d->change.pubkey : d->payload));
+		set_add(&rc->heard[rc->turn % RECONCILE_TURNS], fanout_key(rc->fanout, d));
 }
 
 bool reconcile_pending(const struct reconcile *rc)

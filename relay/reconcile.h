@@ -72,7 +72,7 @@ void reconcile_reset(struct reconcile *reconcile);
 /* The upstream hears since this moment. */
 void reconcile_begin(struct reconcile *reconcile, const char *token);
 /* A change or message came on the upstream. */
-void reconcile_heard(struct reconcile *reconcile, const struct decoded *decoded);
+void reconcile_heard(struct reconcile *reconcile, struct decoded *decoded);
 /* A canary of somebody's turn was heard. settled: NULL when nobody knows, or nobody knows yet. from: since
  * when; unused in our own. Returns false when it is no turn for us: what it says leaves out a time that we
  * still answer for. */

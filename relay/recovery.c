@@ -75,7 +75,7 @@ static void on_backlog_lane_done(
 static const struct changes_events backlog_events = {
 	on_backlog_asking, on_backlog_lane_row, on_backlog_lane_done};
 
-static bool on_row_for_backlog(void *context, const struct decoded *decoded)
+static bool on_row_for_backlog(void *context, struct decoded *decoded)
 {
 	struct recovery *r = context;
 

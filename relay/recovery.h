@@ -34,7 +34,7 @@ struct recovery_lane {
 
 /* Who gets the rows of the backlog's lane. */
 struct recovery_taker {
-	bool (*row)(void *context, const struct decoded *decoded);
+	bool (*row)(void *context, struct decoded *decoded);
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
 

@@ -346,16 +346,14 @@ void worker_published(
 		delivery_ok(w, request);
 }
 
-static bool subscribed(const struct worker *w, const struct decoded *d)
+static bool subscribed(const struct worker *w, struct decoded *d)
 {
-	const struct router *router = &w->fanout->router;
-
 	return (w->all_mask >> d->topic & 1) ||
 	       (w->n_edges > 0 && d->change.pubkey.ptr &&
-		       router_has(router, router_key(router, d->topic, d->change.pubkey), w->slot));
+		       router_has(&w->fanout->router, fanout_key(w->fanout, d), w->slot));
 }
 
-bool worker_recovered(struct worker *w, const struct decoded *d)
+bool worker_recovered(struct worker *w, struct decoded *d)
 {
 	struct wire_frame frame;
 

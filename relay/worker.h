@@ -161,7 +161,7 @@ void worker_resume_reading(struct worker *worker);
 
 /* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when
  * not, wait for worker_takes_more(). */
-bool worker_recovered(struct worker *worker, const struct decoded *decoded);
+bool worker_recovered(struct worker *worker, struct decoded *decoded);
 bool worker_takes_more(const struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that the
  * database was asked at, NULL when there was none. cause and text: of the GAP that it must be told, NULL when
