@@ -179,7 +179,7 @@ void delivery_walk(struct worker *w)
 /* The walk has come to the head: from here on, the router tells. */
 static void follow(struct worker *w)
 {
-	if (w->wanted_whole || w->state != WORKER_LIVE || w->n_edges == 0 || w->all_mask != 1u << TOPIC_ALL ||
+	if (w->wanted_whole || w->state != WORKER_LIVE || w->all_mask != 1u << TOPIC_ALL ||
 		w->cursor != w->fanout->backlog.head)
 		return;
 	w->wanted_whole = true;

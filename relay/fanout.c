@@ -21,6 +21,23 @@ static void reap(struct fanout *f)
 	}
 }
 
+static void flush_walkers(struct fanout *f)
+{
+	pace_begin(&f->pace);
+	f->flushed_head = f->backlog.head;
+	for (struct worker *w = f->walkers, *next; w; w = next) {
+		uint64_t wakes = f->n_wakes;
+		next = w->next_walker;
+		if (!w->blocked)
+			delivery_flush(w);
+		if (f->n_wakes != wakes && w->state != WORKER_DEAD)
+			pace_sent(&f->pace, w->fd);
+		if (next && next->state == WORKER_DEAD)
+			next = f->walkers;
+	}
+	pace_end(&f->pace);
+}
+
 /* The end of the loop's turn: whatever it appended goes out now, to each worker at once. A flush may kill
  * workers, even other than its own, but it frees none. */
 static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int events)
@@ -29,16 +46,8 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 
 	(void)loop;
 	(void)events;
-	if (f->flushed_head != f->backlog.head) {
-		f->flushed_head = f->backlog.head;
-		for (struct worker *w = f->walkers, *next; w; w = next) {
-			next = w->next_walker;
-			if (!w->blocked)
-				delivery_flush(w);
-			if (next && next->state == WORKER_DEAD)
-				next = f->walkers;
-		}
-	}
+	if (f->flushed_head != f->backlog.head && pace_allows(&f->pace))
+		flush_walkers(f);
 	while (f->dirty) {
 		struct worker *w = f->dirty;
 		f->dirty = w->next_dirty;
@@ -65,7 +74,7 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	if (!f->scratch)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
-		(r = wire_decoder_new(&f->decoder)) < 0)
+		(r = wire_decoder_new(&f->decoder)) < 0 || (r = pace_open(&f->pace, loop)) < 0)
 		return r;
 	ev_prepare_init(&f->flush, on_prepare);
 	f->flush.data = f;
@@ -79,6 +88,7 @@ void fanout_close(struct fanout *f)
 	ev_prepare_stop(f->loop, &f->flush);
 	reap(f);
 	checkpoint_history_clear(&f->checkpoints);
+	pace_close(&f->pace);
 	wire_decoder_free(f->decoder);
 	router_close(&f->router);
 	backlog_close(&f->backlog);

@@ -1,13 +1,14 @@
 /* Where the flow turns wide: a decoded notification is encoded once into the backlog, those who want it are
- * marked, and each is flushed once at the end of the loop's turn. That coalesces by itself: an idle relay
- * sends at once, a busy one sends many frames at a time. Owns the backlog, the router and the table of
- * workers. The upstream's side of main and, in local mode, the workers' publishing call it. */
+ * marked, and each is flushed once at the end of the loop's turn, at the pace that the workers can follow. So
+ * an idle relay sends at once, a busy one sends many frames at a time. Owns the backlog, the router and the
+ * table of workers. The upstream's side of main and, in local mode, the workers' publishing call it. */
 #pragma once
 
 #include "backlog.h"
 #include "checkpoint.h"
 #include "config.h"
 #include "decode.h"
+#include "pace.h"
 #include "router.h"
 #include "worker.h"
 
@@ -34,6 +35,7 @@ struct fanout {
 	uint64_t next_id;
 
 	uint64_t flushed_head; /* the backlog's head at the last flush */
+	struct pace pace;
 	struct ev_prepare flush;
 	struct wire_decoder *decoder;
 	unsigned char *scratch; /* where a worker's bytes are read to */

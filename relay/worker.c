@@ -117,6 +117,7 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 	if (w->catch_up)
 		f->requests.forget(f->requests.context, w);
 	router_remove_all(&f->router, &w->first_edge);
+	pace_forget(&f->pace, w->fd);
 	close(w->fd);
 	fanout_remove(f, w);
 }

@@ -96,9 +96,9 @@ struct worker {
 	uint32_t n_edges;
 
 	/* What it is owed of the backlog: of the frames behind the cursor, those that match its
-	 * subscriptions. When wanted_whole, wanted lists them all, and the worker subscribes by pubkey only;
-	 * otherwise they are found by a walk, which for a worker that wants every channel is no more than a
-	 * run of bytes up to the head. */
+	 * subscriptions. When wanted_whole, wanted lists them all, and the worker subscribes by pubkey only,
+	 * or to nothing; otherwise they are found by a walk, which for a worker that wants every channel is
+	 * no more than a run of bytes up to the head. */
 	uint64_t cursor;
 	bool wanted_whole;
 	struct wanted wanted;

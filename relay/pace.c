@@ -1,0 +1,109 @@
+#include "pace.h"
+
+#include "clock.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+/* That it turns the loop is all it is for: at the turn's end the fan-out asks again. */
+static void on_fired(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	uint64_t times;
+
+	(void)loop;
+	(void)events;
+	(void)!read(watcher->fd, &times, sizeof times);
+}
+
+int pace_open(struct pace *p, struct ev_loop *loop)
+{
+	*p = (struct pace){.loop = loop};
+	p->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (p->timer < 0)
+		return -errno;
+	ev_io_init(&p->fired, on_fired, p->timer, EV_READ);
+	ev_io_start(loop, &p->fired);
+	return 0;
+}
+
+void pace_close(struct pace *p)
+{
+	ev_io_stop(p->loop, &p->fired);
+	close(p->timer);
+}
+
+/* At the latest; the turns before ask too. Without the timer it would be left to them. */
+static void ask_again_at(struct pace *p, double now, double when)
+{
+	double seconds = when - now;
+	time_t whole = (time_t)seconds;
+	struct itimerspec spec = {.it_value = {whole, (long)((seconds - (double)whole) * 1e9) + 1}};
+
+	if (p->alarm > now && p->alarm <= when)
+		return;
+	timerfd_settime(p->timer, 0, &spec, NULL);
+	p->alarm = when;
+}
+
+/* unix(7): SIOCOUTQ is 0 once the peer has read all. */
+static bool most_have_read(const struct pace *p)
+{
+	unsigned n = p->n_sends < PACE_SAMPLE ? p->n_sends : PACE_SAMPLE, unread = 0;
+	int left;
+
+	for (unsigned i = 0; i < n; i++)
+		unread += p->last[i] >= 0 && ioctl(p->last[i], SIOCOUTQ, &left) == 0 && left > 0;
+	return unread * 2 < n;
+}
+
+bool pace_allows(struct pace *p)
+{
+	if (p->n_sends < PACE_SENDS_MIN)
+		return true;
+	double now = clock_now(), sending = p->ended - p->began, since = now - p->began;
+	if (p->phase != PACE_RESTING) {
+		bool read = most_have_read(p);
+		if (read && p->phase == PACE_SENT)
+			return true;
+		p->phase = PACE_UNREAD;
+		if (!read && since < PACE_UNREAD_MAX * sending) {
+			ask_again_at(p, now, now + sending);
+			return false;
+		}
+		if (since > PACE_UNREAD_MAX * sending)
+			since = PACE_UNREAD_MAX * sending;
+		p->phase = PACE_RESTING;
+		p->until = now + PACE_REST * since;
+	}
+	if (now < p->until)
+		ask_again_at(p, now, p->until);
+	return now >= p->until;
+}
+
+void pace_begin(struct pace *p)
+{
+	p->n_sends = 0;
+	p->phase = PACE_SENT;
+	p->began = clock_now();
+}
+
+void pace_sent(struct pace *p, int fd)
+{
+	p->last[p->n_sends++ % PACE_SAMPLE] = fd;
+}
+
+void pace_end(struct pace *p)
+{
+	p->ended = clock_now();
+}
+
+void pace_forget(struct pace *p, int fd)
+{
+	for (unsigned i = 0; i < PACE_SAMPLE; i++)
+		if (p->last[i] == fd)
+			p->last[i] = -1;
+}

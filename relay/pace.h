@@ -1,0 +1,50 @@
+/* When a round of sends, one to each who hears all, may begin. What fan-out costs is to wake the workers, ten
+ * times as much as the bytes. So an idle relay sends at once; but when a frame comes while most of those who
+ * were sent to last have not read yet, the machine is behind, and the round waits: until they have, and then
+ * twice as long as that took. What comes meanwhile goes out with it. The pause is measured, not
+ * set: it is as short as the machine is fast. Leaves out who is sent what; the fan-out, its only caller,
+ * tells it of each send. */
+#pragma once
+
+#include <ev.h>
+#include <stdbool.h>
+
+/* Rounds of fewer sends than this are never waited for. */
+#define PACE_SENDS_MIN 4
+/* The last so many of a round speak for all; one that is stalled changes nothing. */
+#define PACE_SAMPLE 8
+/* For those who do not read, so many times as long as the sending took, and no longer. */
+#define PACE_UNREAD_MAX 4.
+/* The pause behind it: fan-out takes a third of the time at the most, as long as it is behind. */
+#define PACE_REST 2.
+
+enum pace_phase {
+	PACE_SENT,    /* nobody has asked for another round yet */
+	PACE_UNREAD,  /* most had not read when somebody did */
+	PACE_RESTING, /* they have */
+};
+
+struct pace {
+	struct ev_loop *loop;
+	int timer; /* a timerfd: libev's timers are of milliseconds under epoll */
+	struct ev_io fired;
+	double alarm; /* what it is set for, or was */
+
+	enum pace_phase phase;
+	double began, ended; /* the last round's sends */
+	double until;        /* while resting */
+	unsigned n_sends;
+	int last[PACE_SAMPLE]; /* the sockets that were sent to last, in a ring; -1: closed since */
+};
+
+/* 0 or negative errno. */
+int pace_open(struct pace *pace, struct ev_loop *loop);
+void pace_close(struct pace *pace);
+
+/* Whether the next round may begin. When not, the loop turns again when it is time to ask again. */
+bool pace_allows(struct pace *pace);
+void pace_begin(struct pace *pace);
+void pace_sent(struct pace *pace, int fd);
+void pace_end(struct pace *pace);
+/* The socket is about to be closed. */
+void pace_forget(struct pace *pace, int fd);
