@@ -60,6 +60,11 @@ static bool most_have_read(const struct pace *p)
 	return unread * 2 < n;
 }
 
+static double rest_after(double reading)
+{
+	return PACE_REST * reading < PACE_REST_MAX ? PACE_REST * reading : PACE_REST_MAX;
+}
+
 bool pace_allows(struct pace *p)
 {
 	if (p->n_sends < PACE_SENDS_MIN)
@@ -74,10 +79,9 @@ bool pace_allows(struct pace *p)
 			ask_again_at(p, now, now + sending);
 			return false;
 		}
-		if (since > PACE_UNREAD_MAX * sending)
-			since = PACE_UNREAD_MAX * sending;
 		p->phase = PACE_RESTING;
-		p->until = now + PACE_REST * since;
+		p->until = now +
+			   rest_after(since < PACE_UNREAD_MAX * sending ? since : PACE_UNREAD_MAX * sending);
 	}
 	if (now < p->until)
 		ask_again_at(p, now, p->until);
