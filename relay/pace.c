@@ -45,11 +45,11 @@ static void ask_again_at(struct pace *p, double now, double when)
 
 	if (p->alarm > now && p->alarm <= when)
 		return;
-	timerfd_settime(p->timer, 0, &spec, NULL);
-	p->alarm = when;
+	if (timerfd_settime(p->timer, 0, &spec, NULL) == 0)
+		p->alarm = when;
 }
 
-/* unix(7): SIOCOUTQ is 0 once the peer has read all. */
+/* Of a Unix socket, SIOCOUTQ counts what the peer has not read yet. */
 static bool most_have_read(const struct pace *p)
 {
 	unsigned n = p->n_sends < PACE_SAMPLE ? p->n_sends : PACE_SAMPLE, unread = 0;

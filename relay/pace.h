@@ -17,7 +17,7 @@
 #define PACE_UNREAD_MAX 4.
 /* The pause behind it: fan-out takes a third of the time at the most, as long as it is behind. */
 #define PACE_REST 2.
-/* Seconds: no change is held for longer, however slow the machine is. */
+/* Seconds. No rest is longer, however slow the machine is. */
 #define PACE_REST_MAX 0.05
 
 enum pace_phase {
