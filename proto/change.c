@@ -180,7 +180,8 @@ int change_encode(struct wire_str pubkey, struct wire_str client_id, char *buf, 
 {
 	struct room room = {buf, buf + size, false};
 
-	if (!wire_utf8_valid(pubkey.ptr, pubkey.len) || !wire_utf8_valid(client_id.ptr, client_id.len))
+	if (!wire_utf8_valid(pubkey.ptr, pubkey.len) ||
+		(client_id.ptr && !wire_utf8_valid(client_id.ptr, client_id.len)))
 		return -EILSEQ;
 	put(&room, "{\"p\":\"", 6);
 	put_string(&room, pubkey);
