@@ -64,8 +64,8 @@ static bool number(const char **p, int base, char delimiter, uint64_t max, uint6
 {
 	char *end;
 
-	/* strtoull alone would take blanks and signs too. */
-	if (!isxdigit((unsigned char)**p))
+	/* strtoull alone would take blanks, signs and a 0x too. */
+	if (!isxdigit((unsigned char)**p) || strncasecmp(*p, "0x", 2) == 0)
 		return false;
 	errno = 0;
 	*out = strtoull(*p, &end, base);
