@@ -122,16 +122,17 @@ static int answer(struct metrics_connection *c)
 {
 	char method[8], path[64], version[16];
 	struct answer a = {"400 Bad Request", TEXT, print_index};
+	bool head = false;
 
 	c->answered = true;
 	c->socket->n_requests++;
-	method[0] = '\0';
-	if (sscanf(c->request, "%7[A-Z] %63[^ \r\n] %15[^\r\n]", method, path, version) == 3 &&
+	if (sscanf(c->request, "%7[A-Z]%*1[ ]%63[^ \r\n]%*1[ ]%15[^\r\n]", method, path, version) == 3 &&
 		strncmp(version, "HTTP/1.", 7) == 0) {
 		path[strcspn(path, "?")] = '\0';
+		head = strcmp(method, "HEAD") == 0;
 		a = answer_to(c->socket->relay, method, path);
 	}
-	return put_answer(c, &a, strcmp(method, "HEAD") == 0);
+	return put_answer(c, &a, head);
 }
 
 /* The connection may be gone after this. */

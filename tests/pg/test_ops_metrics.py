@@ -169,6 +169,7 @@ def test_healthz_tells_of_an_outage(make_relay, own_pg, own_db, run):
     (b"POST /metrics HTTP/1.0\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100000, "405"),
     (b"\0\0\r\n\r\n", "400"),
     (b"GET /metrics\r\n\r\n", "400"),
+    (b"GET/metrics HTTP/1.0\r\n\r\n", "400"),
     (b"GET " + b"/" * 60000, "431"),
 ])
 def test_requests_good_and_bad(metered, request_, status):
