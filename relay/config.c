@@ -431,6 +431,8 @@ int config_load(struct config *config, int argc, char **argv)
 	int choice;
 
 	*config = (struct config){0};
+	while (n_secrets > 0)
+		free(secrets[--n_secrets]);
 	for (int i = 0; i < N_SETTINGS; i++) {
 		struct setting *s = &settings[i];
 		options[i] = (struct option){s->flag, required_argument, NULL, i};

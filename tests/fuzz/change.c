@@ -1,0 +1,139 @@
+/* The JSON payload. The fast path and jansson agree: a blank in front of a payload changes nothing that it
+ * says, and only jansson reads it then. What Go's encoder would refuse is refused as UTF-8 by jansson too.
+ * What is encoded decodes to the same; and whatever PostgreSQL can bring, as a notification or as a recovered
+ * row, makes a frame for which the backlog has room. */
+#include "input.h"
+
+#include "backlog.h"
+#include "change.h"
+#include "decode.h"
+#include "diag.h"
+#include "fanout.h"
+
+#include <errno.h>
+#include <jansson.h>
+
+static void decode_both_ways(const char *payload, size_t len)
+{
+	char *blank = malloc(len + 1);
+	struct change fast, slow;
+
+	must(blank);
+	blank[0] = ' ';
+	memcpy(blank + 1, payload, len);
+	int r = change_decode(payload, len, &fast);
+	must(r == 0 || r == -EBADMSG);
+	must(change_decode(blank, len + 1, &slow) == r);
+	if (r == 0) {
+		must(slow.owner);
+		must(fast.pubkey.ptr && wire_str_eq(fast.pubkey, slow.pubkey));
+		must(wire_str_eq(fast.client_id, slow.client_id));
+		must(wire_utf8_valid(fast.pubkey.ptr, fast.pubkey.len));
+		must(!fast.client_id.ptr || wire_utf8_valid(fast.client_id.ptr, fast.client_id.len));
+		change_release(&fast);
+		change_release(&slow);
+	}
+	free(blank);
+}
+
+static bool jansson_takes(struct wire_str s)
+{
+	json_t *string = s.ptr ? json_stringn(s.ptr, s.len) : json_null();
+
+	json_decref(string);
+	return string != NULL;
+}
+
+static void encode(struct wire_str pubkey, struct wire_str client_id, size_t size)
+{
+	/* A byte becomes six at the most. */
+	size_t most = 32 + 6 * ((size_t)pubkey.len + client_id.len);
+	char *buf = malloc(most), *exact;
+	struct change change;
+	int len = change_encode(pubkey, client_id, buf, most);
+
+	must((len == -EILSEQ) == !(jansson_takes(pubkey) && jansson_takes(client_id)));
+	if (len >= 0) {
+		exact = malloc((size_t)len);
+		must(exact && change_encode(pubkey, client_id, exact, (size_t)len) == len);
+		must(memcmp(exact, buf, (size_t)len) == 0);
+		must(change_encode(pubkey, client_id, exact, (size_t)len - 1) == -EMSGSIZE);
+		must(size >= (size_t)len || change_encode(pubkey, client_id, exact, size) == -EMSGSIZE);
+		must(change_decode(exact, (size_t)len, &change) == 0);
+		must(wire_str_eq(change.pubkey, pubkey) && wire_str_eq(change.client_id, client_id));
+		change_release(&change);
+		decode_both_ways(exact, (size_t)len);
+		free(exact);
+	} else {
+		must(len == -EILSEQ);
+	}
+	free(buf);
+}
+
+static void make_frame(const struct decoded *d)
+{
+	static unsigned char buf[BACKLOG_FRAME_MAX];
+	struct wire_frame frame;
+
+	fanout_frame(d, WIRE_SEQ_NIL - 1, WIRE_RECOVERED, &frame);
+	must(wire_encode(&frame, buf, sizeof buf) > 0);
+}
+
+static void bring(const char *payload, size_t len)
+{
+	static struct config config = {
+		.n_channels = 2, .channels = {{.kind = CHANNEL_CHANGES}, {.kind = CHANNEL_TEXT}}};
+	static struct decode decode = {.config = &config};
+	struct wire_str value = {payload, (uint32_t)len};
+	struct decoded d;
+
+	for (unsigned i = 0; i < config.n_channels; i++) {
+		char *channel = config.channels[i].name;
+		memset(channel, i ? 't' : 'c', CHANNEL_NAME_MAX);
+		if (len <= CHANGE_PAYLOAD_MAX && decode_notification(&decode, channel, value, &d) == 0) {
+			make_frame(&d);
+			decoded_release(&d);
+		}
+		if (decode_recovered(&decode, channel, value, &d) == 0) {
+			make_frame(&d);
+			decoded_release(&d);
+		}
+	}
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc, (void)argv;
+	diag_set_level(DIAG_ERROR);
+	return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct input in = {data, data + size};
+	/* Bit 0: two strings to encode, the second as long as the rest; bit 1: the second is nil. Else a
+	 * payload. */
+	unsigned kind = input_byte(&in);
+
+	if (kind & 1) {
+		size_t first = input_u16(&in), room = input_u16(&in);
+		struct span p = input_span(&in, first), c = input_span(&in, SIZE_MAX);
+		char *pubkey = span_text(p), *client_id = span_text(c);
+		encode((struct wire_str){pubkey, (uint32_t)p.len},
+			kind & 2 ? (struct wire_str){0} : (struct wire_str){client_id, (uint32_t)c.len},
+			room);
+		free(pubkey);
+		free(client_id);
+		return 0;
+	}
+	struct span rest = input_span(&in, SIZE_MAX);
+	/* Of its own size, as libpq's is not: but then a NUL behind it would hide a byte too many. */
+	char *payload = malloc(rest.len + !rest.len);
+	must(payload);
+	if (rest.len > 0)
+		memcpy(payload, rest.bytes, rest.len);
+	decode_both_ways(payload, rest.len);
+	bring(payload, rest.len);
+	free(payload);
+	return 0;
+}

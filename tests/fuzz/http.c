@@ -1,0 +1,106 @@
+/* A request to the metrics socket, at once and torn. It is answered the same, with one whole answer of
+ * HTTP/1.0 whose length is what it says, and only when the request has ended or is too long. */
+#include "input.h"
+
+#include "local_relay.h"
+#include "log.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define ANSWER_MAX (256 << 10)
+#define TEARS_MAX 8
+
+static struct relay *relay;
+
+static void read_answer(int fd, char *answer, size_t *len)
+{
+	ssize_t n;
+
+	for (int quiet = 0; quiet < 2; quiet++) {
+		local_relay_turn();
+		while ((n = recv(fd, answer + *len, ANSWER_MAX - 1 - *len, MSG_DONTWAIT)) > 0) {
+			*len += (size_t)n;
+			quiet = 0;
+		}
+	}
+	answer[*len] = '\0';
+}
+
+static char *ask(struct span request, const size_t *tears, int n_tears)
+{
+	char *answer = malloc(ANSWER_MAX);
+	int fd = local_relay_connect(metrics_socket_accepted, &relay->metrics_socket, false);
+	size_t sent = 0, len = 0;
+
+	must(answer);
+	for (int i = 0; i <= n_tears; i++) {
+		size_t until = i < n_tears && tears[i] < request.len ? tears[i] : request.len;
+		if (until > sent) {
+			(void)!send(fd, request.bytes + sent, until - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+			sent = until;
+			read_answer(fd, answer, &len);
+		}
+	}
+	answer[len] = '\0';
+	close(fd);
+	local_relay_turn();
+	local_relay_turn();
+	must(relay->metrics_socket.n_connections == 0);
+	return answer;
+}
+
+static bool has_end(struct span request)
+{
+	return memmem(request.bytes, request.len, "\n\n", 2) ||
+	       memmem(request.bytes, request.len, "\r\n\r\n", 4);
+}
+
+static void check(struct span request, const char *answer)
+{
+	const char *body = strstr(answer, "\r\n\r\n"), *length = strstr(answer, "\r\nContent-Length: ");
+
+	if (!*answer) {
+		must(!has_end(request) && request.len < METRICS_REQUEST_MAX);
+		return;
+	}
+	must(has_end(request) || request.len >= METRICS_REQUEST_MAX);
+	must(strncmp(answer, "HTTP/1.0 ", 9) == 0 && isdigit((unsigned char)answer[9]) && body &&
+		length < body);
+	body += 4;
+	size_t len = strtoul(length + strlen("\r\nContent-Length: "), NULL, 10);
+	bool head = request.len > 5 && memcmp(request.bytes, "HEAD ", 5) == 0;
+	/* Only an answer to a HEAD that is one has no body. */
+	must(strlen(body) == len || (head && !*body));
+	for (const char *p = body; *p; p++)
+		must(*p == '\n' || (*p >= 0x20 && *p != 0x7f));
+	if (strncmp(answer + 9, "200", 3) == 0)
+		must(request.len > 5 && (head || memcmp(request.bytes, "GET ", 4) == 0));
+	if (request.len > 21 && memcmp(request.bytes, "GET /metrics HTTP/1.0", 21) == 0 &&
+		strchr("\r\n", request.bytes[21]) && !memchr(request.bytes, 0, request.len) &&
+		has_end(request) && request.len < METRICS_REQUEST_MAX)
+		must(strncmp(answer + 9, "200", 3) == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct input in = {data, data + size};
+	size_t tears[TEARS_MAX];
+	int n_tears = (int)(input_byte(&in) % (TEARS_MAX + 1));
+
+	for (int i = 0; i < n_tears; i++)
+		tears[i] = (i > 0 ? tears[i - 1] : 0) + input_byte(&in);
+	struct span request = input_span(&in, SIZE_MAX);
+	log_clear();
+	relay = local_relay_start();
+	char *whole = ask(request, NULL, 0), *torn = ask(request, tears, n_tears);
+	check(request, whole);
+	check(request, torn);
+	must(strcspn(whole, "\r") == strcspn(torn, "\r") && strncmp(whole, torn, strcspn(whole, "\r")) == 0);
+	free(whole);
+	free(torn);
+	local_relay_end();
+	return 0;
+}
