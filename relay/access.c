@@ -86,7 +86,7 @@ static int parse_rule(
 int access_parse(struct access *a, const char *text, const struct config *config, char *why, size_t size)
 {
 	char *copy = strdup(text), *next = copy;
-	int r = 0;
+	int r = copy ? 0 : -ENOMEM;
 
 	*a = (struct access){0};
 	while (r == 0 && *text && next) {

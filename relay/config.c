@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/un.h>
 
+#define SHORT_OF_MEMORY "memory is short"
+
 enum setting_id {
 	DATABASE_URL,
 	DATABASE_DIRECT_URL,
@@ -136,10 +138,13 @@ static int refuse(enum setting_id id, const char *why)
 	return -EINVAL;
 }
 
-static void remember_secret(const char *secret)
+/* False: memory is short. */
+static bool remember_secret(const char *secret)
 {
-	if (secret && *secret && n_secrets < sizeof secrets / sizeof *secrets)
-		secrets[n_secrets++] = strdup(secret);
+	if (!*secret || n_secrets == sizeof secrets / sizeof *secrets)
+		return true;
+	secrets[n_secrets] = strdup(secret);
+	return secrets[n_secrets] && ++n_secrets;
 }
 
 const char *config_redact(const char *text, char *buf, size_t size)
@@ -173,17 +178,18 @@ const char *config_redact(const char *text, char *buf, size_t size)
 }
 
 /* The password as it stands in a URI, before percent-decoding. */
-static void remember_raw_password(const char *url)
+static bool remember_raw_password(const char *url)
 {
 	const char *start = strstr(url, "://");
 	const char *at = start ? strchr(start, '@') : NULL;
 	const char *colon = start ? strchr(start + 3, ':') : NULL;
 
 	if (!at || !colon || colon > at)
-		return;
+		return true;
 	char *raw = strndup(colon + 1, (size_t)(at - colon - 1));
-	remember_secret(raw);
+	bool good = raw && remember_secret(raw);
 	free(raw);
+	return good;
 }
 
 static bool only_digits_and_commas(const char *s)
@@ -198,11 +204,11 @@ static int check_url(enum setting_id id)
 {
 	const char *url = settings[id].value;
 	char *error = NULL;
-	bool piece = false;
+	bool piece = false, remembered;
 
 	if (!url)
 		return 0;
-	remember_raw_password(url);
+	remembered = remember_raw_password(url);
 	PQconninfoOption *options = PQconninfoParse(url, &error);
 	if (!options) {
 		char why[160];
@@ -215,13 +221,15 @@ static int check_url(enum setting_id id)
 		if (!o->val)
 			continue;
 		if (strcmp(o->dispchar, "*") == 0)
-			remember_secret(o->val);
+			remembered &= remember_secret(o->val);
 		if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
 			piece |= strchr(o->val, '@') != NULL;
 		if (strcmp(o->keyword, "port") == 0)
 			piece |= !only_digits_and_commas(o->val);
 	}
 	PQconninfoFree(options);
+	if (!remembered)
+		return refuse(id, SHORT_OF_MEMORY);
 	if (piece)
 		return refuse(id, "its host, port or database is none; percent-encode @ : / in the password "
 				  "(%40 %3A %2F)");
@@ -231,7 +239,7 @@ static int check_url(enum setting_id id)
 static int parse_channels(struct config *config)
 {
 	char *list = strdup(settings[CHANNELS].value), *next = list;
-	int r = 0;
+	int r = list ? 0 : refuse(CHANNELS, SHORT_OF_MEMORY);
 
 	while (r == 0 && next) {
 		char *item = strsep(&next, ",");
@@ -336,7 +344,7 @@ static int parse_count(enum setting_id id, unsigned max, unsigned *out)
 
 static int parse_allow(struct config *config)
 {
-	char why[256] = "memory is short";
+	char why[256] = SHORT_OF_MEMORY;
 	int r = access_parse(&config->access, settings[ALLOW].value, config, why, sizeof why);
 
 	return r < 0 ? refuse(ALLOW, why) : 0;
@@ -416,7 +424,7 @@ static const char *take_argument(enum setting_id id, char *argument)
 {
 	const char *copy = strdup(argument);
 
-	if (id == DATABASE_URL || id == DATABASE_DIRECT_URL)
+	if (copy && (id == DATABASE_URL || id == DATABASE_DIRECT_URL))
 		memset(argument, 'x', strlen(argument));
 	return copy;
 }
@@ -456,6 +464,8 @@ int config_load(struct config *config, int argc, char **argv)
 			return -EINVAL;
 		}
 		settings[choice].value = take_argument((enum setting_id)choice, optarg);
+		if (!settings[choice].value)
+			return refuse((enum setting_id)choice, SHORT_OF_MEMORY);
 		settings[choice].origin = "flag";
 	}
 	if (optind < argc) {
