@@ -65,6 +65,8 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	}
 	w->cursor = f->backlog.head;
 	welcome(w);
+	if (w->state == WORKER_DEAD)
+		return;
 	if (hello->resume) {
 		w->state = WORKER_RESUMING;
 		w->resume_in_epoch = wire_str_eq(hello->epoch, wire_str(f->epoch));

@@ -398,6 +398,9 @@ void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const c
 						  .checkpoint = {seq, wire_str(token)}});
 		}
 	}
+	/* There may have been no memory for one of these. */
+	if (w->state == WORKER_DEAD)
+		return;
 	w->state = WORKER_LIVE;
 	fanout_mark(w->fanout, w);
 }
