@@ -6,6 +6,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Printable ASCII but the quote and the backslash: a byte that stands for itself in a JSON string. */
@@ -70,15 +71,29 @@ static struct wire_str string_of(const json_t *value)
 	return (struct wire_str){json_string_value(value), (uint32_t)json_string_length(value)};
 }
 
+/* jansson itself does not tell that memory is short: it calls the JSON bad, or leaves bytes out of a string.
+ */
+static bool memory_was_short;
+
+static void *allocate(size_t size)
+{
+	void *p = malloc(size);
+
+	memory_was_short |= !p;
+	return p;
+}
+
 static int decode_any(const char *payload, size_t len, struct change *out)
 {
+	json_set_alloc_funcs(allocate, free);
+	memory_was_short = false;
 	/* An integer too large for jansson is still JSON, and no concern of ours: read it as a real. */
 	json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
 	json_t *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
 
-	if (!json_is_string(p) || (c && !json_is_null(c) && !json_is_string(c))) {
+	if (memory_was_short || !json_is_string(p) || (c && !json_is_null(c) && !json_is_string(c))) {
 		json_decref(root);
-		return -EBADMSG;
+		return memory_was_short ? -ENOMEM : -EBADMSG;
 	}
 	out->pubkey = string_of(p);
 	out->client_id = json_is_string(c) ? string_of(c) : (struct wire_str){0};

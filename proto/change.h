@@ -16,7 +16,7 @@ struct change {
 
 /* Read a payload: a JSON object with a string "p" and an absent, null or string "c"; other members are
  * ignored, and of a repeated member the last counts. The strings live in payload or in *out: keep both until
- * change_release(). 0, or -EBADMSG. */
+ * change_release(). 0; -EBADMSG: it is no such object; -ENOMEM: that is not known. */
 int change_decode(const char *payload, size_t len, struct change *out);
 void change_release(struct change *change);
 

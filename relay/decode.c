@@ -31,7 +31,7 @@ int decode_notification(struct decode *d, const char *channel, struct wire_str p
 		return 0;
 	}
 	r = change_decode(payload.ptr, payload.len, &out->change);
-	if (r < 0) {
+	if (r == -EBADMSG) {
 		d->n_malformed++;
 		diag_limited(&d->malformed_limit, DIAG_WARNING,
 			"a payload is no change, so it is dropped; who notifies there? channel=\"%s\" length=%u",

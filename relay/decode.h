@@ -22,7 +22,7 @@ struct decode {
 };
 
 /* 0: *out is set; pass it to decoded_release(). -ENOENT: the channel is not configured. -EBADMSG: the payload
- * is no change; it was counted and logged. */
+ * is no change; it was counted and logged. -ENOMEM: it may be one. */
 int decode_notification(
 	struct decode *decode, const char *channel, struct wire_str payload, struct decoded *out);
 /* The same for a recovered row, whose value is the pubkey itself, or the payload. -EBADMSG: the value is no

@@ -24,6 +24,8 @@
 /* For what is being published when the signal comes. */
 #define STOP_SECONDS 1.
 
+static struct diag_limit memory_limit;
+
 static void stop_now(struct relay *r, int status)
 {
 	r->exit_status = status;
@@ -59,10 +61,16 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 		return;
 	}
 	canary_activity(&r->canary);
-	if (decode_notification(&r->decode, channel, payload, &decoded) == 0) {
+	int result = decode_notification(&r->decode, channel, payload, &decoded);
+	if (result == 0) {
 		fanout_decoded(&r->fanout, &decoded, 0);
 		reconcile_heard(&r->reconcile, &decoded);
 		decoded_release(&decoded);
+	} else if (result == -ENOMEM) {
+		diag_limited(&memory_limit, DIAG_ERROR,
+			"all workers are told of a gap: memory was short for what PostgreSQL sent channel=\"%s\"",
+			channel);
+		fanout_gap(&r->fanout, "upstream", "the relay was short of memory for a change");
 	}
 }
 
@@ -265,8 +273,11 @@ static void on_publish(
 		fanout_decoded(&r->fanout, &decoded, 0);
 		decoded_release(&decoded);
 	}
-	worker_published(
-		&r->fanout, worker, request, result < 0 ? "invalid" : NULL, "the payload is no change");
+	if (result == -ENOMEM)
+		worker_published(&r->fanout, worker, request, "busy", "the relay is short of memory");
+	else
+		worker_published(&r->fanout, worker, request, result < 0 ? "invalid" : NULL,
+			"the payload is no change");
 }
 
 static void on_catch_up(void *context, struct worker *worker)
