@@ -98,22 +98,22 @@ static struct answer answer_to(const struct relay *r, const char *method, const 
 /* 0 or -ENOMEM. */
 static int put_answer(struct metrics_connection *c, const struct answer *a, bool head)
 {
-	char *body = NULL, header[256];
-	size_t len = 0;
-	FILE *out = open_memstream(&body, &len);
+	struct outbox body = {0};
+	char header[256];
+	FILE *out = outbox_stream(&body);
 
 	if (!out)
 		return -ENOMEM;
 	a->print(c->socket->relay, out);
-	int r = fclose(out) == 0 ? 0 : -ENOMEM;
+	int r = outbox_end_stream(out);
 	int n = snprintf(header, sizeof header,
 		"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
-		a->status, a->type, len);
+		a->status, a->type, outbox_waiting(&body));
 	if (r == 0)
 		r = outbox_add(&c->outbox, header, (size_t)n);
 	if (r == 0 && !head)
-		r = outbox_add(&c->outbox, body, len);
-	free(body);
+		r = outbox_add(&c->outbox, body.bytes, outbox_waiting(&body));
+	outbox_free(&body);
 	return r;
 }
 
@@ -163,7 +163,10 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	struct metrics_connection *c = watcher->data;
 
 	(void)loop;
-	(void)events;
+	if (events & EV_ERROR) {
+		close_connection(c);
+		return;
+	}
 	/* Once it is answered, the same bytes are written over and over. */
 	if (c->answered)
 		c->len = 0;

@@ -48,19 +48,19 @@ static void drop(struct ops_connection *c, const char *why)
 
 /* Replies */
 
-/* What print_to() writes, into the outbox. 0 or -ENOMEM. */
+/* What print_to() writes, into the outbox. 0 or -ENOMEM, then none of it. */
 static int reply(struct ops_connection *c,
 	void (*print_to)(struct ops_connection *c, const void *what, FILE *out), const void *what)
 {
-	char *text = NULL;
-	size_t len = 0;
-	FILE *out = open_memstream(&text, &len);
+	size_t before = outbox_waiting(&c->outbox);
+	FILE *out = outbox_stream(&c->outbox);
 
 	if (!out)
 		return -ENOMEM;
 	print_to(c, what, out);
-	int r = fclose(out) == 0 ? outbox_add(&c->outbox, text, len) : -ENOMEM;
-	free(text);
+	int r = outbox_end_stream(out);
+	if (r < 0)
+		outbox_cut(&c->outbox, before);
 	return r;
 }
 
@@ -117,8 +117,9 @@ static void on_appended(void *context, const struct wire_frame *frame)
 	for (struct ops_connection *c = ops->connections; c; c = c->next) {
 		if (!c->tail.on || !tail_wants(&c->tail, frame))
 			continue;
+		uint64_t dropped = c->tail.dropped;
 		if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX || reply(c, print_frame, frame) < 0)
-			c->tail.dropped++;
+			c->tail.dropped = dropped + 1;
 		ev_io_start(ops->relay->loop, &c->writer);
 	}
 }
@@ -216,7 +217,10 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	struct ops_connection *c = watcher->data;
 
 	(void)loop;
-	(void)events;
+	if (events & EV_ERROR) {
+		drop(c, "the kernel watches no more sockets for the relay");
+		return;
+	}
 	/* One byte is kept for the NUL behind a last line. */
 	ssize_t n = recv(c->fd, c->input + c->input_len, sizeof c->input - 1 - c->input_len, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))

@@ -3,6 +3,7 @@
 #include "clock.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,6 +32,28 @@ int outbox_add(struct outbox *o, const char *bytes, size_t len)
 	memcpy(o->bytes + o->end, bytes, len);
 	o->end += len;
 	return 0;
+}
+
+static ssize_t write_to(void *outbox, const char *bytes, size_t len)
+{
+	return outbox_add(outbox, bytes, len) < 0 ? 0 : (ssize_t)len;
+}
+
+FILE *outbox_stream(struct outbox *o)
+{
+	return fopencookie(o, "w", (cookie_io_functions_t){.write = write_to});
+}
+
+int outbox_end_stream(FILE *stream)
+{
+	bool good = fflush(stream) == 0 && !ferror(stream);
+
+	return fclose(stream) == 0 && good ? 0 : -ENOMEM;
+}
+
+void outbox_cut(struct outbox *o, size_t waiting)
+{
+	o->end = o->start + waiting;
 }
 
 int outbox_send(struct outbox *o, int fd)

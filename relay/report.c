@@ -73,7 +73,9 @@ void report_open(struct report *r, FILE *out, enum report_form form)
 {
 	*r = (struct report){.out = out, .form = form};
 	if (form == REPORT_TABLE)
-		r->cells = open_memstream(&r->cell_bytes, &r->cells_len);
+		r->cells = outbox_stream(&r->cell_bytes);
+	if (form == REPORT_TABLE && !r->cells)
+		r->form = REPORT_LINE;
 }
 
 static void print_row(struct report *r, const char **cells, const size_t *widths)
@@ -89,7 +91,7 @@ static void print_table(struct report *r)
 {
 	size_t widths[sizeof r->columns / sizeof *r->columns];
 	const char *cells[sizeof r->columns / sizeof *r->columns];
-	const char *cell = r->cell_bytes;
+	const char *cell = r->cell_bytes.bytes;
 
 	for (unsigned i = 0; i < r->n_columns; i++)
 		widths[i] = strlen(r->columns[i]);
@@ -97,7 +99,7 @@ static void print_table(struct report *r)
 		if (strlen(cell) > widths[i % r->n_columns])
 			widths[i % r->n_columns] = strlen(cell);
 	print_row(r, r->columns, widths);
-	cell = r->cell_bytes;
+	cell = r->cell_bytes.bytes;
 	for (unsigned row = 0; row < r->n_rows; row++) {
 		for (unsigned i = 0; i < r->n_columns; i++, cell += strlen(cell) + 1)
 			cells[i] = cell;
@@ -107,11 +109,13 @@ static void print_table(struct report *r)
 
 void report_close(struct report *r)
 {
-	if (!r->cells)
+	if (r->form != REPORT_TABLE)
 		return;
-	if (fclose(r->cells) == 0 && r->n_rows > 0)
+	if (outbox_end_stream(r->cells) < 0)
+		fputs("ERR memory the relay is short of it; try again\n", r->out);
+	else if (r->n_rows > 0)
 		print_table(r);
-	free(r->cell_bytes);
+	outbox_free(&r->cell_bytes);
 }
 
 void report_begin(struct report *r)
@@ -199,7 +203,7 @@ static FILE *field(struct report *r, const char *name, const char *unit)
 		if (r->n_rows == 0)
 			r->columns[r->n_cells] = name;
 		r->n_cells++;
-		out = r->cells ? r->cells : r->out;
+		out = r->cells;
 	}
 	r->first = false;
 	return out;
@@ -207,7 +211,7 @@ static FILE *field(struct report *r, const char *name, const char *unit)
 
 static void field_end(struct report *r)
 {
-	if (r->form == REPORT_TABLE && r->cells)
+	if (r->form == REPORT_TABLE)
 		fputc('\0', r->cells);
 }
 

@@ -4,6 +4,8 @@
  * it. */
 #pragma once
 
+#include "outbox.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,14 +21,14 @@ struct report {
 	bool name_first; /* of the line that has just begun */
 	/* A table, until report_close() knows how wide its columns are: its cells, NUL-terminated, row by
 	 * row. */
-	FILE *cells;
-	char *cell_bytes;
-	size_t cells_len;
+	FILE *cells; /* into cell_bytes */
+	struct outbox cell_bytes;
 	unsigned n_columns, n_cells, n_rows;
 	const char *columns[24];
 };
 
-/* out: where it goes, by the time of report_close(). */
+/* out: where it goes, by the time of report_close(). When memory is short, a table comes out as lines of
+ * name=value, or as an ERR. */
 void report_open(struct report *report, FILE *out, enum report_form form);
 void report_close(struct report *report);
 
