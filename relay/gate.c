@@ -38,11 +38,24 @@ int gate_claim(struct gate *g, const char *path)
 	return r;
 }
 
+/* The connection stays in the queue, so without a pause this would spin. */
+static void pause_accepting(struct gate *g, const char *why)
+{
+	diag_limited(
+		&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s", why, g->path);
+	ev_io_stop(g->loop, &g->acceptor);
+	ev_timer_again(g->loop, &g->pause);
+}
+
 static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct gate *g = watcher->data;
 
-	(void)events;
+	(void)loop;
+	if (events & EV_ERROR) {
+		pause_accepting(g, "the kernel watches no more sockets for the relay");
+		return;
+	}
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		int fd = accept4(g->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
@@ -50,11 +63,8 @@ static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int event
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			/* The connection stays in the queue, so without a pause this would spin. */
-			diag_limited(&accept_limit, DIAG_WARNING,
-				"a connection cannot be accepted now: %s path=%s", strerror(errno), g->path);
-			ev_io_stop(loop, &g->acceptor);
-			ev_timer_again(loop, &g->pause);
+			pause_accepting(g, strerror(errno));
+			return;
 		}
 		if (errno != EINTR && errno != ECONNABORTED)
 			return;
@@ -106,6 +116,8 @@ static int bind_and_listen(struct gate *g, unsigned mode)
 	if (bind(g->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
 		chmod(g->path, (mode_t)mode) < 0 || listen(g->fd, SOMAXCONN) < 0) {
 		r = -errno;
+		/* It is ours, and nobody listens there. */
+		unlink(g->path);
 		close(g->fd);
 		g->fd = -1;
 	}

@@ -196,13 +196,22 @@ static void keep_partial(struct worker *w, const unsigned char *bytes, size_t le
 	w->partial_len = (uint32_t)len;
 }
 
+/* libev has given its socket up: the kernel has no room for it in the epoll. */
+static void unwatched(struct worker *w)
+{
+	worker_close(w, "limit", "the kernel watches no more sockets for the relay");
+}
+
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct worker *w = watcher->data;
 	unsigned char *scratch = w->fanout->scratch;
 
 	(void)loop;
-	(void)events;
+	if (events & EV_ERROR) {
+		unwatched(w);
+		return;
+	}
 	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial
 	 * one. */
 	if (w->partial_len > 0)
@@ -249,8 +258,10 @@ void worker_stop_reading(struct worker *w)
 static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	(void)loop;
-	(void)events;
-	delivery_flush(watcher->data);
+	if (events & EV_ERROR)
+		unwatched(watcher->data);
+	else
+		delivery_flush(watcher->data);
 }
 
 static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
