@@ -249,7 +249,7 @@ static bool send_statements(struct publisher *p)
 		PQfreemem(channel);
 		PQfreemem(payload);
 	}
-	if (out && fclose(out) != 0)
+	if (out && (fclose(out) != 0 || !sql))
 		good = false;
 	if (good)
 		session_query(&p->session, sql, NULL, 0, false, PUBLISHER_STATEMENT_SECONDS, on_batch);

@@ -144,12 +144,23 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	struct session *s = watcher->data;
 
 	(void)loop;
-	(void)events;
+	if (events & EV_ERROR) {
+		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
+		return;
+	}
 	int alive = PQconsumeInput(s->conn);
 	/* Even a connection that is gone may have brought something before it went. */
 	take_results(s);
-	if (s->conn && (!alive || PQstatus(s->conn) != CONNECTION_OK))
+	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
+}
+
+/* What was asked cannot be sent. The reader ends the connection, which may still hold what the server said
+ * last. */
+static void give_up(struct session *s)
+{
+	s->unsent = true;
+	ev_feed_event(s->loop, &s->reader, EV_READ);
 }
 
 static void flush(struct session *s)
@@ -162,9 +173,8 @@ static void flush(struct session *s)
 		ev_io_start(s->loop, &s->writer);
 		break;
 	default:
-		/* The reader finds the connection broken; it may still hold what the server said last. */
 		ev_io_stop(s->loop, &s->writer);
-		ev_feed_event(s->loop, &s->reader, EV_READ);
+		give_up(s);
 	}
 }
 
@@ -210,7 +220,7 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	}
 	s->conn = conn;
 	s->was_connected = true;
-	s->paused = false;
+	s->paused = s->unsent = false;
 	s->farewell[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
@@ -285,7 +295,7 @@ int session_query(struct session *s, const char *sql, const struct session_param
 	else
 		sent = PQsendQuery(s->conn, sql);
 	if (!sent) {
-		ev_feed_event(s->loop, &s->reader, EV_READ);
+		give_up(s);
 		return -EIO;
 	}
 	s->on_result = on_result;

@@ -48,6 +48,7 @@ struct session {
 	session_result_fn *on_result; /* while a statement runs */
 	bool was_connected;           /* ever */
 	bool paused;
+	bool unsent;        /* a statement could not be sent: the connection is given up */
 	char farewell[256]; /* the server's reason to end the session, if it gave one */
 };
 
