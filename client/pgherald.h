@@ -226,6 +226,7 @@ int pgherald_unsubscribe(struct pgherald *h, const char *channel, const char *pu
  * -EREMOTEIO  PostgreSQL refused it; not published; result->text says why
  * -EILSEQ, -EPROTO the relay refused it; not published
  * -ETIMEDOUT  not known to be committed in time; it may be published all the same
+ * -ENOMEM     with the local notifier; not published
  * -ECANCELED  closed; it may be published all the same
  *
  * Without a relay it waits for one, until its deadline; one whose connection broke before the answer is
