@@ -78,22 +78,29 @@ static void on_settings(void *context, PGresult *result)
 	(void)result;
 }
 
+static void not_listening(struct upstream *u, bool heals, const char *why)
+{
+	char text[400];
+
+	snprintf(text, sizeof text, "LISTEN on %s is refused: %s", config_url_name(u->config, u->session.url),
+		why);
+	fail(u, heals, text);
+}
+
 static void on_listen(void *context, PGresult *result)
 {
 	struct upstream *u = context;
-	char text[400];
 
 	if (!result) {
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
 	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-		snprintf(text, sizeof text, "LISTEN on %s is refused: %s",
-			config_url_name(u->config, u->session.url), session_error(result));
-		fail(u, false, text);
+		not_listening(u, false, session_error(result));
 	}
 }
 
-static void listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
+/* False: memory is short. */
+static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 {
 	char *quoted = PQescapeIdentifier(conn, channel, strlen(channel));
 	size_t len = strlen(sql);
@@ -101,6 +108,7 @@ static void listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 	if (quoted)
 		snprintf(sql + len, size - len, "LISTEN %s;", quoted);
 	PQfreemem(quoted);
+	return quoted != NULL;
 }
 
 static void send_listen(struct upstream *u)
@@ -108,10 +116,14 @@ static void send_listen(struct upstream *u)
 	/* An identifier is quoted, and a quote in it doubled. */
 	char sql[(CHANNELS_MAX + 1) * (2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
 
-	for (unsigned i = 0; i < u->config->n_channels; i++)
-		listen_to(sql, sizeof sql, u->session.conn, u->config->channels[i].name);
-	listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
-	session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
+	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
+
+	for (unsigned i = 0; i < u->config->n_channels && good; i++)
+		good = listen_to(sql, sizeof sql, u->session.conn, u->config->channels[i].name);
+	if (!good)
+		not_listening(u, true, "memory is short");
+	else
+		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
 }
 
 static void on_check(void *context, PGresult *result)
