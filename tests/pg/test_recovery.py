@@ -1,5 +1,6 @@
 """What was committed while the relay did not hear PostgreSQL is recovered, through pgherald.changes_since; or workers are told."""
 
+import signal
 import threading
 import time
 
@@ -138,14 +139,21 @@ def test_another_relays_canary_is_not_ours(run, own_pg, own_db, own_data, start_
     upstream, = own_db.backends("pgherald upstream")
     other = start_relay(own_db, **FAST)
     calm = subscriber(other)
-    bouncer.stop()
+    # until each takes the other's word: a newcomer answers only for what came after it
+    while not set(calm.checkpoints()[1:]) & set(worker.checkpoints()):
+        calm.passes(own_data)
+        worker.passes(own_data)
+    # frozen and not stopped: a canary that cannot be committed would let it go on without proof, before it hears the other
+    bouncer.process.send_signal(signal.SIGSTOP)
     own_db.sql("SELECT pg_terminate_backend(%s)", (upstream,), user="postgres")
     worker.sees("down")
     own_data.write("missed")
     own_data.notify("missed")
+    wait_until(lambda: "listening" in relay.ops("upstream"), "the relay listens again")
     calm.passes(own_data)
     calm.passes(own_data)
-    bouncer.start()
+    assert "listening" in relay.ops("upstream"), "it went on without proof; else this test shows nothing"
+    bouncer.process.send_signal(signal.SIGCONT)
     worker.sees("live")
     worker.hears("missed")
     assert not worker.gaps
