@@ -114,6 +114,61 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	return 0;
 }
 
+/* Transactions that the snapshot saw running, one after the other; false behind the last. */
+static bool next_running(const char **p, uint64_t *xid)
+{
+	char *end;
+
+	if (!**p)
+		return false;
+	*xid = strtoull(*p, &end, 10);
+	*p = end + (*end == ',');
+	return true;
+}
+
+static const char *running(const struct checkpoint_parts *s)
+{
+	return strrchr(s->snapshot, ':') + 1;
+}
+
+static bool sees(const struct checkpoint_parts *s, uint64_t xid)
+{
+	const char *p = running(s);
+	uint64_t other;
+
+	while (next_running(&p, &other))
+		if (other == xid)
+			return false;
+	return xid < s->xmax;
+}
+
+bool checkpoint_covers(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+	uint64_t xid, n_unseen = 0;
+
+	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0 ||
+		x.system_identifier != y.system_identifier || x.timeline < y.timeline)
+		return false;
+	if (x.timeline > y.timeline)
+		return true;
+	for (const char *p = running(&x); next_running(&p, &xid);)
+		if (sees(&y, xid))
+			return false;
+	/* Beyond x's end y must have seen nothing but running ones. */
+	for (const char *p = running(&y); next_running(&p, &xid);)
+		n_unseen += xid >= x.xmax;
+	return y.xmax <= x.xmax || y.xmax - x.xmax == n_unseen;
+}
+
+bool checkpoint_precedes(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	return checkpoint_parse(a, &x) == 0 && checkpoint_parse(b, &y) == 0 &&
+	       x.system_identifier == y.system_identifier && x.timeline == y.timeline && x.lsn <= y.lsn;
+}
+
 bool checkpoint_is_newer(const char *a, const char *b)
 {
 	struct checkpoint_parts x, y;

@@ -167,11 +167,7 @@ static bool on_row(void *context, struct decoded *d)
 static void begin_anew(struct reconcile *rc, const char *now)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
-	struct checkpoint_parts here, there;
-	bool good = latest && checkpoint_parse(now, &here) == 0 &&
-		    checkpoint_parse(latest->token, &there) == 0 &&
-		    there.system_identifier == here.system_identifier && there.timeline == here.timeline &&
-		    there.lsn <= here.lsn;
+	bool good = latest && checkpoint_precedes(latest->token, now);
 
 	snprintf(rc->begin, sizeof rc->begin, "%s", good ? latest->token : now);
 	rc->settled[0] = '\0';
@@ -254,15 +250,13 @@ static bool joins_on(const struct reconcile *rc, const char *from)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
 
-	return (rc->settled[0] && !checkpoint_is_newer(from, rc->settled)) ||
-	       (latest && !checkpoint_is_newer(from, latest->token));
+	return checkpoint_covers(rc->settled, from) || (latest && checkpoint_covers(latest->token, from));
 }
 
 static void adopt(struct reconcile *rc, const char *settled, const char *from)
 {
 	/* Ours and theirs together; or theirs alone, if our workers alone have what is in between. */
-	if (!rc->settled[0] || checkpoint_is_newer(from, rc->settled) ||
-		checkpoint_is_newer(rc->settled_from, from))
+	if (!checkpoint_covers(rc->settled, from) || checkpoint_covers(rc->settled_from, from))
 		memcpy(rc->settled_from, from, strlen(from) + 1);
 	memcpy(rc->settled, settled, strlen(settled) + 1);
 }

@@ -47,6 +47,39 @@ Test(checkpoint, is_of_a_later_moment)
 	cr_assert_not(checkpoint_is_newer("x", "1;1;0/10;3:3:"));
 }
 
+Test(checkpoint, covers_what_it_sees_itself)
+{
+	const char *of_one_moment[] = {"1;1;0/10;3:3:", "1;1;0/20;3:3:"};
+	/* Whatever their LSNs say: each snapshot sees more than the one before. */
+	const char *in_order[] = {"1;1;0/60;3:3:", "1;1;0/50;3:6:3,4", "1;1;0/40;3:7:3,4", "1;1;0/30;4:7:4",
+		"1;1;0/20;7:7:", "1;1;0/10;9:9:", "1;2;0/10;3:3:"};
+	size_t n = sizeof in_order / sizeof *in_order;
+
+	cr_assert(checkpoint_covers(of_one_moment[0], of_one_moment[1]));
+	cr_assert(checkpoint_covers(of_one_moment[1], of_one_moment[0]));
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = 0; j < n; j++)
+			cr_assert_eq(checkpoint_covers(in_order[i], in_order[j]), i >= j, "%s, %s", in_order[i],
+				in_order[j]);
+	/* one that was shortened, and a range of which all are running */
+	cr_assert(checkpoint_covers("1;1;0/10;5:5:", "1;1;0/10;5:8:5,6,7"));
+	cr_assert_not(checkpoint_covers("1;1;0/10;5:5:", "1;1;0/10;5:8:5,7"));
+	cr_assert_not(checkpoint_covers("1;1;0/10;5:5:", "1;1;0/10;4:18446744073709551615:4"));
+	cr_assert_not(checkpoint_covers("1;1;0/10;9:9:", "2;1;0/10;3:3:"));
+	cr_assert_not(checkpoint_covers("", "1;1;0/10;3:3:"));
+	cr_assert_not(checkpoint_covers("1;1;0/10;3:3:", ""));
+}
+
+Test(checkpoint, precedes_on_its_own_timeline_only)
+{
+	cr_assert(checkpoint_precedes("1;1;0/10;3:3:", "1;1;0/10;3:3:"));
+	cr_assert(checkpoint_precedes("1;1;0/10;9:9:", "1;1;0/20;3:3:"));
+	cr_assert_not(checkpoint_precedes("1;1;0/20;3:3:", "1;1;0/10;9:9:"));
+	cr_assert_not(checkpoint_precedes("1;1;0/10;3:3:", "1;2;0/20;3:3:"));
+	cr_assert_not(checkpoint_precedes("1;1;0/10;3:3:", "2;1;0/20;3:3:"));
+	cr_assert_not(checkpoint_precedes("", "1;1;0/20;3:3:"));
+}
+
 Test(checkpoint, is_found_by_the_cursor)
 {
 	struct checkpoint_history history = {0};
