@@ -19,11 +19,6 @@
 #define TURN_OWN 0.95
 #define TURN_OTHERS 1.6
 
-/* After something happened: the turn whose snapshot has it, the turn that settles this snapshot, the turn
- * that says so to the fleet. Without reconciliation, a snapshot is passed on at the turn after. */
-#define TURNS_TO_SETTLE 3
-#define TURNS_TO_PASS_ON 2
-
 static struct diag_limit malformed_limit;
 
 static void arm(struct canary *c, double seconds)
@@ -131,11 +126,8 @@ static void on_probe(void *context, const char *snapshot)
 {
 	struct canary *c = context;
 
-	if (c->activity || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0))
-		c->turns_owed = c->reconciles ? TURNS_TO_SETTLE : TURNS_TO_PASS_ON;
-	else if (c->events->pending(c->context))
-		c->turns_owed = TURNS_TO_SETTLE;
-	if (c->turns_owed > 0)
+	if (c->activity || c->owed[0] || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0) ||
+		c->events->pending(c->context))
 		send_canary(c);
 }
 
@@ -185,7 +177,24 @@ static void note_idle(struct canary *c, const char *xid_text, const struct check
 			(unsigned long long)xid + 1);
 }
 
-static void on_own(struct canary *c, const char *token, const char *settled)
+/* After something happened, turns go on: one whose snapshot has it, one that settles this snapshot, one that
+ * says so to the fleet; more when there is more to announce. Without reconciliation a snapshot is passed on at
+ * the turn after. Every relay keeps this account of everybody's turns: the one that has them may end. */
+static void note_turn(struct canary *c, const char *xid, const struct checkpoint_parts *parts, const char *token,
+	const char *settled)
+{
+	bool happened = c->activity || (c->reconciles && strcmp(parts->snapshot, c->idle_snapshot) != 0);
+
+	if (happened)
+		snprintf(c->owed, sizeof c->owed, "%s", token);
+	else if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0 || checkpoint_covers(settled, c->owed))
+		c->owed[0] = '\0';
+	c->activity = false;
+	note_idle(c, xid, parts);
+}
+
+static void on_own(struct canary *c, const char *xid, const struct checkpoint_parts *parts, const char *token,
+	const char *settled)
 {
 	c->awaited = false;
 	c->round_trip = clock_now() - c->committed_at;
@@ -193,14 +202,13 @@ static void on_own(struct canary *c, const char *token, const char *settled)
 	ev_timer_stop(c->loop, &c->deadline);
 	if (c->proving) {
 		c->proving = false;
+		note_idle(c, xid, parts);
 		upstream_settle(c->upstream);
 		c->events->proved(c->context, token);
 		return;
 	}
 	arm(c, c->interval * TURN_OWN);
-	c->activity = false;
-	if (c->turns_owed > 0)
-		c->turns_owed--;
+	note_turn(c, xid, parts, token, settled);
 	c->events->turn(c->context, token, settled, NULL, true);
 }
 
@@ -225,20 +233,17 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	c->n_heard++;
 	if (strcmp(epoch, c->epoch) == 0) {
 		/* One that was given up before comes too late to tell anything. */
-		if (c->awaited && strcmp(number, c->number_text) == 0) {
-			note_idle(c, xid, &parts);
-			on_own(c, token, settled);
-		}
+		if (c->awaited && strcmp(number, c->number_text) == 0)
+			on_own(c, xid, &parts, token, settled);
 	} else if (strcmp(settled, CANARY_NOT_YET) != 0) {
 		if (!c->events->turn(c->context, token, settled, from, false)) {
 			/* What it does not answer for is for us to find out, and to tell. */
-			c->turns_owed = TURNS_TO_SETTLE;
+			c->activity = true;
 			return;
 		}
-		note_idle(c, xid, &parts);
+		note_turn(c, xid, &parts, token, settled);
 		if (ev_is_active(&c->turn))
 			arm(c, jittered(c->interval * TURN_OTHERS));
-		c->activity = false;
 	}
 }
 

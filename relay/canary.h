@@ -53,7 +53,9 @@ struct canary {
 	bool in_flight;      /* with the publisher */
 	bool awaited;        /* sent, not heard yet */
 	bool activity;       /* something was heard since the last canary */
-	unsigned turns_owed; /* until the checkpoint that has it all is passed on */
+	/* Of the last turn before which something had happened, until a checkpoint that sees it is passed on; then
+	 * empty, and only then the server may be left idle, by whichever relay has the turn. */
+	char owed[CHECKPOINT_TOKEN_MAX + 1];
 	uint64_t number;     /* of the last that was sent */
 	char number_text[24];
 	char settled_text[CHECKPOINT_TOKEN_MAX + 1],

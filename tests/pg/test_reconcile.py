@@ -305,6 +305,24 @@ def test_an_announcement_that_fails_is_made_again(start_relay, own_db, own_bounc
     assert_checkpoints_pass_nothing_unheard(worker, own_data)
 
 
+def test_the_leader_dies_with_what_it_has_found_and_nothing_else_happens(start_relay, own_db, own_data, cleanup):
+    """Its canary has the change already, so to the others the server seems to have done nothing since. They know that nobody has
+    answered for it yet."""
+    leader = start_relay(own_db, **settings(PGHERALD_RECOVERY_TIMEOUT="60"))
+    other = start_relay(own_db, **settings(PGHERALD_CHECKPOINT_INTERVAL="2"))
+    worker = subscriber(other)
+    worker.passes(own_data)
+    gate = cleanup.add(Gate(own_data))
+    gate.await_question()
+    own_data.write("silent")
+    gate.let_pass()
+    gate.await_question()  # it will find the change, and its canary has been heard
+    leader.kill()
+    gate.open()
+    worker.hears("silent")
+    assert_checkpoints_pass_nothing_unheard(worker, own_data)
+
+
 def test_a_failed_question_settles_nothing(start_relay, own_db, own_bouncer, own_data):
     """Questions fail for a while. What they would have found is found later, and no checkpoint passes it before."""
     relay = start_relay(own_db, own_bouncer, **settings())
