@@ -9,11 +9,17 @@
 #include <string.h>
 
 /* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED SETTLED_FROM". The transaction's own id comes with
- * it because it makes the next snapshot differ from this one without anything having happened. */
+ * it because it makes the next snapshot differ from this one without anything having happened.
+ *
+ * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id and
+ * those of all others behind the last flush are given away again, and the snapshot would take the changes of
+ * their new owners for old ones. So this one writes a record, on account of which its commit waits for the
+ * flush, of this server and not of its standbys. */
 #define MAGIC "pgherald1"
 #define CANARY_SQL                                                                                           \
 	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"             \
-	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL
+	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL             \
+	", set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pgherald', '')"
 
 /* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn. */
 #define TURN_OWN 0.95

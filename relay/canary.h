@@ -2,8 +2,10 @@
  * upstream hears what others commit, which nothing on that connection itself can; and it carries a
  * checkpoint, in order with the notifications around it. All relays of a database hear each other's: one that
  * has just heard another's skips its own turn, so the fleet together sends about one an interval; and when
- * nothing happens at all, a read-only probe of the upstream is enough. What a checkpoint is good for is
- * recovery's business. main calls it and hears its events. */
+ * nothing happens at all, a read-only probe of the upstream is enough. A canary that is heard is on disk, and
+ * with it all that its snapshot sees: after a crash PostgreSQL does not give those transaction ids away again.
+ * So the checkpoints that are passed on are canaries'. What a checkpoint is good for is recovery's business.
+ * main calls it and hears its events. */
 #pragma once
 
 #include "checkpoint.h"

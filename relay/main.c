@@ -110,7 +110,11 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 			text);
 		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
 	}
-	if (token)
+	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the last
+	 * checkpoint will do for longer, unless after a gap it means nothing any more. */
+	if (r->proved[0])
+		fanout_checkpoint(&r->fanout, r->proved);
+	else if (token && outcome != CHANGES_COMPLETE)
 		fanout_checkpoint(&r->fanout, token);
 	go_live(r);
 }
@@ -121,6 +125,7 @@ static void recover(struct relay *r, const char *token)
 	const struct checkpoint *since = checkpoint_history_latest(&r->fanout.checkpoints);
 
 	canary_start(&r->canary);
+	snprintf(r->proved, sizeof r->proved, "%s", token ? token : "");
 	if (r->upstream.recoverable && since) {
 		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
 		return;

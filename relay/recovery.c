@@ -181,6 +181,21 @@ static void tell_gap(struct recovery *r, struct worker *w, uint64_t seq, const c
 	worker_caught_up(w, seq, token, cause, text);
 }
 
+/* Where a worker goes on from. asked: the moment that was asked about, which is not on disk yet. So it is the
+ * relay's checkpoint of when it asked, if that is of the same time, or else the one that the worker has; only
+ * after a gap that one may mean nothing. */
+static const char *passed_by(
+	const struct recovery_lane *lane, const struct worker *w, const char *asked, bool gap)
+{
+	const struct checkpoint *at =
+		checkpoint_history_at(&lane->recovery->fanout->checkpoints, lane->head);
+
+	if (at && asked && checkpoint_precedes(at->token, asked) &&
+		(gap || checkpoint_is_newer(at->token, w->passed->token)))
+		return at->token;
+	return gap ? asked : w->passed->token;
+}
+
 static void on_lane_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
 {
 	struct recovery_lane *lane = context;
@@ -196,10 +211,10 @@ static void on_lane_done(void *context, enum changes_outcome outcome, const char
 		w->catch_up = NULL;
 		free(m);
 		if (outcome == CHANGES_COMPLETE)
-			worker_caught_up(w, lane->head, token, NULL, NULL);
+			worker_caught_up(w, lane->head, passed_by(lane, w, token, false), NULL, NULL);
 		else
-			tell_gap(lane->recovery, w, lane->asked ? lane->head : w->fanout->backlog.head, token,
-				outcome, text);
+			tell_gap(lane->recovery, w, lane->asked ? lane->head : w->fanout->backlog.head,
+				passed_by(lane, w, token, true), outcome, text);
 	}
 	lane->asked = false;
 	assign(lane->recovery);

@@ -35,6 +35,8 @@ struct relay {
 	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so
 	 * that a NOTIFY that follows its commit closely is heard before it. */
 	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
+	/* Of the canary that proved the upstream, while what it missed is recovered; empty when none did. */
+	char proved[CHECKPOINT_TOKEN_MAX + 1];
 	bool ready;    /* start-up is over: failures are retried from now on */
 	bool stopping; /* the signal has come */
 	int exit_status;

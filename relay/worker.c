@@ -406,7 +406,7 @@ void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const c
 			checkpoint_unref(w->passed);
 			w->passed = passed;
 			delivery_queue(w, &(struct wire_frame){.type = WIRE_CHECKPOINT,
-						  .checkpoint = {seq, wire_str(token)}});
+						  .checkpoint = {seq, {passed->token, passed->len}}});
 		}
 	}
 	/* There may have been no memory for one of these. */
