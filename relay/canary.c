@@ -11,14 +11,14 @@
 /* The payload: "pgherald1 RELAY NUMBER XID TOKEN SETTLED SETTLED_FROM". The transaction's own id comes with
  * it because it makes the next snapshot differ from this one without anything having happened.
  *
- * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id and
- * those of all others behind the last flush are given away again, and the snapshot would take the changes of
- * their new owners for old ones. So this one writes a record, on account of which its commit waits for the
+ * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id
+ * and those of all others behind the last flush are given away again, and the snapshot would take the changes
+ * of their new owners for old ones. So this one writes a record, on account of which its commit waits for the
  * flush, of this server and not of its standbys. */
 #define MAGIC "pgherald1"
 #define CANARY_SQL                                                                                           \
 	"SELECT pg_notify('" CANARY_CHANNEL "', concat_ws(' ', '" MAGIC "', $1::text, $2::text,"             \
-	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL             \
+	" pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL ", $3::text, $4::text)), " UPSTREAM_IDENTITY_SQL      \
 	", set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pgherald', '')"
 
 /* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn. */
@@ -184,10 +184,10 @@ static void note_idle(struct canary *c, const char *xid_text, const struct check
 }
 
 /* After something happened, turns go on: one whose snapshot has it, one that settles this snapshot, one that
- * says so to the fleet; more when there is more to announce. Without reconciliation a snapshot is passed on at
- * the turn after. Every relay keeps this account of everybody's turns: the one that has them may end. */
-static void note_turn(struct canary *c, const char *xid, const struct checkpoint_parts *parts, const char *token,
-	const char *settled)
+ * says so to the fleet; more when there is more to announce. Without reconciliation a snapshot is passed on
+ * at the turn after. Every relay keeps this account of everybody's turns: the one that has them may end. */
+static void note_turn(struct canary *c, const char *xid, const struct checkpoint_parts *parts,
+	const char *token, const char *settled)
 {
 	bool happened = c->activity || (c->reconciles && strcmp(parts->snapshot, c->idle_snapshot) != 0);
 

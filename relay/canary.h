@@ -3,9 +3,9 @@
  * checkpoint, in order with the notifications around it. All relays of a database hear each other's: one that
  * has just heard another's skips its own turn, so the fleet together sends about one an interval; and when
  * nothing happens at all, a read-only probe of the upstream is enough. A canary that is heard is on disk, and
- * with it all that its snapshot sees: after a crash PostgreSQL does not give those transaction ids away again.
- * So the checkpoints that are passed on are canaries'. What a checkpoint is good for is recovery's business.
- * main calls it and hears its events. */
+ * with it all that its snapshot sees: after a crash PostgreSQL does not give those transaction ids away
+ * again. So the checkpoints that are passed on are canaries'. What a checkpoint is good for is recovery's
+ * business. main calls it and hears its events. */
 #pragma once
 
 #include "checkpoint.h"
@@ -52,13 +52,13 @@ struct canary {
 	struct ev_timer turn;     /* until this relay sends one, unless it hears another's */
 	struct ev_timer deadline; /* until the one that was committed must be heard */
 	bool proving;
-	bool in_flight;      /* with the publisher */
-	bool awaited;        /* sent, not heard yet */
-	bool activity;       /* something was heard since the last canary */
-	/* Of the last turn before which something had happened, until a checkpoint that sees it is passed on; then
-	 * empty, and only then the server may be left idle, by whichever relay has the turn. */
+	bool in_flight; /* with the publisher */
+	bool awaited;   /* sent, not heard yet */
+	bool activity;  /* something was heard since the last canary */
+	/* Of the last turn before which something had happened, until a checkpoint that sees it is passed on;
+	 * then empty, and only then the server may be left idle, by whichever relay has the turn. */
 	char owed[CHECKPOINT_TOKEN_MAX + 1];
-	uint64_t number;     /* of the last that was sent */
+	uint64_t number; /* of the last that was sent */
 	char number_text[24];
 	char settled_text[CHECKPOINT_TOKEN_MAX + 1],
 		settled_from_text[CHECKPOINT_TOKEN_MAX + 1]; /* as the last one says */

@@ -2,6 +2,7 @@
 
 #include "clock.h"
 #include "diag.h"
+#include "upstream.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,7 @@
 	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                             \
 	"SELECT " CHECKPOINT_TOKEN_SQL ","                                                                   \
 	" CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END,"                \
-	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL,"                               \
+	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL, " UPSTREAM_IDENTITY_SQL ","    \
 	" (SELECT set_config(name, '1s', true) FROM pg_settings"                                             \
 	"  WHERE name = 'client_connection_check_interval')"
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_snapshot)"
@@ -276,6 +277,12 @@ static void on_plan(void *context, PGresult *result)
 		try_again(c, session_error(result));
 		return;
 	}
+	/* What the other server has is not what the upstream hears of from now on. Where the upstream hears
+	 * none, it will recover what it missed of whichever it comes to, for all. */
+	if (c->identity[0] && strcmp(c->identity, PQgetvalue(result, 0, 3)) != 0) {
+		try_again(c, "it reached another server than the LISTEN connection");
+		return;
+	}
 	snprintf(c->token, sizeof c->token, "%s", PQgetvalue(result, 0, 0));
 	if (PQgetvalue(result, 0, 2)[0] != 't') {
 		trouble(c, "there is no function pgherald.changes_since(pg_snapshot)");
@@ -336,10 +343,12 @@ static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 void changes_init(struct changes_since *c, struct ev_loop *loop, const struct config *config,
-	const struct checkpoint_history *history, const struct changes_events *events, void *context)
+	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
+	void *context)
 {
 	*c = (struct changes_since){.config = config,
 		.history = history,
+		.identity = identity,
 		.events = events,
 		.context = context,
 		.backoff = {.first = 0.5, .max = RETRY_MAX}};

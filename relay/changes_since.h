@@ -1,7 +1,8 @@
 /* One question to the database: what changed since this checkpoint? Finds out whether the checkpoint means
- * anything on the server that it reached, after a failover too; reads the rows of pgherald.changes_since one
- * at a time, no faster than they are taken; tries again when the connection fails. Whom the rows are for is
- * recovery's business, which calls it. Keeps its connection for the next question, for a while. */
+ * anything on the server that it reached, after a failover too, and whether that is the server of the LISTEN
+ * connection, since in a failover both may be there; reads the rows of pgherald.changes_since one at a time,
+ * no faster than they are taken; tries again when the connection fails. Whom the rows are for is recovery's
+ * business, which calls it. Keeps its connection for the next question, for a while. */
 #pragma once
 
 #include "backoff.h"
@@ -29,6 +30,8 @@ struct changes_events {
 struct changes_since {
 	const struct config *config;
 	const struct checkpoint_history *history; /* where to go back to behind a fork */
+	const char *identity; /* of the server that the upstream hears, as UPSTREAM_IDENTITY_SQL says; empty
+				 while it hears none */
 	const struct changes_events *events;
 	void *context;
 	struct session session;
@@ -50,7 +53,8 @@ struct changes_since {
 };
 
 void changes_init(struct changes_since *changes, struct ev_loop *loop, const struct config *config,
-	const struct checkpoint_history *history, const struct changes_events *events, void *context);
+	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
+	void *context);
 /* since: a token from anywhere. done follows, perhaps at once; no question may be under way. */
 void changes_ask(struct changes_since *changes, const char *since);
 /* After row() said no. */

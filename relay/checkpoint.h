@@ -60,9 +60,9 @@ struct checkpoint_parts {
 
 /* 0, or -EBADMSG for a text that is no token: workers and other relays give us these. */
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
-/* Whether a is of a later moment than b, by their LSNs; of two timelines the later counts. A snapshot is taken
- * before its LSN is read, so two that were made at once may seem the other way round: where that would lose
- * something, ask checkpoint_covers(). */
+/* Whether a is of a later moment than b, by their LSNs; of two timelines the later counts. A snapshot is
+ * taken before its LSN is read, so two that were made at once may seem the other way round: where that would
+ * lose something, ask checkpoint_covers(). */
 bool checkpoint_is_newer(const char *a, const char *b);
 /* Whether all that b sees, a sees too; of two timelines the later does. */
 bool checkpoint_covers(const char *a, const char *b);

@@ -110,8 +110,8 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 			text);
 		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
 	}
-	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the last
-	 * checkpoint will do for longer, unless after a gap it means nothing any more. */
+	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
+	 * last checkpoint will do for longer, unless after a gap it means nothing any more. */
 	if (r->proved[0])
 		fanout_checkpoint(&r->fanout, r->proved);
 	else if (token && outcome != CHANGES_COMPLETE)
@@ -504,7 +504,7 @@ int main(int argc, char **argv)
 			strerror(-result));
 		return EXIT_FAILURE;
 	}
-	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode);
+	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
 	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
 	ops_init(&r->ops, r);
 	metrics_socket_init(&r->metrics_socket, r);

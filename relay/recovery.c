@@ -187,8 +187,7 @@ static void tell_gap(struct recovery *r, struct worker *w, uint64_t seq, const c
 static const char *passed_by(
 	const struct recovery_lane *lane, const struct worker *w, const char *asked, bool gap)
 {
-	const struct checkpoint *at =
-		checkpoint_history_at(&lane->recovery->fanout->checkpoints, lane->head);
+	const struct checkpoint *at = checkpoint_history_at(&lane->recovery->fanout->checkpoints, lane->head);
 
 	if (at && asked && checkpoint_precedes(at->token, asked) &&
 		(gap || checkpoint_is_newer(at->token, w->passed->token)))
@@ -378,14 +377,15 @@ static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode)
+	struct fanout *fanout, struct decode *decode, const struct upstream *upstream)
 {
 	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
-	changes_init(&r->backlog_changes, loop, config, &fanout->checkpoints, &backlog_events, r);
+	changes_init(&r->backlog_changes, loop, config, &fanout->checkpoints, upstream->identity,
+		&backlog_events, r);
 	for (int i = 0; i < RECOVERY_LANES; i++) {
 		r->lanes[i].recovery = r;
-		changes_init(
-			&r->lanes[i].changes, loop, config, &fanout->checkpoints, &lane_events, &r->lanes[i]);
+		changes_init(&r->lanes[i].changes, loop, config, &fanout->checkpoints, upstream->identity,
+			&lane_events, &r->lanes[i]);
 	}
 	ev_init(&r->poll, on_poll);
 	r->poll.repeat = POLL_SECONDS;

@@ -7,6 +7,7 @@
 #include "changes_since.h"
 #include "decode.h"
 #include "fanout.h"
+#include "upstream.h"
 
 /* Questions for workers that may be under way at once; others wait. */
 #define RECOVERY_LANES 3
@@ -62,7 +63,7 @@ struct recovery {
 };
 
 void recovery_init(struct recovery *recovery, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode);
+	struct fanout *fanout, struct decode *decode, const struct upstream *upstream);
 void recovery_close(struct recovery *recovery);
 /* Recovered changes go into the backlog, then done is called. Reconciliation gives way. */
 void recovery_for_backlog(struct recovery *recovery, const char *since,

@@ -49,6 +49,7 @@ static void fail(struct upstream *u, bool heals, const char *error)
 	double retry = backoff_failed(&u->backoff, clock_now());
 
 	session_close(&u->session);
+	u->identity[0] = '\0';
 	u->n_losses++;
 	snprintf(u->last_error, sizeof u->last_error, "%s", error);
 	enter(u, UPSTREAM_WAITING);

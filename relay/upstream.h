@@ -38,12 +38,12 @@ struct upstream {
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 
+	char identity[80]; /* of the database and the running server that is listened to; empty without one */
 	/* What the last connection reached. */
 	int backend_pid;
 	char database[64];
-	char identity[80]; /* of the database and the running server */
-	bool pooled;       /* a pooler stands in between, of whatever kind */
-	bool recoverable;  /* the recovery function is there */
+	bool pooled;      /* a pooler stands in between, of whatever kind */
+	bool recoverable; /* the recovery function is there */
 
 	uint64_t n_connects, n_losses, n_notifications;
 	char last_error[256];

@@ -19,6 +19,15 @@ class Forward:
 
     def lead_to(self, target):
         self.close()
+        self._start(target)
+
+    def lead_newcomers_to(self, target):
+        """Who is connected stays connected to where it led."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._start(target)
+
+    def _start(self, target):
         self.process = self.run.spawn(
             ["socat", f"TCP-LISTEN:{self.port},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{target}"],
             stderr=subprocess.DEVNULL)

@@ -177,6 +177,37 @@ def test_what_nobody_notified_is_announced_where_the_past_means_nothing(site):
     site.worker.hears_all(f"silent{n}" for n in range(12))
 
 
+def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
+    """The relay is still connected to it with what it last recovered by; it must ask the new one, which its upstream hears."""
+    db = own_pg.database()
+    data = DataSync(run, db).recoverable()
+    pair = cleanup.add(Pair(run, own_pg))
+    way = cleanup.add(Forward(run, own_pg.port))
+    url = f"postgresql://app:{PASSWORD}@127.0.0.1:{way.port}/{db.name}"
+    # nothing else makes good what recovery misses, and its connections stay for a minute
+    relay = make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, PGHERALD_RECONCILE="no", PGHERALD_CHECKPOINT_INTERVAL="20").start()
+    worker = subscriber(relay)
+    cursor = ("another", *worker.cursor[1:])
+    db.terminate("pgherald upstream")
+    worker.sees("live")
+    resumed(relay, cursor).close()
+    assert len(db.backends("pgherald recovery")) == 2, "else this test shows nothing"
+    pair.in_step()
+    pair.standby.sql("SELECT pg_promote()")
+    wait_until(lambda: not pair.standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
+    way.lead_newcomers_to(pair.standby.port)
+    old = db.server
+    db.server = pair.standby
+    data.write("new")
+    seen = len(worker.frames)
+    for name in ("publisher", "upstream"):
+        old.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", (f"pgherald {name}",))
+    worker.sees("live", seen)
+    worker.hears("new")
+    assert "new" in resumed(relay, cursor).recovered
+    assert not worker.gaps
+
+
 def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup):
     """A dump restored into a new cluster, at the address of the old one."""
     db = own_pg.database()

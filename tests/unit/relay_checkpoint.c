@@ -59,8 +59,8 @@ Test(checkpoint, covers_what_it_sees_itself)
 	cr_assert(checkpoint_covers(of_one_moment[1], of_one_moment[0]));
 	for (size_t i = 0; i < n; i++)
 		for (size_t j = 0; j < n; j++)
-			cr_assert_eq(checkpoint_covers(in_order[i], in_order[j]), i >= j, "%s, %s", in_order[i],
-				in_order[j]);
+			cr_assert_eq(checkpoint_covers(in_order[i], in_order[j]), i >= j, "%s, %s",
+				in_order[i], in_order[j]);
 	/* one that was shortened, and a range of which all are running */
 	cr_assert(checkpoint_covers("1;1;0/10;5:5:", "1;1;0/10;5:8:5,6,7"));
 	cr_assert_not(checkpoint_covers("1;1;0/10;5:5:", "1;1;0/10;5:8:5,7"));
