@@ -7,9 +7,11 @@ import time
 
 import psycopg2
 
+from clock import jump
 from procs import signal_all
 
-SEVERE = {"restart-postgres", "freeze-postgres", "failover"}
+# What leaves no other fault its footing.
+SEVERE = {"restart-postgres", "crash-postgres", "freeze-postgres", "failover"}
 
 
 def _kill(system, name):
@@ -36,6 +38,12 @@ def terminate_recovery(system, rng):
 
 
 def restart_postgres(system, rng):
+    system.postgres.stop("fast")
+    time.sleep(rng.random() * 2)
+    system.postgres.start()
+
+
+def crash_postgres(system, rng):
     system.postgres.stop("immediate")
     time.sleep(rng.random() * 2)
     system.postgres.start()
@@ -65,6 +73,18 @@ def freeze_postgres(system, rng):
         system.postgres.thaw()
 
 
+def half_open(system, rng):
+    """The steady relay's way to PostgreSQL swallows what is sent, and says nothing; then it is whole again, or ends."""
+    try:
+        system.way.freeze()
+        time.sleep(rng.uniform(0.5, 9))
+    finally:
+        if rng.random() < 0.5:
+            system.way.thaw()
+        else:
+            system.way.lead_to(system.postgres.port)
+
+
 def freeze_relay(system, rng):
     relay = rng.choice(system.relays)
     try:
@@ -75,25 +95,30 @@ def freeze_relay(system, rng):
 
 
 def kill_relay(system, rng):
-    relay = rng.choice(system.relays)
+    relay = rng.choice(system.mortal)
     relay.kill()
     time.sleep(rng.random() * 1.5)
     system.start_relay(relay)
 
 
 def stop_relay(system, rng):
-    relay = rng.choice(system.relays)
+    relay = rng.choice(system.mortal)
     relay.stop()
     time.sleep(rng.random())
     system.start_relay(relay)
 
 
+def jump_clock(system, rng):
+    """The wall clock of one relay, by up to a year; and back again some other time."""
+    jump(system.jumper, rng.choice((0, -3600, 3600, -86400, 86400 * 365)))
+
+
 def freeze_worker(system, rng):
-    rng.choice(system.members).freeze(rng.uniform(0.3, 4))
+    rng.choice(system.victims).freeze(rng.uniform(0.3, 4))
 
 
 def kill_worker(system, rng):
-    rng.choice(system.members).kill()
+    rng.choice(system.victims).kill()
 
 
 def restart_bouncer(system, rng):
@@ -115,11 +140,23 @@ def burst(system, rng):
     system.burst(rng.choice((50, 500, 3000)))
 
 
+def overrun(system, rng):
+    """More notifications than the backlog holds, while a worker does not read."""
+    rng.choice(system.victims).freeze(3)
+    system.burst(5000, notify=True)
+
+
+def long_transaction(system, rng):
+    """It stays open over what comes next."""
+    system.hold(rng.uniform(3, 20))
+
+
 def failover(system, rng):
-    """At most once. The standby misses the last of what the primary commits."""
+    """The standby misses the last of what the primary commits."""
     system.failover(rng.uniform(0.3, 2.5))
 
 
 FAULTS = {f.__name__.replace("_", "-"): f for f in (
-    terminate_upstream, terminate_publisher, terminate_recovery, restart_postgres, freeze_backend, freeze_postgres,
-    freeze_relay, kill_relay, stop_relay, freeze_worker, kill_worker, restart_bouncer, second_relay, burst, failover)}
+    terminate_upstream, terminate_publisher, terminate_recovery, half_open, restart_postgres, crash_postgres, freeze_backend,
+    freeze_postgres, freeze_relay, kill_relay, stop_relay, jump_clock, freeze_worker, kill_worker, restart_bouncer, second_relay,
+    burst, overrun, long_transaction, failover)}

@@ -30,19 +30,33 @@ class Member:
         self.heard = Counter()
         self.gaps = []  # (when, text)
         self.n_recovered = self.n_resumed = 0
+        self.n_owed_folded = self.n_heard_folded = self.n_deliveries_folded = 0
 
     def wants(self, user):
         return self.pubkeys is None or user in self.pubkeys
+
+    def is_owed(self, change, covered):
+        """Whether it must hear the change, if the database has it. covered: when the last GAP came."""
+        return (self.subscribed_at is not None and change.began > self.subscribed_at and change.ended > covered
+                and self.wants(change.user))
+
+    def fold(self, user, owed):
+        """Only count it from now on."""
+        n = self.heard.pop(user, 0)
+        self.n_owed_folded += owed
+        self.n_heard_folded += n > 0
+        self.n_deliveries_folded += n
 
 
 class Bare(Member):
     """One that speaks the protocol bare, in a thread. It stores its cursor now and then; what it did since is undone by
     a kill, as a database would undo it."""
 
-    def __init__(self, model, name, relay, pubkeys=None, slow=0):
+    def __init__(self, model, name, relay, pubkeys=None, slow=0, witness=False):
         super().__init__(name, relay, pubkeys)
         self.model = model
         self.slow = slow
+        self.witness = witness  # it says when changes came
         self.last_live = None  # the clock at the last notification, of a time when the upstream was up
         self._up = True
         self._worker = None
@@ -111,6 +125,8 @@ class Bare(Member):
         for frame in worker.frames[self._position:]:
             if isinstance(frame, Change):
                 self.heard[frame.pubkey] += 1
+                if self.witness and not frame.flags:
+                    self.model.came(frame.pubkey)
                 self.n_recovered += frame.flags
                 self._since_store.append(frame.pubkey)
                 if self._up and not frame.flags:
@@ -204,6 +220,9 @@ class Library(Member):
                 data = file.read()
             whole = data[:data.rfind(b"\n") + 1]
             self._read[output] += len(whole)
+            if output != self._output and not whole:
+                del self._read[output]
+                os.remove(output)
             for line in whole.decode().split("\n")[:-1]:
                 self._take_line(json.loads(line))
 
@@ -311,7 +330,7 @@ class Writer:
         try:
             self._connection.commit()
         finally:
-            self.model.committed(user, began, ("held, " if held else "") + kind)
+            self.model.committed(user, began, ("held, " if held else "") + kind, kind != "silent")
         if kind == "by the relay":
             self._tell(user)
         elif kind == "by pg_notify":
@@ -319,6 +338,7 @@ class Writer:
             self._connection.commit()
         elif self.random.random() < 0.2:
             self._drop()  # it died between the commit and the notification
+            self.model.fault("kill-writer")
 
     def _tell(self, user):
         try:

@@ -7,18 +7,26 @@ import time
 
 import psycopg2
 
+from clock import jumping_clock, with_jumping_clock
 from datasync import WRITE, DataSync
-from failover import Pair, lead
-from faults import FAULTS, SEVERE
+from failover import Forward, Pair, lead
+from faults import FAULTS, SEVERE, terminate_publisher
 from members import Bare, Library, Writer
 from model import Model, judge
 from procs import wait_until
+from report import report
 from relay import CAT, Relay
-from servers import Bouncer, Postgres, make_template
+from servers import PASSWORD, Bouncer, Postgres, make_template
+from watch import Watch
+from worker import CHANNEL
 
 WRITERS = 10
 USERS = 20000  # ids a writer may reach, for those who subscribe by pubkey
 SETTLE_SECONDS = 90
+FAILOVER_EVERY = (40, 90)     # seconds, among many kinds of faults; among few it comes as often as they
+FEW = 4
+FOLD_EVERY = 10
+QUIET_SECONDS = 20            # for what is kept a while after the last fault
 
 
 class System:
@@ -36,6 +44,10 @@ class System:
         self.failed_over = False
         self._things = []
         self._stop = threading.Event()
+        self._watch = Watch()
+        self._holders = []  # threads of long transactions
+        self._stop_holding = threading.Event()
+        self._hurried = 0
         self._bursts = 0
         self._template = template or make_template(run)
 
@@ -67,14 +79,9 @@ class System:
         if "failover" in self.names:
             self.pair = self._add(Pair(self.run, self.postgres))
         self.bouncer = self._add(Bouncer(self.run, self.postgres)).start()
-        direct = self.pair.url(self.database.name) if self.pair else self.database.direct_url
-        # one host publishes through the pool, the other directly
-        self.relays = [self._add(Relay(self.run, DATABASE_URL=url, DATABASE_DIRECT_URL=direct, **self.environment))
-                       for url in (self.bouncer.url(self.database), direct)]
-        for relay in self.relays:
-            relay.start()
+        self._start_relays()
         self.members = []
-        for number, relay in enumerate(self.relays):
+        for number, relay in enumerate(self.mortal):
             self._enlist(Bare(self.model, f"all-{number}", relay))
             self._enlist(Bare(self.model, f"slow-{number}", relay, slow=0.1))
             self._enlist(Bare(self.model, f"pubkeys-{number}", relay, self._some_users(4000)))
@@ -82,14 +89,47 @@ class System:
                 self._enlist(Library(self.model, self.run, f"library-{number}", relay))
         if os.path.exists(CAT):
             self._enlist(Library(self.model, self.run, "library-pubkeys", self.relays[0], self._some_users(500)))
+        # what may be frozen and killed; not those by which latency and memory are told
+        self.victims = list(self.members)
+        self._enlist(Bare(self.model, "witness", self.steady, witness=True))
+        if os.path.exists(CAT):
+            self._enlist(Library(self.model, self.run, "library-steady", self.steady))
         for member in self.members:
             member.start()
         wait_until(self._all_subscribed, "all subscriptions")
+        self._start_watch()
         self.writers = [self._add(Writer(self.model, n, self.seed, self._connect, self.relays, self.silent)).start()
                         for n in range(WRITERS)]
         if self.timestamps:
             threading.Thread(target=self._tick, daemon=True).start()
         return self
+
+    def _start_relays(self):
+        """Three hosts. Two are killed now and then: one publishes through the pool; the other directly, and its wall clock jumps. The
+        third, which reaches PostgreSQL by a way that can swallow what is sent, lives as long as the run, so that it shows what
+        grows."""
+        direct = self.pair.url(self.database.name) if self.pair else self.database.direct_url
+        pool = self.bouncer.url(self.database)
+        self.way = self._add(Forward(self.run, self.postgres.port))
+        way = f"postgresql://app:{PASSWORD}@127.0.0.1:{self.way.port}/{self.database.name}"
+        self.relays = [self._add(Relay(self.run, DATABASE_URL=url, DATABASE_DIRECT_URL=direct, **self.environment))
+                       for url, direct in ((pool, direct), (direct, direct), (pool, way))]
+        *self.mortal, self.steady = self.relays
+        self.jumper = self.relays[1]
+        if "jump-clock" in self.names:
+            with_jumping_clock(self.jumper, jumping_clock(self.run))
+        for relay in self.relays:
+            relay.start()
+
+    def _start_watch(self):
+        for number, relay in enumerate(self.relays):
+            name = "relay, steady" if relay is self.steady else f"relay {number}"
+            self._watch.add(name, lambda relay=relay: relay.process.pid, relay is self.steady)
+        if os.path.exists(CAT):
+            worker = self.members[-1]
+            self._watch.add("worker, steady", lambda: worker.process.pid, True)
+        self._watch.add("this driver", os.getpid)
+        self._add(self._watch).start()
 
     def _enlist(self, member):
         self.members.append(self._add(member))
@@ -170,7 +210,7 @@ class System:
         twin.launch()
         return twin
 
-    def burst(self, count):
+    def burst(self, count, notify=False):
         self._bursts += 1
         users = [f"burst{self._bursts}-{n}" for n in range(count)]
         began = time.monotonic()
@@ -182,14 +222,41 @@ class System:
             with connection.cursor() as cursor:
                 for user in users:
                     cursor.execute(WRITE, {"user": user})
-            began = time.monotonic()
-            connection.commit()
+                began = time.monotonic()
+                connection.commit()
+                if notify:
+                    cursor.execute("SELECT count(pg_notify(%s, json_build_object('p', user_id)::text))"
+                                   " FROM unnest(%s) AS user_id", (CHANNEL, users))
+                    connection.commit()
         except psycopg2.Error:
             pass
         finally:
             for user in users:
                 self.model.committed(user, began, "in bursts")
             connection.close()
+
+    def hold(self, seconds):
+        """A transaction with a change that nobody notifies stays open so long, whatever else happens."""
+        self._bursts += 1
+        thread = threading.Thread(target=self._hold, args=(f"long{self._bursts}", seconds))
+        thread.start()
+        self._holders.append(thread)
+
+    def _hold(self, user, seconds):
+        try:
+            connection = self._connect()
+            try:
+                connection.cursor().execute(WRITE, {"user": user})
+                self._stop_holding.wait(seconds)
+                began = time.monotonic()
+                try:
+                    connection.commit()
+                finally:
+                    self.model.committed(user, began, "held for long, silent")
+            finally:
+                connection.close()
+        except psycopg2.Error:
+            pass  # the server went away with it
 
     def failover(self, seconds):
         self.pair.in_step()
@@ -198,20 +265,27 @@ class System:
         self.postgres = self.pair.fail_over()
         self.failed_over = True
         lead(self.bouncer, self.postgres)
+        self.way.lead_to(self.postgres.port)
+        self.pair.renew()
 
     # The run
 
     def storm(self, seconds):
         """Faults, one after the other, sometimes two at once."""
-        end = time.monotonic() + seconds
-        names = [name for name in self.names if name != "failover"]
-        # in the middle of it, since it comes once
-        plan_failover = time.monotonic() + seconds * self.rng.uniform(0.3, 0.6) if self.pair else None
+        begin = fold = time.monotonic()
+        end = begin + seconds
+        names = [name for name in self.names if name != "failover"] or ["failover"]
+        every = FAILOVER_EVERY if len(names) > FEW else (5, 15)
+        # a short run has one, in the middle of it
+        plan_failover = begin + min(seconds * self.rng.uniform(0.3, 0.6), self.rng.uniform(*every)) if self.pair else end
         second = None
         while time.monotonic() < end:
             self._take()
-            if plan_failover and time.monotonic() > plan_failover:
-                plan_failover = None
+            if time.monotonic() > fold + FOLD_EVERY:
+                fold = time.monotonic()
+                self.model.fold(self.members)
+            if time.monotonic() > plan_failover:
+                plan_failover = time.monotonic() + self.rng.uniform(*every)
                 name = "failover"
             else:
                 name = self.rng.choice(names)
@@ -226,7 +300,28 @@ class System:
             if second:
                 second.join()
                 second = None
-            self._stop.wait(self.rng.uniform(0.1, 1.2))
+            # What is away for ever longer is hit by nothing more; what has only just come back, at its weakest.
+            if name in SEVERE and self.rng.random() < 0.5:
+                self._await_relays()
+            self._stop.wait(self.rng.uniform(0.01, 1.2))
+
+    def _await_relays(self):
+        """Until all hear again, or for a while."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end and not self._all_listen():
+            self._take()
+            time.sleep(0.05)
+
+    def _all_listen(self):
+        """Those that wait for long before they try again are made to: that the publisher is back makes the upstream try."""
+        rows = self.sql("SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgherald%%'"
+                        " GROUP BY 1")
+        if dict(rows).get("pgherald upstream", 0) >= len(self.relays):
+            return True
+        if time.monotonic() > self._hurried + 3:
+            self._hurried = time.monotonic()
+            terminate_publisher(self, self.rng)
+        return False
 
     def _inflict(self, name, rng):
         self.log(f"{time.strftime('%H:%M:%S')} {name}")
@@ -238,29 +333,28 @@ class System:
 
     def settle(self):
         """No more faults, no more writes: wait until all that is owed is heard, and no longer than it may take."""
+        self._stop_holding.set()
+        for thread in self._holders:
+            thread.join()
         for writer in self.writers:
             writer.close()
         for member in self.members:
             member.hurry()
         present = {row[0] for row in self.sql("SELECT user_id FROM user_revisions")}
         end = time.monotonic() + (10 if self.timestamps else SETTLE_SECONDS)
-        hurry = 0
 
         def missing():
             self._take()
             return sum(1 for member in self.members for user in self.model.owed(member, present) if not member.heard[user])
         while missing() and time.monotonic() < end:
-            # the upstream may wait for half a minute by now; that the publisher is back makes it try
-            if time.monotonic() > hurry:
-                hurry = time.monotonic() + 3
-                up = self.sql("SELECT count(DISTINCT pid) FROM pg_stat_activity WHERE application_name = 'pgherald upstream'")
-                if up[0][0] < len(self.relays):
-                    self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                             " WHERE application_name = 'pgherald publisher'")
+            self._all_listen()
             time.sleep(0.1)
         time.sleep(0.2)
         self._take()
-        return judge(self.model, self.members, present, self.failed_over)
+        grown = self._watch.finish(QUIET_SECONDS)
+        verdict = judge(self.model, self.members, present, self.failed_over)
+        figures = {"seed": self.seed, **verdict.figures, "processes": self._watch.figures()}
+        return verdict._replace(errors=[*verdict.errors, *grown], figures=figures, report=report(figures))
 
     def details(self, verdict):
         """What helps to find out why: what is known of what was lost, and the logs."""
@@ -272,13 +366,14 @@ class System:
         lines = [f"{user} xid {xid} began {at:%H:%M:%S.%f} committed "
                  + time.strftime("%H:%M:%S", time.gmtime(wall - now + ended[user])) for user, xid, at in rows[:100]]
         for relay in self.relays:
-            lines += [f"--- log of {relay.directory}, epoch ...", relay.log()]
+            lines += [f"--- log of {relay.directory}", *relay.log().splitlines()[-1000:]]
         for server in {self.postgres, *([self.pair.primary, self.pair.standby] if self.pair else [])}:
             lines += [f"--- log of {server.directory}", *server.log().splitlines()[-60:]]
         return "\n".join(lines)
 
     def close(self):
         self._stop.set()
+        self._stop_holding.set()
         failure = None
         for thing in reversed(self._things):
             try:

@@ -32,6 +32,13 @@ class Forward:
             ["socat", f"TCP-LISTEN:{self.port},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{target}"],
             stderr=subprocess.DEVNULL)
 
+    def freeze(self):
+        """Whatever is sent is lost on the way, and nobody is told."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def close(self):
         """Nothing goes through any more; who is connected is cut off."""
         if self.process:
@@ -51,8 +58,12 @@ class Pair:
             file.write("host replication all 127.0.0.1/32 trust\n")
         primary.sql("SELECT pg_reload_conf()")
         self.standby = Postgres(run, None)
-        run.call([pg_bin("pg_basebackup"), "-h", primary.directory, "-p", str(primary.port), "-U", "postgres",
-                  "-D", self.standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
+        self._follow()
+
+    def _follow(self):
+        """Let the standby begin as a copy of the primary."""
+        self.run.call([pg_bin("pg_basebackup"), "-h", self.primary.directory, "-p", str(self.primary.port), "-U", "postgres",
+                       "-D", self.standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
         with open(os.path.join(self.standby.data, "postgresql.auto.conf"), "a") as file:
             file.write(f"primary_conninfo = 'host=127.0.0.1 port={self.way.port} user=postgres'\n"
                        "wal_retrieve_retry_interval = '200ms'\n")
@@ -79,6 +90,14 @@ class Pair:
         wait_until(lambda: not self.standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
         return self.standby
 
+    def renew(self):
+        """After a failover: a new standby at the address of the one that died follows the new primary."""
+        gone, self.primary = self.primary, self.standby
+        gone.close()
+        self.way.lead_to(self.primary.port)
+        self.standby = Postgres(self.run, None, gone.port)
+        self._follow()
+
     def url(self, database, user="app", password=PASSWORD):
         """Both, whichever takes writes."""
         return (f"postgresql://{user}:{password}@127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}/{database}"
@@ -87,6 +106,7 @@ class Pair:
     def close(self):
         self.way.close()
         self.standby.close()
+        self.primary.close()
 
 
 def lead(bouncer, server):

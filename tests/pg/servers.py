@@ -58,12 +58,12 @@ def make_template(run):
 class Postgres:
     """One server on its own copy of a cluster."""
 
-    def __init__(self, run, template):
+    def __init__(self, run, template, port=None):
         self.run = run
         self.directory = run.subdirectory("pg")
         give_away(self.directory)
         self.data = os.path.join(self.directory, "data")
-        self.port = free_port()
+        self.port = port or free_port()
         self.process = None
         if template:
             run.call(["cp", "-a", template, self.data])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from clock import jump, jumping_clock, with_jumping_clock
 from ops import Operator, metric, objects
 from procs import wait_until
 from worker import CHANNEL, NOTIFY, SUBSCRIBE, Ok
@@ -137,26 +138,20 @@ def test_the_sockets_have_their_mode_from_the_first_moment(make_relay):
 
 
 @pytest.fixture(scope="session")
-def jumping_clock(run):
-    library = os.path.join(run.subdirectory("clock"), "jumping_clock.so")
-    run.call(["gcc", "-shared", "-fPIC", "-O1", "-o", library,
-              os.path.join(os.path.dirname(os.path.abspath(__file__)), "jumping_clock.c")])
-    return library
+def library(run):
+    return jumping_clock(run)
 
 
-@pytest.mark.parametrize("jump", [-86400, 86400 * 400])
-def test_the_clock_jumps(make_relay, cleanup, db, jumping_clock, jump):
+@pytest.mark.parametrize("seconds", [-86400, 86400 * 400])
+def test_the_clock_jumps(make_relay, cleanup, db, library, seconds):
     """Nothing is timed by the wall clock: no deadline passes, no connection is dropped, no publish is late."""
-    relay = make_relay(DATABASE_DIRECT_URL=db.direct_url, PGHERALD_CHECKPOINT_INTERVAL="1", LD_PRELOAD=jumping_clock,
-                       ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
-    jumped = relay.environment["JUMPING_CLOCK"] = os.path.join(relay.directory, "jump")
-    relay.start()
+    relay = with_jumping_clock(
+        make_relay(DATABASE_DIRECT_URL=db.direct_url, PGHERALD_CHECKPOINT_INTERVAL="1"), library).start()
     worker = relay.worker()
     worker.publish("before")
     backends = db.backends("pgherald upstream")
 
-    with open(jumped, "w") as file:
-        file.write(str(jump))
+    jump(relay, seconds)
     for i in range(20):
         assert isinstance(worker.answer(worker.ask(NOTIFY, CHANNEL, f"u{i}", None), 3), Ok)
     worker.hears("u19")
@@ -171,6 +166,6 @@ def test_the_clock_jumps(make_relay, cleanup, db, jumping_clock, jump):
     relay.ops("version")
     worker.publish("last")
     shown = operator.reads(lambda t: [json.loads(line)["time"][:7] for line in t.splitlines() if '"last"' in line])
-    assert shown == [time.strftime("%Y-%m", time.gmtime(time.time() + jump))], "the preloaded clock is in force"
+    assert shown == [time.strftime("%Y-%m", time.gmtime(time.time() + seconds))], "the preloaded clock is in force"
     assert db.backends("pgherald upstream") == backends
     assert not [line for line in relay.lines("WARNING") if "attempt" in line]

@@ -1,0 +1,25 @@
+"""The table at the end of a run, of its figures."""
+
+
+def table(columns, rows):
+    """Lines with the first column to the left and the others to the right."""
+    cells = [columns, *([str(row[c]) for c in columns] for row in rows)]
+    cells[0] = [c.replace("_", " ") for c in columns]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+            for line in cells]
+
+
+def report(figures):
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(figures["kinds"].items()))
+    members = figures["members"]
+    total = {"member": "all", **{c: sum(m[c] for m in members) for c in members[0] if c != "member"}}
+    lines = [f"changes: {figures['changes']} ({kinds}); not in the database at the end: {figures['not_in_the_database']}", ""]
+    lines += table(["fault", "times"], [{"fault": f, "times": n} for f, n in sorted(figures["faults"].items())])
+    lines += ["", *table(list(members[0]), [*members, total]), "", *table(list(figures["processes"][0]), figures["processes"])]
+    if figures["latency"]:
+        lines += ["", *table(list(figures["latency"][0]), figures["latency"]),
+                  "(from the return of COMMIT to the callback of a worker that hears all, both threads of this driver; of what was"
+                  " notified at once and heard live)"]
+    return "\n".join([*lines, "", f"lost: {figures['lost']}, gaps: {figures['gaps']}"
+                      + (f" and {figures['gaps_excused']} that a failover excuses" if "failover" in figures["faults"] else "")])
