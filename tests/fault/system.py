@@ -314,9 +314,11 @@ class System:
 
     def _all_listen(self):
         """Those that wait for long before they try again are made to: that the publisher is back makes the upstream try."""
-        rows = self.sql("SELECT application_name, count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgherald%%'"
-                        " GROUP BY 1")
-        if dict(rows).get("pgherald upstream", 0) >= len(self.relays):
+        try:
+            rows = self.sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgherald upstream'")
+        except psycopg2.Error:
+            return False
+        if rows[0][0] >= len(self.relays):
             return True
         if time.monotonic() > self._hurried + 3:
             self._hurried = time.monotonic()
