@@ -1,0 +1,168 @@
+/* All workers accept from one socket, inherited from the parent. With a socket each (SO_REUSEPORT) the kernel
+ * would hand every worker its share of the connections at once, and those that wait in the queue of one that
+ * is killed would be reset; here they wait for whoever comes. For the same reason a worker takes one
+ * connection at a turn, and none when it is full. */
+#include "worker.h"
+
+#include "events.h"
+#include "http.h"
+#include "log.h"
+#include "pool.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <pgherald.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define ACCEPT_PAUSE_SECONDS 0.1
+#define STOP_TICK_SECONDS 0.05
+
+struct worker {
+	struct ev_loop *loop;
+	int listen_fd;
+	ev_io acceptor;
+	ev_timer accept_pause, stop_tick;
+	ev_signal sigterm, sigint;
+	ev_tstamp stopping; /* since when; 0: it is not */
+	struct events events;
+	struct pool pool;
+	struct http http;
+	struct log_limit accept_limit;
+};
+
+/* Returns false when there is nothing to accept, or not now. */
+static bool accept_one(struct worker *w)
+{
+	struct sockaddr_storage address;
+	socklen_t len = sizeof address;
+	int fd = http_has_room(&w->http) ? accept4(w->listen_fd, (struct sockaddr *)&address, &len,
+						   SOCK_CLOEXEC | SOCK_NONBLOCK)
+					 : -1;
+
+	if (fd >= 0) {
+		http_add(&w->http, fd, (struct sockaddr *)&address, len);
+		return true;
+	}
+	if (!http_has_room(&w->http) || errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+		errno == ENOMEM) {
+		/* It stays in the queue, for another worker; without a pause this one would spin. */
+		log_limited(&w->accept_limit, LOG_LEVEL_WARNING, "no connection can be accepted now: %s",
+			http_has_room(&w->http) ? strerror(errno) : "there are as many as there may be");
+		ev_io_stop(w->loop, &w->acceptor);
+		ev_timer_again(w->loop, &w->accept_pause);
+	}
+	return false;
+}
+
+static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	(void)loop;
+	(void)events;
+	accept_one(watcher->data);
+}
+
+static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct worker *w = timer->data;
+
+	(void)events;
+	ev_timer_stop(loop, timer);
+	if (!w->stopping)
+		ev_io_start(loop, &w->acceptor);
+}
+
+static void on_stop_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct worker *w = timer->data;
+	ev_tstamp since = ev_now(loop) - w->stopping;
+	bool streams = w->events.streams.n > 0 && since < STOP_STREAMS_SECONDS;
+
+	(void)events;
+	if ((w->http.n_requests == 0 && w->events.n_publishing == 0 && !streams) || since >= STOP_SECONDS)
+		ev_break(loop, EVBREAK_ALL);
+}
+
+/* Nothing new is taken, but what has connected already; streams end, and their clients come back to whoever
+ * serves then. */
+static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int events)
+{
+	struct worker *w = watcher->data;
+
+	(void)events;
+	if (w->stopping)
+		return;
+	w->stopping = ev_now(loop);
+	while (accept_one(w))
+		;
+	ev_io_stop(loop, &w->acceptor);
+	w->http.stopping = true;
+	streams_end_all(&w->events.streams);
+	ev_timer_start(loop, &w->stop_tick);
+}
+
+static void watch(struct worker *w)
+{
+	signal(SIGPIPE, SIG_IGN);
+	ev_signal_init(&w->sigterm, on_signal, SIGTERM);
+	ev_signal_init(&w->sigint, on_signal, SIGINT);
+	ev_io_init(&w->acceptor, on_acceptable, w->listen_fd, EV_READ);
+	ev_init(&w->accept_pause, on_pause_over);
+	w->accept_pause.repeat = ACCEPT_PAUSE_SECONDS;
+	ev_timer_init(&w->stop_tick, on_stop_tick, 0., STOP_TICK_SECONDS);
+	w->sigterm.data = w->sigint.data = w->acceptor.data = w->accept_pause.data = w->stop_tick.data = w;
+	ev_signal_start(w->loop, &w->sigterm);
+	ev_signal_start(w->loop, &w->sigint);
+	ev_io_start(w->loop, &w->acceptor);
+}
+
+/* In order; what fails is logged. */
+static int assemble(struct worker *w, const struct settings *settings)
+{
+	w->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
+	if (!w->loop) {
+		log_line(LOG_LEVEL_ERROR, "no event loop can be had from the kernel");
+		return -ENOMEM;
+	}
+	int r = events_open(&w->events, w->loop, settings, &w->http);
+	if (r < 0) {
+		log_line(LOG_LEVEL_ERROR, "PGHERALD_SOCKET (--relay) cannot work: %s socket=%s",
+			pgherald_strerror(r), settings->relay);
+		return r;
+	}
+	r = pool_start(&w->pool, w->loop, settings);
+	if (r == 0)
+		r = http_start(&w->http, w->loop, settings, &w->events, &w->pool);
+	if (r < 0)
+		log_line(LOG_LEVEL_ERROR, "a worker cannot start: %s", strerror(-r));
+	return r;
+}
+
+int worker_run(const struct settings *settings, int listen_fd, int ready_fd)
+{
+	static struct worker worker;
+	struct worker *w = &worker;
+
+	w->listen_fd = listen_fd;
+	if (assemble(w, settings) < 0)
+		return EXIT_FAILURE;
+	watch(w);
+	if (write(ready_fd, "", 1) != 1)
+		return EXIT_FAILURE; /* the parent is gone */
+	close(ready_fd);
+	ev_run(w->loop, 0);
+
+	/* What is still with the database would outlive what is taken down here: it is left to the end of the
+	 * process. */
+	if (w->http.n_requests > 0)
+		_exit(w->stopping ? EXIT_SUCCESS : EXIT_FAILURE);
+	streams_end_all(&w->events.streams);
+	http_stop(&w->http);
+	pool_stop(&w->pool);
+	events_close(&w->events);
+	ev_loop_destroy(w->loop);
+	return w->stopping ? EXIT_SUCCESS : EXIT_FAILURE;
+}
