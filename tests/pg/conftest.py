@@ -8,6 +8,7 @@ from machine import INSTALLED
 from procs import Run, wait_until
 from relay import CAT, DAEMON, Cat, Relay
 from servers import Bouncer, Postgres, make_template
+from syncd import SYNCD, Syncd
 
 
 class Cleanup:
@@ -152,3 +153,11 @@ def cat(run, cleanup):
     if not os.path.exists(CAT):
         pytest.skip(f"there is no {CAT}")
     return lambda *arguments: cleanup.add(Cat(run, *arguments))
+
+
+@pytest.fixture
+def make_syncd(run, cleanup):
+    """syncds that are not started yet: make_syncd(relay, *flags, **environment)."""
+    if not os.path.exists(SYNCD):
+        pytest.skip(f"there is no {SYNCD}")
+    return lambda relay=None, *flags, **environment: cleanup.add(Syncd(run, relay, *flags, **environment))

@@ -10,6 +10,9 @@
 #include <string.h>
 
 #define BASE64 sodium_base64_VARIANT_ORIGINAL
+/* Two bytes too many are no longer in base64. */
+#define DATA_TEXT_MAX (sodium_base64_ENCODED_LEN(DATA_MAX, BASE64) - 1)
+#define DATA_ROOM (DATA_MAX + 2)
 
 /* Takes over the object. */
 static void reply_json(struct api_reply *reply, unsigned status, json_t *object)
@@ -51,7 +54,7 @@ static void refuse_store(struct api_reply *reply, int error)
 	}
 }
 
-/* The fields of the body, decoded into buf of DATA_MAX bytes; NULL, or why not, and *status. Strings in
+/* The fields of the body, decoded into buf of DATA_ROOM bytes; NULL, or why not, and *status. Strings in
  * record are json's. */
 static const char *take_record(
 	const json_t *json, struct record *record, unsigned char *buf, unsigned *status)
@@ -71,8 +74,10 @@ static const char *take_record(
 		return "\"data\" is not a string";
 	const char *text = json_string_value(data), *end;
 	size_t len = json_string_length(data);
-	int r = sodium_base642bin(buf, DATA_MAX, text, len, NULL, &record->size, &end, BASE64);
-	if (r != 0 && record->size == DATA_MAX) {
+	int r = len > DATA_TEXT_MAX
+			? 0
+			: sodium_base642bin(buf, DATA_ROOM, text, len, NULL, &record->size, &end, BASE64);
+	if (len > DATA_TEXT_MAX || record->size > DATA_MAX) {
 		*status = 413;
 		return "\"data\" is more than 1 MiB";
 	}
@@ -85,7 +90,7 @@ static const char *take_record(
 static void put_json(const struct store_kind *kind, struct store *store, struct record *record,
 	const json_t *json, struct api_reply *reply)
 {
-	unsigned char *buf = malloc(DATA_MAX);
+	unsigned char *buf = malloc(DATA_ROOM);
 	unsigned status = 400;
 	int64_t revision;
 

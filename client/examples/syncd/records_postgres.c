@@ -164,6 +164,13 @@ static int make_tables(struct store *s)
 	return r;
 }
 
+/* What the server remarks on is in its own log. */
+static void ignore_notice(void *context, const char *message)
+{
+	(void)context;
+	(void)message;
+}
+
 static int connect_again(struct store *s)
 {
 	/* What stands before the URL is what it may override. */
@@ -173,6 +180,7 @@ static int connect_again(struct store *s)
 
 	s->conn = PQconnectdbParams(keywords, values, 1);
 	int r = PQstatus(s->conn) == CONNECTION_OK && PQsetnonblocking(s->conn, 1) == 0 ? 0 : LOST;
+	PQsetNoticeProcessor(s->conn, ignore_notice, NULL);
 	if (r < 0 && !atomic_exchange(&away, true)) {
 		/* Several lines, of which the first says what; it has no password in it. */
 		const char *why = PQerrorMessage(s->conn);

@@ -21,11 +21,12 @@ struct http;
 /* What the kernel may hold for one that does not read; it doubles this for its own bookkeeping. */
 #define STREAM_SEND_BUFFER (16 << 10)
 
+/* One that waits is replaced by what says more. */
 enum hint {
 	HINT_NONE,
 	HINT_CHANGED, /* client_id made the change; empty: nobody, or more than one */
-	HINT_START,   /* pull: the subscription is live */
 	HINT_GAP,     /* pull: changes may be missed */
+	HINT_START,   /* pull: the subscription is live */
 };
 
 struct stream {
