@@ -169,6 +169,9 @@ static void on_change(struct pgherald *h, const struct pgherald_change *change, 
 
 	(void)h;
 	if (t && t->n <= FLUSH_STREAMS_MAX && about_to_write(t)) {
+		/* Once to find what is to be written, and once to write it where a connection was in the
+		 * middle of the last. */
+		http_run(e->http);
 		http_run(e->http);
 		t = find(e, change->pubkey); /* its streams may have left meanwhile */
 	}

@@ -22,7 +22,6 @@ static void wake(struct stream *s)
 	if (!s->suspended)
 		return;
 	s->suspended = false;
-	s->woken = s->streams->turn;
 	http_resume(s->streams->http, s->connection);
 }
 
@@ -150,10 +149,12 @@ void stream_tell(struct stream *s, enum hint hint, const char *client_id)
 	if (!client_id || strlen(client_id) > CLIENT_ID_MAX)
 		client_id = "";
 	/* Two clients' changes in one event are nobody's: neither may take the other's for its own echo. */
-	if (s->hint == HINT_NONE)
+	if (s->hint == HINT_NONE) {
 		strcpy(s->client_id, client_id);
-	else if (strcmp(s->client_id, client_id) != 0)
+		s->told_in = s->streams->turn;
+	} else if (strcmp(s->client_id, client_id) != 0) {
 		*s->client_id = '\0';
+	}
 	if (hint > s->hint)
 		s->hint = hint;
 	wake(s);

@@ -36,8 +36,8 @@ struct stream {
 	LIST_ENTRY(stream) topic_link;
 	TAILQ_ENTRY(stream) link;
 	ev_io gone_watcher;
-	ev_tstamp told; /* when it was last sent something, or was due */
-	uint64_t woken; /* in which turn (see streams.turn) */
+	ev_tstamp told;   /* when it was last sent something, or was due */
+	uint64_t told_in; /* in which turn the hint came (see streams.turn) */
 	enum hint hint;
 	bool greeted, suspended, keepalive, ending, gone;
 	char client_id[CLIENT_ID_MAX + 1];
@@ -68,7 +68,7 @@ void stream_tell(struct stream *stream, enum hint hint, const char *client_id);
 /* It was told something in this turn that it has had no chance to write yet. */
 static inline bool stream_is_about_to_write(const struct stream *stream)
 {
-	return stream->hint != HINT_NONE && !stream->suspended && stream->woken == stream->streams->turn;
+	return stream->hint != HINT_NONE && stream->told_in == stream->streams->turn;
 }
 
 /* End it, after what it is still to be told. */
