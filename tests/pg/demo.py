@@ -5,9 +5,10 @@ import shlex
 import signal
 import sys
 
-from procs import Run
+from procs import Run, wait_until
 from relay import CAT, Cat, Relay
 from servers import Bouncer, Postgres, make_template
+from syncd import Syncd
 from worker import CHANNEL
 
 WORKERS = ("A1", "A2", "B1", "B2")
@@ -28,6 +29,17 @@ def heading(text):
 
 def command(text):
     say("  " + coloured("36", "$ " + text))
+
+
+class Curl:
+    """One that listens."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
 
 
 class Demo:
@@ -127,6 +139,32 @@ class Demo:
         for line in self.hosts["A"].ops("status").rstrip("\n").split("\n"):
             say(f"    {line}")
 
+        self.play_syncd()
+
+    def play_syncd(self):
+        heading("5. A sync server on it, client/examples/syncd: two workers on each host; a stream on A, a write on B")
+        if self.environment:
+            say("    Left out: it would make its tables in your database.")
+            return
+        self.syncds = {name: self.add(Syncd(self.run, relay, DATABASE_URL=self.url)).start() for name, relay in self.hosts.items()}
+        a, b = (f"http://127.0.0.1:{syncd.port}/v1/users/frank" for syncd in self.syncds.values())
+        heard = os.path.join(self.syncds["A"].directory, "heard")
+        command(f"curl -N -H 'X-User: frank' {a}/listen")
+        with open(heard, "wb") as out:
+            self.add(Curl(self.run.spawn(["curl", "-sN", "-H", "X-User: frank", a + "/listen"], stdout=out)))
+
+        def events():
+            with open(heard) as file:
+                return [block for block in file.read().split("\n\n") if block.startswith("event: ")]
+        wait_until(events, "the stream's first event: it is subscribed")
+        body = '{"revision":0,"schema_version":"1","data":"aGVsbG8="}'
+        command(f"curl -X PUT -H 'X-User: frank' -H 'X-Client-Id: laptop' -d '{body}' {b}/records/note")
+        say("    " + self.run.call(["curl", "-sS", "-X", "PUT", "-H", "X-User: frank", "-H", "X-Client-Id: laptop", "-d", body,
+                                    b + "/records/note"]))
+        wait_until(lambda: len(events()) > 1, "the change on the stream")
+        for event in events():
+            say(f"    {coloured('32', 'A hears')}  " + "; ".join(event.split("\n")))
+
     def invite(self):
         a, b = self.hosts["A"], self.hosts["B"]
         cat = os.path.relpath(CAT)
@@ -138,6 +176,10 @@ class Demo:
             command(text)
         if not self.environment:
             command(f"psql {shlex.quote(self.direct_url)} -c \"NOTIFY {self.channel}, '{{\\\"p\\\":\\\"erin\\\"}}'\"")
+        if not self.environment:
+            say("Two windows, on two hosts; what is typed in one is in the other:")
+            for syncd in self.syncds.values():
+                say("  " + coloured("36", f"http://127.0.0.1:{syncd.port}/#alice"))
         say("Ctrl-C ends it.")
         while True:
             signal.pause()

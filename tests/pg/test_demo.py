@@ -33,6 +33,7 @@ def test_it_shows_what_it_promises_within_30_seconds(demo):
     assert '"client_id":"phone"' in output
     assert "2 killed" in output and '"state":"down"' in output and '"state":"live"' in output
     assert re.search(r"^ +upstream +live", output, re.M), "status"
+    assert '{"revision":1}' in output and 'A hears  event: changed; data: {"client_id":"laptop"}' in output
     assert len(output.splitlines()) < 60, "one screen"
 
 
