@@ -3,7 +3,7 @@
 import os
 import statistics
 
-from rig import Failure, frames_and_sends, have, measure
+from rig import SYNCD, Failure, Syncd, children, cpu_seconds, frames_and_sends, have, measure
 
 WIDTHS = (1, 8, 64, 256)
 WIDEST = 1000  # where every listener with a connection of its own is out of the question
@@ -186,7 +186,25 @@ def hosts(b):
     b.ours("hosts", HOSTS * 16, relays=HOSTS)
 
 
-CASES = (transactions, saturated, latency, drain, publish, write, subscriptions, memory, hosts)
+def syncd(b):
+    """The sync server, 4 workers: a write over HTTP, committed, announced, heard on a stream; 32 clients, each in turn."""
+    if not os.path.exists(SYNCD):
+        return
+    with b.rig.postgres() as server, b.rig.database(server) as conninfo, b.rig.relays(conninfo) as (host,):
+        server_of_records = Syncd(b.run, host, DATABASE_URL=conninfo, SYNCD_WORKERS="4").start()
+        try:
+            parts = {"relay": lambda: [host.process.pid], "syncd": lambda: children(server_of_records.process.pid),
+                     "PostgreSQL": server.processes}
+            before = {name: cpu_seconds(pids()) for name, pids in parts.items()}
+            got = measure(b.run, "bench-sync", "--clients", 32, "--port", server_of_records.port, "--seconds", b.seconds)
+            spent = {name: cpu_seconds(pids()) - before[name] for name, pids in parts.items()}
+        finally:
+            server_of_records.close()
+    b.figures.add("syncd", "4", rate=got["changes"] / got["seconds"],
+                  **{f"% of the CPU time {name}": 100 * part / sum(spent.values()) for name, part in spent.items()})
+
+
+CASES = (transactions, saturated, latency, drain, publish, write, subscriptions, memory, hosts, syncd)
 
 
 # Rows

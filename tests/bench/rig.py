@@ -15,9 +15,10 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(TOP, "tests", "pg"))
 os.environ.setdefault("PGHERALD_BUILD", "build-bench")
 
-from procs import Run, wait_until  # noqa: E402
+from procs import Run, children, wait_until  # noqa: E402
 from relay import BUILD, Relay  # noqa: E402
 from servers import Postgres, free_port, make_template  # noqa: E402
+from syncd import SYNCD, Syncd  # noqa: E402
 
 GENERATORS = os.path.join(BUILD, "tests", "bench")
 # One for each direct listener, and some.
@@ -176,6 +177,15 @@ class Rig:
             return any(name.endswith(".ports") for name in os.listdir(directory))
         with self._server(["nats-server", "-c", config], serves, "nats-server serves"):
             yield f"nats://127.0.0.1:{port}"
+
+
+def cpu_seconds(pids):
+    """Of all their threads, and those of their children that have ended."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
+            total += sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def have(server, library):

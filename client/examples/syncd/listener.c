@@ -97,7 +97,7 @@ static bool is_loopback(const struct sockaddr *address)
 static int open_tcp(struct listener *l, const struct settings *settings)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
-	struct sockaddr_storage bound;
+	struct sockaddr_storage bound = {0};
 	socklen_t len = sizeof bound;
 	const char *host, *port;
 	char text[128], service[8];

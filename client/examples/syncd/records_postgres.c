@@ -150,7 +150,7 @@ static int make_tables(struct store *s)
 		"CREATE INDEX IF NOT EXISTS records_user_revision_idx ON records (user_id, revision)",
 		"COMMIT",
 	};
-	PGresult *result;
+	PGresult *result = NULL;
 
 	int r = execute(s, "look for the tables",
 		"SELECT count(*) FROM pg_attribute WHERE NOT attisdropped AND"
@@ -244,7 +244,7 @@ static int write_once(struct store *s, void *context)
 	const struct record *record = w->record;
 	char revision[24];
 	struct params p = {.n = 2, .values = {record->user, record->id}};
-	PGresult *result;
+	PGresult *result = NULL;
 
 	int r = execute_plain(s, "begin", "BEGIN ISOLATION LEVEL SERIALIZABLE");
 	if (r == 0)

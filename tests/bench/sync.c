@@ -1,0 +1,127 @@
+/* One measurement of client/examples/syncd: N processes, each a device of a user of its own, that writes a
+ * record over and over, and writes again when it has heard of the last on a stream.
+ *
+ *   bench-sync --clients N --port PORT [--seconds S]
+ *
+ * Prints one line of JSON. */
+#include "bench.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define REPLY_MAX 4096
+
+struct sync_load {
+	in_port_t port;
+};
+
+static int connect_server(in_port_t port)
+{
+	const struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	const int on = 1;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof address) < 0)
+		die("port %u: %s", port, strerror(errno));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	return fd;
+}
+
+static void send_all(int fd, const char *text, size_t len)
+{
+	if (send(fd, text, len, MSG_NOSIGNAL) != (ssize_t)len)
+		die("send: %s", strerror(errno));
+}
+
+/* Read until what was read has this in it. */
+static void await_text(int fd, char *buf, const char *text)
+{
+	size_t n = 0;
+
+	do {
+		ssize_t got = n + 1 < REPLY_MAX ? recv(fd, buf + n, REPLY_MAX - 1 - n, 0) : 0;
+		if (got <= 0)
+			die("the server says no more, and no \"%s\": %.*s", text, (int)n, buf);
+		n += (size_t)got;
+		buf[n] = '\0';
+	} while (!strstr(buf, text));
+}
+
+static void run(void *context, struct page *page, unsigned index)
+{
+	const struct sync_load *load = context;
+	struct slot *slot = &page->slots[index];
+	int stream = connect_server(load->port), writer = connect_server(load->port);
+	char request[512], body[128], reply[REPLY_MAX];
+	unsigned long revision = 0;
+
+	int n = snprintf(request, sizeof request,
+		"GET /v1/users/user%u/listen HTTP/1.1\r\nHost: bench\r\nX-User: user%u\r\n\r\n", index,
+		index);
+	send_all(stream, request, (size_t)n);
+	await_text(stream, reply, "event: pull");
+	slot->ready = true;
+	while (!page->end) {
+		int size = snprintf(body, sizeof body,
+			"{\"revision\":%lu,\"schema_version\":\"1\",\"data\":\"aGVsbG8=\"}", revision);
+		n = snprintf(request, sizeof request,
+			"PUT /v1/users/user%u/records/r HTTP/1.1\r\nHost: bench\r\nX-User: user%u\r\n"
+			"X-Client-Id: bench\r\nContent-Length: %d\r\n\r\n%s",
+			index, index, size, body);
+		send_all(writer, request, (size_t)n);
+		await_text(writer, reply, "}");
+		const char *found = strstr(reply, "{\"revision\":");
+		if (!found)
+			die("no revision: %s", reply);
+		revision = strtoul(found + strlen("{\"revision\":"), NULL, 10);
+		await_text(stream, reply, "\"bench\"");
+		slot->count++;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"clients", required_argument, NULL, 'c'},
+		{"port", required_argument, NULL, 'p'},
+		{"seconds", required_argument, NULL, 's'},
+		{0},
+	};
+	struct sync_load load = {0};
+	unsigned clients = 1;
+	double seconds = 1;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == 'c')
+			clients = (unsigned)atoi(optarg);
+		else if (option == 'p')
+			load.port = (in_port_t)atoi(optarg);
+		else if (option == 's')
+			seconds = atof(optarg);
+		else
+			return 2;
+	}
+	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
+	struct page *page = fork_processes(clients, run, &load);
+	await_ready(page);
+	uint64_t start = clock_ns();
+	sleep_until(start + (uint64_t)(seconds * NSEC_PER_SEC));
+	uint64_t elapsed = clock_ns() - start, changes = total_count(page);
+	for (unsigned i = 0; i < clients; i++)
+		if (process_ended(page->slots[i].pid))
+			die("a client ended");
+	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC,
+		(unsigned long long)changes);
+	end_processes(page);
+	return 0;
+}
