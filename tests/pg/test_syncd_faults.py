@@ -265,6 +265,12 @@ def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay
     wait_until(lambda: own_db.sql("SELECT count(*) FROM pg_locks WHERE NOT granted", user="postgres") == [(1,)], "it waits")
     syncd.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "stopping" in syncd.log(), "it stops")
+    def refused():
+        try:
+            syncd.connect().close()
+        except ConnectionRefusedError:
+            return True
+    wait_until(refused, "it takes no more connections")
     blocker.rollback()
     blocker.close()
     response = client.getresponse()

@@ -99,7 +99,8 @@ static void stop(struct server *s)
 	if (s->stopping)
 		return;
 	s->stopping = true;
-	s->stop_by = now_ms() + KILL_SECONDS * 1000;
+	s->stop_by = now_ms() + KILL_SECONDS * 1000L;
+	listener_close(&s->listener); /* the workers take what waits at it, and close it too */
 	for (unsigned i = 0; i < s->settings.workers; i++)
 		if (s->workers[i])
 			kill(s->workers[i], SIGTERM);
@@ -245,6 +246,5 @@ int main(int argc, char **argv)
 	raise_descriptor_limit(&s->settings);
 	start_missing(s);
 	supervise(s);
-	listener_close(&s->listener);
 	return s->failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -202,7 +202,7 @@ static int with_retries(struct store *s, int (*once)(struct store *s, void *cont
 {
 	bool reconnected = false;
 
-	s->deadline = now_ms() + STORE_SECONDS * 1000;
+	s->deadline = now_ms() + STORE_SECONDS * 1000L;
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
 		int r = 0;
 		if (!s->conn) {

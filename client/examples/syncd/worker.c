@@ -99,6 +99,7 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 	while (accept_one(w))
 		;
 	ev_io_stop(loop, &w->acceptor);
+	close(w->listen_fd);
 	w->http.stopping = true;
 	streams_end_all(&w->events.streams);
 	ev_timer_start(loop, &w->stop_tick);
