@@ -319,6 +319,9 @@ def test_other_programs_changes_are_heard(hosts, db):
     db.notify(CHANNEL, '{"p":"alice"}')
     db.notify(CHANNEL, json.dumps({"p": "alice", "c": "x" * 200}))
     stream.hears(START, changed("go-instance"), changed(), changed())
+    # Heard together, and told apart to who keeps up.
+    db.sql("SELECT pg_notify(%s, '{\"p\":\"alice\",\"c\":\"' || i || '\"}') FROM generate_series(1, 20) AS i", (CHANNEL,))
+    stream.hears(*[changed(str(i)) for i in range(1, 21)], after=4)
 
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
