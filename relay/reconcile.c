@@ -88,11 +88,12 @@ static bool list_add(struct suspect_list *l, uint64_t key, unsigned topic, struc
 		l->items = items;
 		l->max = max;
 	}
-	char *copy = malloc(value.len + 1);
-	if (!copy)
+	struct suspect *s = &l->items[l->n];
+	*s = (struct suspect){key, topic, value.len, malloc(value.len + 1)};
+	if (!s->value)
 		return false;
-	memcpy(copy, value.ptr, value.len);
-	l->items[l->n++] = (struct suspect){key, topic, value.len, copy};
+	memcpy(s->value, value.ptr, value.len);
+	l->n++;
 	return true;
 }
 
