@@ -24,9 +24,8 @@ static void welcome(struct worker *w)
 	struct wire_str channels[CHANNELS_MAX];
 
 	for (unsigned i = 0; i < config->n_channels; i++) {
-		strcpy(names[i], config->channels[i].name);
-		if (config->channels[i].kind == CHANNEL_TEXT)
-			strcat(names[i], ":text");
+		snprintf(names[i], sizeof names[i], "%s%s", config->channels[i].name,
+			config->channels[i].kind == CHANNEL_TEXT ? ":text" : "");
 		channels[i] = wire_str(names[i]);
 	}
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_WELCOME,
@@ -60,8 +59,10 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	if (hello->name.ptr) {
 		size_t len = hello->name.len < WORKER_NAME_MAX ? hello->name.len : WORKER_NAME_MAX;
 		/* It stands in quotes in the log: it must not end them. */
+		memcpy(w->name, hello->name.ptr, len);
 		for (size_t i = 0; i < len; i++)
-			w->name[i] = strchr("\"\\", hello->name.ptr[i]) ? '\'' : hello->name.ptr[i];
+			if (strchr("\"\\", w->name[i]))
+				w->name[i] = '\'';
 	}
 	w->cursor = f->backlog.head;
 	welcome(w);
@@ -161,7 +162,7 @@ static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
 	}
 	if (!s->pubkeys)
 		w->all_mask &= ~(UINT64_C(1) << topic);
-	for (uint32_t i = 0; i < s->n_pubkeys; i++)
+	for (uint32_t i = 0; s->pubkeys && i < s->n_pubkeys; i++)
 		w->n_edges -= (uint32_t)router_remove(
 			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
 	if (w->n_edges == 0)
