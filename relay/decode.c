@@ -47,15 +47,14 @@ int decode_recovered(struct decode *d, const char *channel, struct wire_str valu
 
 	if (r < 0)
 		return r;
-	if (value.len > CHANGE_PAYLOAD_MAX)
-		r = -EBADMSG;
-	else if (out->channel->kind == CHANNEL_TEXT)
+	bool is_text = out->channel->kind == CHANNEL_TEXT;
+	if (value.len > CHANGE_PAYLOAD_MAX || (!is_text && !wire_utf8_valid(value.ptr, value.len)))
+		return -EBADMSG;
+	if (is_text)
 		out->payload = value;
-	else if (wire_utf8_valid(value.ptr, value.len))
-		out->change.pubkey = value;
 	else
-		r = -EBADMSG;
-	return r;
+		out->change.pubkey = value;
+	return 0;
 }
 
 void decoded_release(struct decoded *decoded)

@@ -393,7 +393,6 @@ void delivery_flush(struct worker *w)
 		gather(w, &g);
 		if (g.n == 0) {
 			w->cursor = g.reached;
-			more = false;
 			break;
 		}
 		struct msghdr message = {.msg_iov = g.iov, .msg_iovlen = (size_t)g.n};
