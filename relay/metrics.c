@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -193,14 +194,16 @@ static void print_limits(struct page *p, const struct relay *r)
 /* The names that every Prometheus client library uses. */
 static void print_process(struct page *p)
 {
-	unsigned long size = 0, resident = 0;
+	char line[80], *resident;
 	FILE *statm = fopen("/proc/self/statm", "re");
 	DIR *fds = opendir("/proc/self/fd");
 	int n_fds = 0;
 
-	if (statm && fscanf(statm, "%lu %lu", &size, &resident) == 2)
+	if (statm && fgets(line, sizeof line, statm)) {
+		strtoul(line, &resident, 10); /* all of it, resident or not */
 		gauge(p, "process_resident_memory_bytes", "Resident memory.",
-			(double)resident * (double)sysconf(_SC_PAGESIZE));
+			(double)strtoul(resident, NULL, 10) * (double)sysconf(_SC_PAGESIZE));
+	}
 	if (statm)
 		fclose(statm);
 	if (!fds)

@@ -75,7 +75,8 @@ static void find_sockets(void)
 	take_env("LISTEN_FDNAMES", names, sizeof names);
 	if (!take_env("LISTEN_FDS", count, sizeof count) || !ours)
 		return;
-	systemd.n_sockets = atoi(count) < SOCKETS_MAX ? atoi(count) : SOCKETS_MAX;
+	long n = strtol(count, NULL, 10);
+	systemd.n_sockets = n < SOCKETS_MAX ? (int)n : SOCKETS_MAX;
 	for (int i = 0; i < systemd.n_sockets; i++) {
 		const char *name = strsep(&next, ":");
 		snprintf(systemd.names[i], sizeof *systemd.names, "%s", name ? name : "");

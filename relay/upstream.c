@@ -115,7 +115,7 @@ static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 static void send_listen(struct upstream *u)
 {
 	/* An identifier is quoted, and a quote in it doubled. */
-	char sql[(CHANNELS_MAX + 1) * (2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
+	char sql[(CHANNELS_MAX + 1) * ((size_t)2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
 
 	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
 
@@ -143,7 +143,7 @@ static void on_check(void *context, PGresult *result)
 		fail(u, false, text);
 		return;
 	}
-	u->backend_pid = atoi(PQgetvalue(result, 0, 3));
+	u->backend_pid = (int)strtol(PQgetvalue(result, 0, 3), NULL, 10);
 	u->pooled = u->backend_pid != PQbackendPID(u->session.conn);
 	u->recoverable = PQgetvalue(result, 0, 4)[0] == 't';
 	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, 1));

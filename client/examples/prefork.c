@@ -130,7 +130,7 @@ static pid_t start(const char *directory, int number)
 int main(int argc, char **argv)
 {
 	pid_t workers[WORKERS_MAX];
-	int n = argc == 3 ? atoi(argv[2]) : 0;
+	int n = argc == 3 ? (int)strtol(argv[2], NULL, 10) : 0;
 
 	if (n < 1 || n > WORKERS_MAX) {
 		fprintf(stderr, "usage: prefork DIRECTORY WORKERS\n");
