@@ -10,8 +10,8 @@
 #include <string.h>
 
 #define DEFAULT_SOCKET "/run/pgherald/relay.sock"
-#define DEFAULT_QUEUE_SIZE (1024 * 1024)
-#define LEAST_QUEUE_SIZE (64 * 1024)
+#define DEFAULT_QUEUE_SIZE (UINT32_C(1024) * 1024)
+#define LEAST_QUEUE_SIZE (UINT32_C(64) * 1024)
 #define DEFAULT_DEADLINE_MS 10000
 
 /* PostgreSQL's own bounds: nothing longer was ever published. */

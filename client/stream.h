@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 /* Holds a partial frame, and as much again, so that one recv can take 64 KiB. */
-#define STREAM_IN_SIZE (2 * WIRE_FRAME_MAX)
+#define STREAM_IN_SIZE ((size_t)2 * WIRE_FRAME_MAX)
 #define STREAM_OUT_SIZE WIRE_FRAME_MAX
 
 struct stream {

@@ -67,7 +67,7 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	*f = (struct fanout){.loop = loop, .config = config, .requests = *requests, .next_id = 1};
 	if (getrandom(random, sizeof random, 0) != sizeof random)
 		return -errno;
-	for (unsigned i = 0; i < sizeof random; i++)
+	for (size_t i = 0; i < sizeof random; i++)
 		snprintf(f->epoch + 2 * i, 3, "%02x", random[i]);
 	f->upstream_live = config->mode == MODE_LOCAL;
 	f->scratch = malloc(FANOUT_SCRATCH);

@@ -82,6 +82,7 @@ static void print_row(struct report *r, const char **cells, const size_t *widths
 {
 	unsigned last = r->n_columns - 1;
 
+	assert(r->n_columns > 0);
 	for (unsigned i = 0; i < last; i++)
 		fprintf(r->out, "%-*s  ", (int)widths[i], cells[i]);
 	fprintf(r->out, "%s\n", cells[last]);

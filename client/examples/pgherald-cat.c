@@ -77,12 +77,11 @@ static size_t character(const unsigned char *p, const unsigned char *end)
 /* NULL is null. Bytes that are no UTF-8 become U+FFFD, so that each line is JSON, whatever came. */
 static void print_string(const char *s, size_t len)
 {
-	const unsigned char *p = (const unsigned char *)s, *end = p + len;
-
 	if (!s) {
 		fputs("null", stdout);
 		return;
 	}
+	const unsigned char *p = (const unsigned char *)s, *end = p + len;
 	putchar('"');
 	while (p < end) {
 		size_t n = character(p, end);
