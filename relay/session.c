@@ -196,14 +196,14 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 {
 	struct attempt *a = watcher->data;
 	struct session *s = a->session;
-	PGconn *conn = a->conn;
-	enum session_failure failure = a->failure;
 
 	(void)events;
 	ev_async_stop(loop, watcher);
 	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it.
-	 */
+	 * And what it wrote is ours from here on. */
 	pthread_join(a->thread, NULL);
+	PGconn *conn = a->conn;
+	enum session_failure failure = a->failure;
 	free(a);
 	attempts_running--;
 	if (!s) {
