@@ -137,6 +137,7 @@ def test_after_falling_out_of_the_backlog(start_relay, db, bouncer, data):
     # and its cursor is good for an exact replay from here on
     again.close()
     data.change("later")
+    witness.hears("later")
     third = resumed(relay, again.cursor)
     assert third.pubkeys == ["later"] and third.changes[0].seq
 
