@@ -47,6 +47,12 @@ def children(pid):
     return found
 
 
+def stopped(pid):
+    """Whether SIGSTOP holds it."""
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "T"
+
+
 def signal_all(pids, number):
     for pid in pids:
         try:

@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 
-from procs import DEADLINE, wait_until
+from files import none_left_by_cat, none_left_by_relay
+from procs import DEADLINE, stopped, wait_until
 from servers import PASSWORD
 from worker import CHANNEL, Ok, Raw, Worker
 
@@ -36,7 +37,8 @@ class Relay:
         self.path = os.path.join(self.directory, "relay.sock")
         self.ops_path = os.path.join(self.directory, "ops.sock")
         self.flags = list(flags)
-        self.launcher = []  # in front of its command line, to run it somewhere else
+        # in front of its command line, to run it somewhere else or under something: PGHERALD_LAUNCHER
+        self.launcher = os.environ.get("PGHERALD_LAUNCHER", "").split()
         self.environment = {"PGHERALD_SOCKET": self.path, "PGHERALD_OPS_SOCKET": self.ops_path}
         self.environment.update((k, v) for k, v in environment.items() if v is not None)
         self.secrets = []
@@ -91,6 +93,8 @@ class Relay:
         return errors[0]
 
     def terminate(self, number=signal.SIGTERM):
+        if not self.launcher and not stopped(self.process.pid):
+            none_left_by_relay(self)
         self.process.send_signal(number)
 
     def wait_exit(self, deadline=DEADLINE):
@@ -242,6 +246,7 @@ class Cat:
     def close(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
+            none_left_by_cat(self)
             self.process.terminate()
             try:
                 self.process.wait(DEADLINE)

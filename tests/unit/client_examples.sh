@@ -23,11 +23,21 @@ expect() {
 	exit 1
 }
 
+# holds PID N: it has so many sockets, timers and polls open, and no other file of a kind that it may leak
+holds() {
+	n=$(find "/proc/$1/fd" -lname 'socket:*' -o -lname 'anon_inode:*' | wc -l)
+	[ "$n" = "$2" ] && return
+	echo "$n open files of the library's and the example's, not $2:"
+	ls -l "/proc/$1/fd"
+	exit 1
+}
+
 "$build/relay/pgherald" 2>"$directory/relay" &
 pids="$pids $!"
 
 "$libev" alice >"$directory/libev" &
-pids="$pids $!"
+libev_pid=$!
+pids="$pids $libev_pid"
 expect libev "$libev: subscribed"
 "$cat" --notify bob
 "$cat" --notify alice
@@ -36,7 +46,8 @@ expect libev "alice changed"
 
 mkfifo "$directory/names"
 "$poll" <"$directory/names" >"$directory/poll" &
-pids="$pids $!"
+poll_pid=$!
+pids="$pids $poll_pid"
 exec 3>"$directory/names"
 expect poll "poll: subscribed"
 echo frank >&3
@@ -44,6 +55,8 @@ expect poll "frank changed"
 exec 3>&-
 "$cat" --notify grace
 expect poll "grace changed"
+holds "$libev_pid" 6
+holds "$poll_pid" 4
 
 # A worker is killed; the one that takes its place hears what was missed meanwhile, and nothing twice.
 "$prefork" "$directory" 2 >"$directory/prefork" &
@@ -67,3 +80,6 @@ expect prefork "worker 0: eve changed"
 expect prefork "worker 0: carol changed"
 expect prefork "worker 1: dave changed"
 ! grep gap "$directory/prefork"
+for worker in $(cat "/proc/$master/task/$master/children"); do
+	holds "$worker" 4
+done
