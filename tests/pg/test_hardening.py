@@ -67,7 +67,10 @@ def test_it_looks_for_libraries_nowhere_else(binary):
 
 
 def test_an_overrun_on_the_stack_is_noticed(binary):
-    assert "__stack_chk_fail" in binary.imports()
+    """In functions of ours: msgpack-c, of which the library has a copy, is built with it anyway."""
+    functions = re.findall(r"^\w+ <([\w.@]+)>:\n((?:.+\n)+)", binary.code(), re.M)
+    noticing = {name.split("@")[0] for name, code in functions if "<__stack_chk_fail" in code}
+    assert noticing & {"main", "pgherald_open"}
 
 
 def test_libc_checks_the_sizes_of_buffers(binary):
