@@ -191,9 +191,9 @@ def cpu_seconds(pids):
 def have(server, library):
     """Why this side is left out; nothing when it is not."""
     if not shutil.which(server, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin"):
-        return f"no {server}"
+        return f"no {server}; apt-get install {server} {library}-dev, and build anew"
     linked = subprocess.run(["ldd", program("bench-fanout")], capture_output=True, text=True).stdout
-    return "" if library in linked else f"built without {library}"
+    return "" if library in linked else f"built without {library}; apt-get install {library}-dev, and build anew"
 
 
 def frames_and_sends(relay):
