@@ -8,8 +8,8 @@ from collections import Counter
 
 from procs import wait_until
 
-# What a relay has besides its sockets: libev's, and the lock of each path that it has claimed.
-OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, ".lock": 3}
+# What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
+OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
 # To PostgreSQL: the upstream, the publisher, a recovery.
 SESSIONS = 3
 # The library's, and the program's own signalfd.
