@@ -44,7 +44,8 @@ static inline bool read_uint(struct bytes *b, uint64_t *out)
 
 static inline bool read_str(struct bytes *b, struct wire_str *out)
 {
-	if (left(b) < 3)
+	/* Something always follows it. */
+	if (left(b) < 2)
 		return false;
 	if (b->next[0] == STR_8) {
 		out->len = b->next[1];
@@ -52,7 +53,7 @@ static inline bool read_str(struct bytes *b, struct wire_str *out)
 	} else if (b->next[0] >= 0xa0 && b->next[0] < 0xc0) {
 		out->len = b->next[0] & 0x1f;
 		b->next++;
-	} else if (b->next[0] == STR_16) {
+	} else if (b->next[0] == STR_16 && left(b) >= 3) {
 		out->len = (uint32_t)b->next[1] << 8 | b->next[2];
 		b->next += 3;
 	} else {

@@ -161,7 +161,7 @@ static void take_all(struct peer *p)
 	} while (p->n > before);
 }
 
-static struct peer *peer_open(void)
+static struct peer *peer_hello(struct wire_hello hello)
 {
 	struct peer *p = calloc(1, sizeof *p);
 	int fds[2], small = 4096;
@@ -170,9 +170,19 @@ static struct peer *peer_open(void)
 	setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
 	p->fd = fds[1];
 	p->worker = worker_open(&fanout, fds[0]);
-	request(p,
-		(struct wire_frame){.type = WIRE_HELLO, .hello = {.version = 1, .name = wire_str("test")}});
+	request(p, (struct wire_frame){.type = WIRE_HELLO, .hello = hello});
 	return p;
+}
+
+static struct peer *peer_open(void)
+{
+	return peer_hello((struct wire_hello){.version = 1, .name = wire_str("test")});
+}
+
+static struct peer *peer_resume(uint64_t seq)
+{
+	return peer_hello((struct wire_hello){
+		.version = 1, .resume = true, .epoch = wire_str(fanout.epoch), .seq = seq});
 }
 
 static void peer_close(struct peer *p)
@@ -401,16 +411,7 @@ Test(delivery, replays_from_the_backlog)
 	peer_close(p);
 	turn();
 
-	int fds[2];
-	p = calloc(1, sizeof *p);
-	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
-	p->fd = fds[1];
-	p->worker = worker_open(&fanout, fds[0]);
-	request(p, (struct wire_frame){.type = WIRE_HELLO,
-			   .hello = {.version = 1,
-				   .resume = true,
-				   .epoch = wire_str(fanout.epoch),
-				   .seq = seqs[3]}});
+	p = peer_resume(seqs[3]);
 	subscribe(p, "data", "bob");
 	change("bob");
 	turn();
@@ -424,6 +425,28 @@ Test(delivery, replays_from_the_backlog)
 	cr_assert_eq(p->seqs[3], seqs[9] + 1);
 	cr_assert_eq(p->ok_id, 9);
 	cr_assert_eq(p->ok_seq, seqs[9] + 1);
+	peer_close(p);
+}
+
+/* Such a frame has no key yet. */
+Test(delivery, replays_by_pubkey_what_came_when_nobody_subscribed_by_one)
+{
+	static const char *const payloads[] = {"{\"p\":\"bob\"}", "{\"p\":\"ann\",\"c\":\"\"}",
+		"{\"p\":\"bob\",\"c\":\"\"}", "{\"p\":\"bob\",\"c\":\"phone\"}"};
+	struct decoded decoded;
+
+	for (int i = 0; i < 4; i++) {
+		cr_assert_eq(decode_notification(&decoder, "data", wire_str(payloads[i]), &decoded), 0);
+		fanout_decoded(&fanout, &decoded, 0);
+		decoded_release(&decoded);
+	}
+	struct peer *p = peer_resume(0);
+	subscribe(p, "data", "bob");
+	p->ok_seq = 0;
+	request(p, (struct wire_frame){.type = WIRE_BEGIN, .request = {9}});
+	take_all(p);
+	cr_assert_eq(p->n, 3);
+	cr_assert_eq(p->seqs[1], 3);
 	peer_close(p);
 }
 
