@@ -60,9 +60,9 @@ static bool most_have_read(const struct pace *p)
 	return unread * 2 < n;
 }
 
-static double rest_after(double reading)
+static double lesser(double a, double b)
 {
-	return PACE_REST * reading < PACE_REST_MAX ? PACE_REST * reading : PACE_REST_MAX;
+	return a < b ? a : b;
 }
 
 bool pace_allows(struct pace *p)
@@ -71,17 +71,18 @@ bool pace_allows(struct pace *p)
 		return true;
 	double now = clock_now(), sending = p->ended - p->began, since = now - p->began;
 	if (p->phase != PACE_RESTING) {
+		double unread_max = lesser(PACE_UNREAD_MAX * sending, sending + PACE_WAIT_MAX);
 		bool read = most_have_read(p);
 		if (read && p->phase == PACE_SENT)
 			return true;
 		p->phase = PACE_UNREAD;
-		if (!read && since < PACE_UNREAD_MAX * sending) {
-			ask_again_at(p, now, now + sending);
+		if (!read && since < unread_max) {
+			ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
 			return false;
 		}
+		double reading = lesser(since, unread_max);
 		p->phase = PACE_RESTING;
-		p->until = now +
-			   rest_after(since < PACE_UNREAD_MAX * sending ? since : PACE_UNREAD_MAX * sending);
+		p->until = p->began + reading + lesser(PACE_REST * reading, PACE_WAIT_MAX);
 	}
 	if (now < p->until)
 		ask_again_at(p, now, p->until);

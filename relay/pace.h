@@ -17,8 +17,8 @@
 #define PACE_UNREAD_MAX 4.
 /* The pause behind it: fan-out takes a third of the time at the most, as long as it is behind. */
 #define PACE_REST 2.
-/* Seconds. No rest is longer, however slow the machine is. */
-#define PACE_REST_MAX 0.05
+/* Seconds. Behind the sending neither is longer, however slow the machine is, or if the relay was stopped. */
+#define PACE_WAIT_MAX 0.05
 
 enum pace_phase {
 	PACE_SENT,    /* nobody has asked for another round yet */

@@ -105,6 +105,21 @@ Test(pace, does_not_wait_for_ever_for_those_who_stand_still)
 	cr_assert(is_allowed_in_time());
 }
 
+Test(pace, does_not_wait_for_those_who_have_stood_still_for_long)
+{
+	round_of(SOCKETS);
+	pace.began -= 1;
+	pace.ended -= 1;
+	cr_assert(pace_allows(&pace));
+}
+
+Test(pace, does_not_wait_as_long_as_the_relay_itself_stood_still)
+{
+	round_of(SOCKETS);
+	pace.began -= 3600;
+	cr_assert(is_allowed_in_time());
+}
+
 Test(pace, does_not_wait_for_a_few_that_stand_still)
 {
 	round_of(SOCKETS);
