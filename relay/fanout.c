@@ -11,6 +11,8 @@
 
 /* A worker that took nothing for so long is stalled. */
 #define STALLED_SECONDS 1.
+/* Of the backlog, what may wait for a round. */
+#define ROUND_SHARE 8
 
 static void reap(struct fanout *f)
 {
@@ -21,10 +23,18 @@ static void reap(struct fanout *f)
 	}
 }
 
+/* Nobody may fall out of the backlog because a round is held back: it gives way before much has come. */
+static bool round_is_due(struct fanout *f)
+{
+	uint64_t unsent = f->backlog.end - f->flushed_end;
+
+	return unsent > 0 && (unsent > f->backlog.size / ROUND_SHARE || pace_allows(&f->pace));
+}
+
 static void flush_walkers(struct fanout *f)
 {
 	pace_begin(&f->pace);
-	f->flushed_head = f->backlog.head;
+	f->flushed_end = f->backlog.end;
 	for (struct worker *w = f->walkers, *next; w; w = next) {
 		uint64_t wakes = f->n_wakes;
 		next = w->next_walker;
@@ -46,7 +56,7 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 
 	(void)loop;
 	(void)events;
-	if (f->flushed_head != f->backlog.head && pace_allows(&f->pace))
+	if (round_is_due(f))
 		flush_walkers(f);
 	while (f->dirty) {
 		struct worker *w = f->dirty;

@@ -34,7 +34,7 @@ struct fanout {
 	uint32_t n_workers;
 	uint64_t next_id;
 
-	uint64_t flushed_head; /* the backlog's head at the last flush */
+	uint64_t flushed_end; /* the backlog's end at the last round */
 	struct pace pace;
 	struct ev_prepare flush;
 	struct wire_decoder *decoder;

@@ -7,6 +7,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -381,6 +382,26 @@ Test(delivery, catches_up_whoever_fell_out_of_the_backlog)
 	cr_assert_eq(p->seqs[p->n - 2], head);
 	cr_assert_eq(p->seqs[p->n - 1], head + 1);
 	cr_assert_eq(p->worker->passed->seq, head);
+	peer_close(p);
+}
+
+Test(delivery, pushes_nobody_out_of_the_backlog_by_a_round_that_is_held_back)
+{
+	struct peer *p = peer_open();
+
+	subscribe(p, "data", NULL);
+	for (int i = 1; i < FRAMES_MAX; i++) {
+		fanout.pace.n_sends = PACE_SENDS_MIN;
+		fanout.pace.phase = PACE_RESTING;
+		fanout.pace.until = INFINITY;
+		change("bob");
+		turn();
+		take(p, sizeof p->in);
+	}
+	fanout.pace.until = 0;
+	take_all(p);
+	cr_assert_eq(p->n, FRAMES_MAX - 1);
+	cr_assert_null(caught_up_asked);
 	peer_close(p);
 }
 
