@@ -393,7 +393,12 @@ void delivery_flush(struct worker *w)
 		gather(w, &g);
 		if (g.n == 0) {
 			w->cursor = g.reached;
-			break;
+			if (g.whole)
+				break;
+			/* The walk goes on in the next turn: the socket is writable. */
+			if (!w->blocked)
+				block(w);
+			return;
 		}
 		struct msghdr message = {.msg_iov = g.iov, .msg_iovlen = (size_t)g.n};
 		ssize_t n = sendmsg(w->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -70,7 +70,7 @@ struct worker {
 	struct worker *next_walker, *prev_walker; /* those that are not wanted_whole */
 	struct worker *next_dirty;                /* those to flush at the end of this turn of the loop */
 	bool dirty;
-	bool blocked; /* the socket was full; the writer watches */
+	bool blocked; /* the socket was full, or a walk is not at its end; the writer watches */
 	bool reading; /* the reader watches */
 	enum worker_state state;
 	int fd;

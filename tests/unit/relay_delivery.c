@@ -471,6 +471,22 @@ Test(delivery, replays_by_pubkey_what_came_when_nobody_subscribed_by_one)
 	peer_close(p);
 }
 
+Test(delivery, walks_to_the_end_without_anything_new_to_come)
+{
+	uint64_t seq = change("bob");
+
+	for (int i = 1; i < 20000; i++)
+		change("ann");
+	turn();
+	struct peer *p = peer_resume(seq - 1);
+	subscribe(p, "data", "carol");
+	p->ok_seq = 0;
+	request(p, (struct wire_frame){.type = WIRE_BEGIN, .request = {9}});
+	take_all(p);
+	cr_assert_eq(p->ok_id, 9);
+	peer_close(p);
+}
+
 Test(delivery, stops_reading_a_worker_that_does_not_read)
 {
 	struct peer *p = peer_open();
