@@ -143,6 +143,9 @@ static void unreadable(struct worker *w, int error)
 	case -EBADMSG:
 		protocol_error(w, "this is no msgpack array");
 		break;
+	case -ENOMEM:
+		worker_close(w, NULL, "out of memory");
+		break;
 	default:
 		protocol_error(w, "a frame's elements are not what its type says");
 	}
