@@ -45,7 +45,6 @@ struct changes_since {
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1]; /* what of it is asked */
 	char token[CHECKPOINT_TOKEN_MAX + 1];
 	bool wants_pause; /* by the taker */
-	bool rows_begun;
 	uint64_t n_rows, n_bad_rows;
 	double allowance; /* rows that the rate allows by now */
 	double allowance_at;

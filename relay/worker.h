@@ -163,8 +163,8 @@ void worker_resume_reading(struct worker *worker);
  * not, wait for worker_takes_more(). */
 bool worker_recovered(struct worker *worker, struct decoded *decoded);
 bool worker_takes_more(const struct worker *worker);
-/* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that the
- * database was asked at, NULL when there was none. cause and text: of the GAP that it must be told, NULL when
+/* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
+ * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when
  * nothing is missing. */
 void worker_caught_up(
 	struct worker *worker, uint64_t seq, const char *token, const char *cause, const char *text);
