@@ -4,6 +4,7 @@ import pytest
 
 from faults import FAULTS
 from system import one_run
+from watch import SLACK, growth
 
 ONE_SERVER = sorted(set(FAULTS) - {"failover"})
 
@@ -37,3 +38,17 @@ def test_recovery_by_timestamps_loses_what_recovery_by_snapshot_does_not(run, te
         assert verdict.n_lost > 0, "the wrong way was not noticed"
     else:
         assert (verdict.n_lost, verdict.n_gaps) == (0, 0), verdict.lost or verdict.gaps
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("name, rss, leaks", [
+    ("flat", lambda second: 9 * MIB, False),
+    ("it grows to its size and stays", lambda second: 9 * MIB + min(second, 300) * 20480, False),
+    ("bursts", lambda second: 9 * MIB + (8 * MIB if second % 200 < 20 else 0), False),
+    ("it leaks 4 KiB a second", lambda second: 9 * MIB + second * 4096, True),
+    ("it leaks, under bursts", lambda second: 9 * MIB + second * 16384 + (4 * MIB if second % 200 < 20 else 0), True),
+])
+def test_a_leak_is_told_from_a_heap_that_has_found_its_size(name, rss, leaks):
+    assert (growth([rss(second) for second in range(1800)]) > SLACK) == leaks

@@ -18,8 +18,10 @@ def fds(pid):
 
 
 def keeps_what_is_freed(pid):
+    """A sanitizer does for a while, and valgrind, so of theirs memory tells nothing."""
     with open(f"/proc/{pid}/maps") as maps:
-        return "libasan" in maps.read()
+        text = maps.read()
+    return "libasan" in text or "vgpreload" in text
 
 
 def growth(samples):
@@ -52,10 +54,10 @@ class Watched:
     def finish(self):
         self.fds[1] = fds(self._pid())
         self.samples.append(rss(self._pid()))
-        self.asan = keeps_what_is_freed(self._pid())
+        self.keeps = keeps_what_is_freed(self._pid())
 
     def errors(self):
-        grown = growth(self.samples) if self.judged and not self.asan and len(self.samples) >= JUDGED_AFTER else 0
+        grown = growth(self.samples) if self.judged and not self.keeps and len(self.samples) >= JUDGED_AFTER else 0
         if grown > max(SLACK, max(self.samples[:len(self.samples) // 2]) // 10):
             yield f"the memory of {self.name} grew for good by {grown >> 10} KiB"
         if self.judged and self.fds[1] > self.fds[0]:
@@ -64,7 +66,7 @@ class Watched:
     def figures(self):
         return {"process": self.name, "rss_start_kib": self.samples[0] >> 10, "rss_end_kib": self.samples[-1] >> 10,
                 "rss_max_kib": max(self.samples) >> 10, "fds_start": self.fds[0], "fds_end": self.fds[1],
-                "judged": "no" if not self.judged else "descriptors" if self.asan or len(self.samples) < JUDGED_AFTER else "yes"}
+                "judged": "no" if not self.judged else "descriptors" if self.keeps or len(self.samples) < JUDGED_AFTER else "yes"}
 
 
 class Watch:
