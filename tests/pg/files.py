@@ -10,8 +10,8 @@ from procs import wait_until
 
 # What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
-# To PostgreSQL: the upstream, the publisher, a recovery.
-SESSIONS = 3
+# To PostgreSQL: the upstream, the publisher, a recovery for all and three for some.
+SESSIONS = 6
 # The library's, and the program's own signalfd.
 OF_A_CAT = {"[eventpoll]": 1, "[timerfd]": 1, "[eventfd]": 1, "socket": 1, "[signalfd]": 1}
 
