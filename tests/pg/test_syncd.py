@@ -148,6 +148,21 @@ def test_more_records_than_a_page_has(alone):
     assert alone.changes("alice", 1000)["changes"][0]["id"] == "r1001" and not alone.changes("alice", 1000)["more"]
 
 
+def test_a_page_costs_what_it_sends(alone):
+    """However much there is beyond it: one user's long list would otherwise be everybody's wait and memory."""
+    with contextlib.closing(sqlite3.connect(os.path.join(alone.directory, "syncd.sqlite3"))) as file, file:
+        file.executemany("INSERT INTO records (user_id, id, data, revision, schema_version)"
+                         " VALUES ('alice', ?, randomblob(1 << 20), ?, '1.0')", [(f"r{i}", i) for i in range(1, 101)])
+    worker, = alone.workers()
+
+    def read():
+        with open(f"/proc/{worker}/io") as file:
+            return int(file.readline().removeprefix("rchar: "))
+    before = read()
+    assert [c["id"] for c in alone.changes("alice")["changes"]] == ["r1"]
+    assert read() - before < 10 << 20, "of 100 MiB it sends one"
+
+
 # Identity, and bad input
 
 @pytest.mark.parametrize("path, headers, status", [

@@ -73,13 +73,14 @@ static inline const struct store_kind *store_kind(const struct settings *setting
 	" ON CONFLICT (user_id, id) DO UPDATE SET data = excluded.data, revision = excluded.revision,"       \
 	" schema_version = excluded.schema_version, updated_at = excluded.updated_at"
 
-/* $3: PAGE_RECORDS_MAX + 1, $4: PAGE_RECORDS_MAX, $5: PAGE_SIZE_MAX. How long data is can be told without
- * reading it, so only what is sent is read. */
+/* $3: PAGE_RECORDS_MAX + 1, $4: PAGE_RECORDS_MAX, $5: PAGE_SIZE_MAX. What a page holds is chosen by how long
+ * data is, which can be told without reading it; data joins when that is done, so only what is sent is read.
+ * (SQLite would copy it for each candidate. Its CROSS JOIN is one that is done in this order.) */
 #define SQL_CHANGES                                                                                          \
-	"SELECT id, revision, schema_version, data, found FROM ("                                            \
-	"SELECT id, revision, schema_version, data, count(*) OVER () AS found,"                              \
-	" row_number() OVER (ORDER BY revision) AS place,"                                                   \
+	"SELECT records.id, records.revision, schema_version, data, found FROM ("                            \
+	"SELECT id, count(*) OVER () AS found, row_number() OVER (ORDER BY revision) AS place,"              \
 	" sum(size) OVER (ORDER BY revision) - size AS before FROM ("                                        \
-	"SELECT id, revision, schema_version, data, coalesce(length(data), 0) AS size FROM records"          \
+	"SELECT id, revision, coalesce(length(data), 0) AS size FROM records"                                \
 	" WHERE user_id = $1 AND revision > $2 ORDER BY revision LIMIT $3) AS candidates) AS page"           \
-	" WHERE place <= $4 AND before < $5 ORDER BY revision"
+	" CROSS JOIN records WHERE place <= $4 AND before < $5"                                              \
+	" AND records.user_id = $1 AND records.id = page.id ORDER BY records.revision"
