@@ -279,6 +279,27 @@ def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay
     assert syncd.process.wait(15) == 0
 
 
+@pytest.mark.parametrize("connected", [False, True], ids=["new connection", "idle connection"])
+def test_a_request_that_was_sent_before_the_end_is_answered(make_syncd, local_relay, connected):
+    """The worker finds it together with its SIGTERM: in a connection that nobody has accepted, or in one that was idle."""
+    for _ in range(5):  # which of the two it sees first is the kernel's to say
+        syncd = make_syncd(local_relay, SYNCD_WORKERS="1").start()
+        worker, = syncd.workers()
+        client = syncd.client()
+        if connected:
+            assert syncd.ask("GET", "/healthz", client=client).status == 200
+        os.kill(worker, signal.SIGSTOP)
+        client.request("PUT", "/v1/users/alice/records/note", '{"revision": 0, "schema_version": "1", "data": ""}',
+                       {"X-User": "alice"})
+        syncd.process.send_signal(signal.SIGTERM)
+        # As the parent does, which may not have been scheduled yet.
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGCONT)
+        assert client.getresponse().status == 200
+        client.close()
+        assert syncd.process.wait(15) == 0
+
+
 # Very many streams
 
 def memory(pid):

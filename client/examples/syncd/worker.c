@@ -75,14 +75,23 @@ static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int even
 		ev_io_start(loop, &w->acceptor);
 }
 
+/* What is under way may still take its time. */
+static bool is_busy(const struct worker *w)
+{
+	ev_tstamp since = ev_now(w->loop) - w->stopping;
+	bool streams = w->events.streams.n > 0 && since < STOP_STREAMS_SECONDS;
+
+	return since < STOP_SECONDS && (w->http.n_requests > 0 || w->events.n_publishing > 0 || streams);
+}
+
 static void on_stop_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct worker *w = timer->data;
-	ev_tstamp since = ev_now(loop) - w->stopping;
-	bool streams = w->events.streams.n > 0 && since < STOP_STREAMS_SECONDS;
 
 	(void)events;
-	if ((w->http.n_requests == 0 && w->events.n_publishing == 0 && !streams) || since >= STOP_SECONDS)
+	/* A request that was sent before we stopped is under way, read or not. */
+	http_run(&w->http);
+	if (!is_busy(w))
 		ev_break(loop, EVBREAK_ALL);
 }
 
@@ -113,7 +122,7 @@ static void watch(struct worker *w)
 	ev_io_init(&w->acceptor, on_acceptable, w->listen_fd, EV_READ);
 	ev_init(&w->accept_pause, on_pause_over);
 	w->accept_pause.repeat = ACCEPT_PAUSE_SECONDS;
-	ev_timer_init(&w->stop_tick, on_stop_tick, 0., STOP_TICK_SECONDS);
+	ev_timer_init(&w->stop_tick, on_stop_tick, STOP_TICK_SECONDS, STOP_TICK_SECONDS);
 	w->sigterm.data = w->sigint.data = w->acceptor.data = w->accept_pause.data = w->stop_tick.data = w;
 	ev_signal_start(w->loop, &w->sigterm);
 	ev_signal_start(w->loop, &w->sigint);
@@ -154,7 +163,9 @@ int worker_run(const struct settings *settings, int listen_fd, int ready_fd)
 	if (write(ready_fd, "", 1) != 1)
 		return EXIT_FAILURE; /* the parent is gone */
 	close(ready_fd);
-	ev_run(w->loop, 0);
+	do
+		ev_run(w->loop, 0);
+	while (w->stopping && is_busy(w)); /* what came in the loop's last turn */
 
 	/* What is still with the database would outlive what is taken down here: it is left to the end of the
 	 * process. */
