@@ -1,18 +1,20 @@
 """client/examples/syncd while what it stands on fails: its relay, PostgreSQL, its own workers; and with very many streams."""
 
+import http.client
 import os
+import re
 import resource
 import select
 import signal
+import subprocess
 import time
 
 import pytest
 
 from datasync import DataSync
-from procs import wait_until
+from procs import children, wait_until
 from relay import BUILD
-from servers import Bouncer
-from syncd import GAP, START, Syncd, changed
+from syncd import GAP, START, SYNCD, changed
 
 # A sanitizer's allocator never gives back what it has freed, and pads what it gives.
 SANITIZED = "asan" in os.path.basename(BUILD)
@@ -250,6 +252,21 @@ def test_workers_end_with_their_parent(make_syncd, local_relay):
     stream.hears_end()
     assert stream.clean
     wait_until(lambda: not [pid for pid in workers if os.path.exists(f"/proc/{pid}")], "the workers end")
+
+
+def test_a_log_that_nobody_reads_any_more_stops_nothing(run, make_syncd):
+    process = run.spawn([SYNCD], {"SYNCD_LISTEN": "0"}, stderr=subprocess.PIPE, cwd=run.subdirectory("syncd"))
+    port = int(re.search(rb"READY.*listen=\S+:(\d+)", process.stderr.readline())[1])
+    process.stderr.close()
+    worker, = children(process.pid)
+    os.kill(worker, signal.SIGKILL)  # of which it would tell
+    wait_until(lambda: set(children(process.pid)) - {worker} or process.poll() is not None, "another worker")
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+    client.request("GET", "/healthz")
+    assert client.getresponse().status == 200
+    client.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
 
 
 def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay):

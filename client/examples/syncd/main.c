@@ -239,6 +239,8 @@ int main(int argc, char **argv)
 	int r = settings_load(&s->settings, argc, argv);
 	if (r != 0)
 		return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	/* Of a client, or of whoever read the log. The workers inherit it. */
+	signal(SIGPIPE, SIG_IGN);
 	if (check_store(&s->settings) < 0)
 		return EXIT_FAILURE;
 	if (open_all(s) < 0)

@@ -116,7 +116,6 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 
 static void watch(struct worker *w)
 {
-	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&w->sigterm, on_signal, SIGTERM);
 	ev_signal_init(&w->sigint, on_signal, SIGINT);
 	ev_io_init(&w->acceptor, on_acceptable, w->listen_fd, EV_READ);
