@@ -1,5 +1,5 @@
 /* The two calls on records: JSON in, JSON out, checked between. Pure but for the store; they run in the
- * database threads, since a large body takes its time. Called by http.c. */
+ * database threads, since a large body takes its time. Called by request.c. */
 #pragma once
 
 #include "store.h"

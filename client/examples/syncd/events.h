@@ -38,5 +38,5 @@ int events_may_join(const struct events *events, const char *user);
 /* Let a new stream hear of user. A negative errno of pgherald_subscribe()'s. */
 int events_join(struct events *events, struct stream *stream, const char *user);
 
-/* Tell everyone that user's data changed, by client_id or NULL. Nobody waits for it, see http.c. */
+/* Tell everyone that user's data changed, by client_id or NULL. Nobody waits for it, see request.c. */
 void events_publish(struct events *events, const char *user, const char *client_id);

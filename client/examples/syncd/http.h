@@ -1,5 +1,4 @@
-/* HTTP, by libmicrohttpd, on the worker's loop: a request comes in whole, is checked, and is answered by the
- * database threads (records), by a stream, or at once.
+/* HTTP, by libmicrohttpd, on the worker's loop. What comes of a request is request.c's.
  *
  * libmicrohttpd's mode: no thread of its own and no socket to listen on. It waits on an epoll of its own,
  * whose descriptor the loop watches; http_run() is called when that is readable or its next timeout is due. A
@@ -22,10 +21,6 @@
 #define CONNECTION_MEMORY (16 << 10)
 /* Of requests that are no streams. */
 #define REQUESTS_MAX 1024
-#define HELD_MAX (64 << 20)
-/* A body that is refused is read to its end all the same, as far as this: many clients read no answer before.
- */
-#define DISCARD_MAX (16 << 20)
 
 struct http {
 	struct ev_loop *loop;
@@ -39,7 +34,7 @@ struct http {
 	ev_timer timeout;
 	unsigned n_connections;
 	unsigned n_requests; /* begun and not ended, streams apart */
-	size_t held;
+	size_t held;         /* by bodies; see HELD_MAX */
 	char pid[16];
 	bool stopping; /* every answer is the last of its connection */
 };

@@ -1,7 +1,7 @@
 /* syncd: a sync server on pgherald, prefork. This process checks the settings, opens the listening socket,
  * starts the workers, and starts another when one dies; it serves nothing itself. The way of a request:
- * worker (accept) -> http -> pool -> api -> records; of a change: http -> events (publish) ... the relay ...
- * events -> stream. README.md tells the rest. */
+ * worker (accept) -> http -> request -> pool -> api -> records; of a change: request -> events (publish) ...
+ * the relay ... events -> stream. README.md tells the rest. */
 #include "listener.h"
 #include "log.h"
 #include "settings.h"

@@ -6,7 +6,7 @@
  * which streams depend on. They touch nothing but the job that they hold; HTTP, streams and pgherald are the
  * loop's alone.
  *
- * Used by http.c. Takes no care of order: two jobs of one connection are never in it at once. */
+ * Used by request.c. Takes no care of order: two jobs of one connection are never in it at once. */
 #pragma once
 
 #include "store.h"

@@ -1,4 +1,5 @@
-/* What a request's path and headers ask for, validated: pure code, no I/O. Called by http.c. */
+/* What a request's path asks for, and the names and numbers of a request, validated: pure code, no I/O.
+ * Called by asked.c and api.c. */
 #pragma once
 
 #include <stdbool.h>

@@ -6,7 +6,7 @@
  * nothing for CONNECTION_SECONDS (see http.h); a client that is gone is noticed at once, since its socket is
  * watched.
  *
- * Made by http.c; told by events.c. */
+ * Made by request.c; told by events.c. */
 #pragma once
 
 #include "route.h"
