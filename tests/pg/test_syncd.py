@@ -208,6 +208,24 @@ def test_an_identity_of_the_clients_beside_the_proxys_is_refused(alone):
         assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
 
 
+@pytest.mark.parametrize("framing", [
+    "Content-Length: 0\r\nContent-Length: {}", "Content-Length: 0\r\nContent-Length : {}", "Content-Length\t: {}",
+    "Transfer-Encoding: chunked\r\nContent-Length: {}", "Transfer-Encoding: gzip, chunked"])
+@pytest.mark.parametrize("path", ["/v1/users/eve/changes", "/", "/nothing"])
+def test_nothing_is_hidden_in_a_body_that_ends_in_two_places(alone, framing, path):
+    """What a proxy took for a body of eve's would be a request of alice's here."""
+    hidden = "0\r\n\r\nGET /v1/users/alice/changes HTTP/1.1\r\nHost: x\r\nX-User: alice\r\n\r\n"
+    if "chunked" not in framing:
+        hidden = hidden[5:]
+    with alone.connect() as connection:
+        connection.sendall((f"GET {path} HTTP/1.1\r\nHost: x\r\nX-User: eve\r\n{framing.format(len(hidden))}\r\n\r\n{hidden}").encode())
+        answers = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := connection.recv(4096):
+                answers += data
+    assert answers.startswith(b"HTTP/1.1 400 ") and answers.count(b"HTTP/1.1") == 1, answers
+
+
 GOOD = {"revision": 0, "schema_version": "1.0", "data": "aGk="}
 
 

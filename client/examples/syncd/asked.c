@@ -10,35 +10,49 @@ void asked_refuse(struct asked *a, unsigned status, const char *why)
 	a->why = why;
 }
 
-struct identity {
+struct headers {
 	const char *user;
-	unsigned n;
+	unsigned n_users, n_lengths;
+	bool malformed;
 };
 
-static enum MHD_Result take_identity(
+static enum MHD_Result take_header(
 	void *context, enum MHD_ValueKind kind, const char *name, const char *value)
 {
-	struct identity *identity = context;
+	struct headers *h = context;
 
 	(void)kind;
 	if (strcasecmp(name, "X-User") == 0) {
-		identity->user = value ? value : "";
-		identity->n++;
+		h->user = value ? value : "";
+		h->n_users++;
+	} else if (strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0) {
+		h->n_lengths++;
+	} else if (strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0) {
+		h->n_lengths++;
+		h->malformed |= !value || strcasecmp(value, "chunked") != 0;
 	}
+	h->malformed |= strpbrk(name, " \t") != NULL;
 	return MHD_YES;
 }
 
-/* A second X-User would be the client's own, beside the proxy's. */
-static void check_identity(struct asked *a, struct MHD_Connection *connection)
+/* Where the body ends must be said once, and so that nobody reads it in another way. A proxy that does would
+ * take what follows for a part of this request, and we for the next: one that names its own X-User. */
+static void check_framing(struct asked *a, const struct headers *headers)
 {
-	struct identity identity = {0};
+	if (headers->n_lengths <= 1 && !headers->malformed)
+		return;
+	a->last = true;
+	asked_refuse(a, MHD_HTTP_BAD_REQUEST, "the headers leave it open where the body ends");
+}
 
-	MHD_get_connection_values(connection, MHD_HEADER_KIND, take_identity, &identity);
-	if (identity.n == 0 || !*identity.user)
+/* A second X-User would be the client's own, beside the proxy's. */
+static void check_identity(struct asked *a, const struct headers *headers)
+{
+	if (headers->n_users == 0 || !*headers->user)
 		asked_refuse(a, MHD_HTTP_UNAUTHORIZED, "there is no X-User: the front proxy sets it");
-	else if (identity.n > 1)
+	else if (headers->n_users > 1)
 		asked_refuse(a, MHD_HTTP_BAD_REQUEST, "X-User stands there more than once");
-	else if (strcmp(identity.user, a->route.user) != 0)
+	else if (strcmp(headers->user, a->route.user) != 0)
 		asked_refuse(a, MHD_HTTP_FORBIDDEN, "the path is another user's");
 }
 
@@ -55,7 +69,10 @@ void asked_check(struct asked *a, struct MHD_Connection *connection, const char 
 	const char *why = route_parse(&a->route, path);
 	const char *client_id = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "X-Client-Id");
 	const char *since = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "since");
+	struct headers headers = {0};
 
+	MHD_get_connection_values(connection, MHD_HEADER_KIND, take_header, &headers);
+	check_framing(a, &headers);
 	if (why)
 		asked_refuse(a, MHD_HTTP_BAD_REQUEST, why);
 	else if (a->route.endpoint == ENDPOINT_NONE)
@@ -64,7 +81,7 @@ void asked_check(struct asked *a, struct MHD_Connection *connection, const char 
 		asked_refuse(a, MHD_HTTP_METHOD_NOT_ALLOWED, "this path has no such method");
 	if (a->refused || a->route.endpoint == ENDPOINT_PAGE || a->route.endpoint == ENDPOINT_HEALTH)
 		return;
-	check_identity(a, connection);
+	check_identity(a, &headers);
 	if (a->route.endpoint == ENDPOINT_CHANGES && since && !revision_parse(since, &a->since))
 		asked_refuse(a, MHD_HTTP_BAD_REQUEST, "since is not an integer from 0 to 2^53 - 1");
 	if (a->route.endpoint == ENDPOINT_RECORD && client_id) {

@@ -12,6 +12,7 @@ struct asked {
 	int64_t since;
 	unsigned refused; /* the status, and why; 0: it is well */
 	const char *why;
+	bool last; /* its connection can be read no further */
 };
 
 void asked_check(

@@ -41,6 +41,8 @@ static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Resp
 		MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
 	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, r->asked.route.methods);
+	if (r->asked.last)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 	enum MHD_Result queued = MHD_queue_response(r->connection, status, response);
 	MHD_destroy_response(response);
 	return queued;
@@ -225,13 +227,14 @@ static struct request *begin(
 	return r;
 }
 
-/* Whoever asks before sending the body is told at once, and one who would send too much. */
+/* Whoever asks before sending the body is told at once, and one who would send too much, or whose body has no
+ * certain end. */
 static bool answer_early(const struct request *r)
 {
 	const char *length = header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	unsigned long long size = length ? strtoull(length, NULL, 10) : 0;
 
-	return size > DISCARD_MAX || (r->asked.refused && header(r, MHD_HTTP_HEADER_EXPECT));
+	return size > DISCARD_MAX || r->asked.last || (r->asked.refused && header(r, MHD_HTTP_HEADER_EXPECT));
 }
 
 static enum MHD_Result answer(struct request *r)
