@@ -494,6 +494,7 @@ def test_a_unix_socket(make_syncd, run):
     (["--listen", "/nowhere/there.sock"], {}, "SYNCD_LISTEN"),
     (["--listen", "/" + "x" * 108], {}, "107"),
     (["--sqlite", "/nowhere/there"], {}, "SYNCD_SQLITE"),
+    (["--sqlite", ":memory:"], {}, "SYNCD_SQLITE"),
     ([], {"SYNCD_SOCKET_MODE": "rw"}, "SYNCD_SOCKET_MODE"),
     ([], {"SYNCD_CHANNEL": "c" * 64}, "SYNCD_CHANNEL"),
     ([], {"PGHERALD_SOCKET": "/" + "x" * 108}, "PGHERALD_SOCKET"),

@@ -204,6 +204,8 @@ int settings_load(struct settings *s, int argc, char **argv)
 		s->relay = s->database_url ? RELAY_SOCKET : "";
 	if (s->database_url)
 		r = check_database_url(s->database_url);
+	if (r == 0 && strcmp(s->sqlite, ":memory:") == 0)
+		r = refuse(SQLITE, "each connection would have records of its own; name a file");
 	if (r == 0 && strlen(s->channel) > CHANNEL_NAME_MAX)
 		r = refuse(CHANNEL, "a channel's name has 1 to 63 bytes");
 	if (r == 0)
