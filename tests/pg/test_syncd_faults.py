@@ -257,6 +257,21 @@ def test_workers_end_with_their_parent(make_syncd, local_relay):
     wait_until(lambda: not [pid for pid in workers if os.path.exists(f"/proc/{pid}")], "the workers end")
 
 
+def test_an_end_while_a_worker_is_being_replaced(make_syncd):
+    """It is told to end before it can be: still nothing has failed."""
+    syncd = make_syncd(SYNCD_WORKERS="1")
+    for _ in range(10):
+        worker, = syncd.start().workers()
+        os.kill(worker, signal.SIGKILL)
+        # As soon as it is there: to look through all of /proc, or to pause, would take too long.
+        born = f"/proc/{syncd.process.pid}/task/{syncd.process.pid}/children"
+        while True:
+            with open(born) as file:
+                if set(file.read().split()) - {str(worker)}:
+                    break
+        syncd.stop()
+
+
 def test_a_log_that_nobody_reads_any_more_stops_nothing(run, make_syncd):
     process = run.spawn([SYNCD], {"SYNCD_LISTEN": "0"}, stderr=subprocess.PIPE, cwd=run.subdirectory("syncd"))
     port = int(re.search(rb"READY.*listen=\S+:(\d+)", process.stderr.readline())[1])

@@ -32,7 +32,7 @@
 struct server {
 	struct settings settings;
 	struct listener listener;
-	sigset_t signals, before;
+	sigset_t signals;
 	int signal_fd, ready_pipe[2];
 	pid_t workers[WORKERS_MAX]; /* 0: there is none just now */
 	unsigned n_ready;           /* that have said so since the start */
@@ -80,7 +80,6 @@ static void start_worker(struct server *s, unsigned number)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	close(s->signal_fd);
 	close(s->ready_pipe[0]);
-	sigprocmask(SIG_SETMASK, &s->before, NULL);
 	if (getppid() != parent)
 		_exit(EXIT_FAILURE);
 	exit(worker_run(&s->settings, s->listener.fd, s->ready_pipe[1]));
@@ -222,7 +221,7 @@ static int open_all(struct server *s)
 	sigaddset(&s->signals, SIGTERM);
 	sigaddset(&s->signals, SIGINT);
 	sigaddset(&s->signals, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &s->signals, &s->before);
+	sigprocmask(SIG_BLOCK, &s->signals, NULL);
 	s->signal_fd = signalfd(-1, &s->signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (s->signal_fd < 0 || pipe2(s->ready_pipe, O_CLOEXEC) < 0) {
 		log_line(LOG_LEVEL_ERROR, "start refused: %s", strerror(errno));

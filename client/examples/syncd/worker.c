@@ -116,6 +116,8 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 
 static void watch(struct worker *w)
 {
+	sigset_t signals;
+
 	ev_signal_init(&w->sigterm, on_signal, SIGTERM);
 	ev_signal_init(&w->sigint, on_signal, SIGINT);
 	ev_io_init(&w->acceptor, on_acceptable, w->listen_fd, EV_READ);
@@ -126,6 +128,11 @@ static void watch(struct worker *w)
 	ev_signal_start(w->loop, &w->sigterm);
 	ev_signal_start(w->loop, &w->sigint);
 	ev_io_start(w->loop, &w->acceptor);
+	/* Blocked since before the fork: one that came meanwhile ends this worker in its turn. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigprocmask(SIG_UNBLOCK, &signals, NULL);
 }
 
 /* In order; what fails is logged. */

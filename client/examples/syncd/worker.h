@@ -9,5 +9,6 @@
 #define STOP_SECONDS 10
 #define STOP_STREAMS_SECONDS 1
 
-/* Serve until SIGTERM or SIGINT. One byte is written to ready_fd when it serves. Returns the exit status. */
+/* Serve until SIGTERM or SIGINT, which are blocked when it is called. One byte is written to ready_fd when it
+ * serves. Returns the exit status. */
 int worker_run(const struct settings *settings, int listen_fd, int ready_fd);
