@@ -43,7 +43,7 @@ class Relay:
         self.environment.update((k, v) for k, v in environment.items() if v is not None)
         self.secrets = []
         self.process = None
-        self._may_have_ended = False
+        self._may_have_ended = self._told_to_end = False
         self._workers = []
 
     # Running
@@ -52,7 +52,7 @@ class Relay:
         """Start it, and do not wait."""
         with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
             self.process = self.run.spawn([*self.launcher, DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
-        self._may_have_ended = False
+        self._may_have_ended = self._told_to_end = False
         return self
 
     def start(self):
@@ -93,8 +93,10 @@ class Relay:
         return errors[0]
 
     def terminate(self, number=signal.SIGTERM):
-        if not self.launcher and not stopped(self.process.pid):
+        # Once: after that it may end at any moment.
+        if not self.launcher and not self._told_to_end and not stopped(self.process.pid):
             none_left_by_relay(self)
+        self._told_to_end = True
         self.process.send_signal(number)
 
     def wait_exit(self, deadline=DEADLINE):
