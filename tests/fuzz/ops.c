@@ -95,13 +95,18 @@ static struct span take_line(struct input *in)
 	return line;
 }
 
+static bool is_blank(uint8_t c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
 static bool ends_with(struct span line, const char *word)
 {
 	size_t len = strlen(word);
 
-	while (line.len > 0 && strchr(" \t\r", line.bytes[line.len - 1]))
+	while (line.len > 0 && is_blank(line.bytes[line.len - 1]))
 		line.len--;
-	return line.len > len && strchr(" \t\r", line.bytes[line.len - len - 1]) &&
+	return line.len > len && is_blank(line.bytes[line.len - len - 1]) &&
 	       memcmp(line.bytes + line.len - len, word, len) == 0 && !memchr(line.bytes, '\0', line.len);
 }
 

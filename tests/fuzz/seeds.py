@@ -128,7 +128,8 @@ def ops():
     everything = "\n".join(commands).encode() + b"\n"
     pieces = b"".join(short(everything[i:i + 7]) for i in range(0, len(everything), 7))
     seeds += [b"\1" + pieces, b"\x0b" + short("a") + pieces, b"\0" + everything, b"\1" + b"\xff" + b"x" * 255 + (b"\xff" + b"y" * 255) * 17 + short("\nhelp\n"),
-              b"\1" + short("metrics\n" * 31) * 3, b"\0" + b"x" * 5000 + b"\nhelp"]
+              b"\1" + short("metrics\n" * 31) * 3, b"\0" + b"x" * 5000 + b"\nhelp",
+              b"\0tail log json\0\0\n"]
     return seeds
 
 
