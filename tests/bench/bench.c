@@ -133,6 +133,21 @@ uint64_t total_faults(const struct page *page)
 	return sum;
 }
 
+void print_rate(struct page *page, double seconds)
+{
+	await_ready(page);
+	sleep_until(clock_ns() + (uint64_t)(seconds / 4 * NSEC_PER_SEC));
+	uint64_t start = clock_ns(), before = total_count(page);
+	sleep_until(start + (uint64_t)(seconds * NSEC_PER_SEC));
+	uint64_t elapsed = clock_ns() - start, changes = total_count(page) - before;
+	/* One that died has printed why; another that hangs has counted less. */
+	for (unsigned i = 0; i < page->n; i++)
+		if (process_ended(page->slots[i].pid))
+			die("process %u of %u ended", i, page->n);
+	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC,
+		(unsigned long long)changes);
+}
+
 /* Payloads */
 
 static char *put_hex(char *out, uint64_t value, unsigned digits)

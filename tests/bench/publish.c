@@ -178,17 +178,7 @@ int main(int argc, char **argv)
 	publish.through_relay = strcmp(argv[optind], "relay") == 0;
 	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
 	struct page *page = fork_processes(publishers, run, &publish);
-	await_ready(page);
-	sleep_until(clock_ns() + (uint64_t)(seconds / 4 * NSEC_PER_SEC));
-	uint64_t start = clock_ns(), before = total_count(page);
-	sleep_until(start + (uint64_t)(seconds * NSEC_PER_SEC));
-	uint64_t elapsed = clock_ns() - start, changes = total_count(page) - before;
-	/* One that died has printed why; another that hangs has published less. */
-	for (unsigned i = 0; i < publishers; i++)
-		if (process_ended(page->slots[i].pid))
-			die("a publisher ended");
-	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC,
-		(unsigned long long)changes);
+	print_rate(page, seconds);
 	end_processes(page);
 	return 0;
 }

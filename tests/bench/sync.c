@@ -113,15 +113,7 @@ int main(int argc, char **argv)
 	}
 	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
 	struct page *page = fork_processes(clients, run, &load);
-	await_ready(page);
-	uint64_t start = clock_ns();
-	sleep_until(start + (uint64_t)(seconds * NSEC_PER_SEC));
-	uint64_t elapsed = clock_ns() - start, changes = total_count(page);
-	for (unsigned i = 0; i < clients; i++)
-		if (process_ended(page->slots[i].pid))
-			die("a client ended");
-	printf("{\"seconds\": %.6f, \"changes\": %llu}\n", (double)elapsed / NSEC_PER_SEC,
-		(unsigned long long)changes);
+	print_rate(page, seconds);
 	end_processes(page);
 	return 0;
 }
