@@ -13,7 +13,7 @@ struct source {
 };
 
 /* No more at once than this. */
-#define SOURCE_BATCH_MAX 1024
+#define SOURCE_BATCH_MAX 4096
 
 struct source_kind {
 	void (*open)(struct source *source);
