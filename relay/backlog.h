@@ -15,7 +15,7 @@
 #define TOPIC_ALL 0
 
 struct backlog_entry {
-	uint64_t key;        /* the router's, of channel and pubkey; 0 when only the topic counts, or nobody asked */
+	uint64_t key; /* the router's, of channel and pubkey; 0 when only the topic counts, or nobody asked */
 	uint64_t start : 56; /* stream position of the first byte */
 	uint64_t topic : 8;
 };

@@ -12,7 +12,7 @@ struct decoded {
 	const struct channel *channel;
 	struct change change;    /* on a change channel; pubkey.ptr is NULL otherwise */
 	struct wire_str payload; /* on a text channel */
-	uint64_t key;            /* the router's, of topic and pubkey or payload; 0 until fanout_key() is asked */
+	uint64_t key; /* the router's, of topic and pubkey or payload; 0 until fanout_key() is asked */
 };
 
 struct decode {

@@ -24,7 +24,7 @@
 /* One process's; only it writes. */
 struct slot {
 	_Alignas(64) _Atomic uint64_t count; /* of what it heard, or published */
-	_Atomic uint64_t faults; /* gaps, errors: a measurement with any is void */
+	_Atomic uint64_t faults;             /* gaps, errors: a measurement with any is void */
 	_Atomic bool ready;
 	pid_t pid;
 	uint32_t latency[LATENCY_BUCKETS];

@@ -37,13 +37,13 @@ struct fanout {
 	struct source source;
 	struct page *page;
 	double batch; /* changes at once; a fraction is made up for by the next */
-	double rate; /* times a second; 0: as fast as it goes */
+	double rate;  /* times a second; 0: as fast as it goes */
 	double seconds;
-	bool hold; /* when all listen, say so and wait for a line */
+	bool hold;                       /* when all listen, say so and wait for a line */
 	const char *relays, *postmaster; /* pids */
 
-	double owed; /* of a change */
-	uint64_t sent; /* since the listeners started */
+	double owed;    /* of a change */
+	uint64_t sent;  /* since the listeners started */
 	uint64_t heard; /* by the slowest of them, or by all where each hears its own; as last looked at */
 };
 

@@ -14,7 +14,7 @@ struct listen {
 typedef void listen_fn(const struct listen *listen, struct page *page, unsigned index);
 
 listen_fn listen_direct; /* libpq, jansson */
-listen_fn listen_bare; /* libpq, and nothing done with it */
-listen_fn listen_ours; /* libpgherald */
-listen_fn listen_redis; /* hiredis */
-listen_fn listen_nats; /* libnats */
+listen_fn listen_bare;   /* libpq, and nothing done with it */
+listen_fn listen_ours;   /* libpgherald */
+listen_fn listen_redis;  /* hiredis */
+listen_fn listen_nats;   /* libnats */

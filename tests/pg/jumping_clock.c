@@ -1,5 +1,5 @@
-/* Preloaded: the wall clock of a process is off by as many seconds as the file of JUMPING_CLOCK says, from one call to the
- * next. What is steady stays steady. For test_resources. */
+/* Preloaded: the wall clock of a process is off by as many seconds as the file of JUMPING_CLOCK says, from
+ * one call to the next. What is steady stays steady. For test_resources. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@ static long jump(void)
 
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
-	static int (*real)(clockid_t clock, struct timespec *now);
+	static int (*real)(clockid_t clock, struct timespec * now);
 
 	if (!real)
 		real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
