@@ -313,10 +313,17 @@ static void gather(struct worker *w, struct gathered *g)
 static int account_part(struct worker *w, const struct run *run, size_t n)
 {
 	const struct backlog *b = &w->fanout->backlog;
-	uint64_t position = backlog_entry(b, run->from)->start + n, seq = run->from;
+	uint64_t position = backlog_entry(b, run->from)->start + n;
+	uint64_t seq = run->from, last = run->to;
 
-	while (backlog_end_of(b, seq) <= position)
-		seq++;
+	/* The first frame that was not sent whole is one of seq..last. */
+	while (seq < last) {
+		uint64_t middle = seq + (last - seq) / 2;
+		if (backlog_end_of(b, middle) <= position)
+			seq = middle + 1;
+		else
+			last = middle;
+	}
 	uint64_t start = backlog_entry(b, seq)->start, end = backlog_end_of(b, seq);
 	w->n_sent += seq - run->from;
 	if (position == start) {
