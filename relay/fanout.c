@@ -13,6 +13,8 @@
 #define STALLED_SECONDS 1.
 /* Of the backlog, what may wait for a round. */
 #define ROUND_SHARE 8
+/* Two turns of the loop that bring no more, some ten changes, are not worth their wakes. */
+#define FEW_BYTES 1024
 
 static void reap(struct fanout *f)
 {
@@ -23,12 +25,37 @@ static void reap(struct fanout *f)
 	}
 }
 
+/* While a round waits, each change that comes would wake the relay, and to no end. Where many come at a time
+ * that is cheap, and PostgreSQL must not be held up. Those who subscribe by pubkey wait for no round. */
+static bool wakes_in_vain(const struct fanout *f)
+{
+	return f->backlog.end != f->flushed_end && f->backlog.end - f->turn_ends[1] < FEW_BYTES &&
+	       f->router.n_edges == 0;
+}
+
+static void hold(struct fanout *f, bool held)
+{
+	if (!f->hold || f->held == held)
+		return;
+	f->held = held;
+	f->hold(f->hold_context, held);
+}
+
+/* What waited is read in this turn still, and goes out with the round at its end. */
+static void on_alarm(void *context)
+{
+	struct fanout *f = context;
+
+	if (f->held && pace_allows(&f->pace))
+		hold(f, false);
+}
+
 /* Nobody may fall out of the backlog because a round is held back: it gives way before much has come. */
 static bool round_is_due(struct fanout *f)
 {
 	uint64_t unsent = f->backlog.end - f->flushed_end;
 
-	return unsent > 0 && (unsent > f->backlog.size / ROUND_SHARE || pace_allows(&f->pace));
+	return unsent > 0 && (unsent > f->backlog.size / ROUND_SHARE || (!f->held && pace_allows(&f->pace)));
 }
 
 static void flush_walkers(struct fanout *f)
@@ -58,6 +85,10 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 	(void)events;
 	if (round_is_due(f))
 		flush_walkers(f);
+	else if (wakes_in_vain(f))
+		hold(f, true);
+	f->turn_ends[1] = f->turn_ends[0];
+	f->turn_ends[0] = f->backlog.end;
 	while (f->dirty) {
 		struct worker *w = f->dirty;
 		f->dirty = w->next_dirty;
@@ -84,7 +115,7 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	if (!f->scratch)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
-		(r = wire_decoder_new(&f->decoder)) < 0 || (r = pace_open(&f->pace, loop)) < 0)
+		(r = wire_decoder_new(&f->decoder)) < 0 || (r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
 		return r;
 	ev_prepare_init(&f->flush, on_prepare);
 	f->flush.data = f;

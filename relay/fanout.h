@@ -34,8 +34,14 @@ struct fanout {
 	uint32_t n_workers;
 	uint64_t next_id;
 
-	uint64_t flushed_end; /* the backlog's end at the last round */
+	uint64_t flushed_end;  /* the backlog's end at the last round */
+	uint64_t turn_ends[2]; /* and at the last two turns of the loop */
 	struct pace pace;
+	/* Whoever is held lets what comes next wait unread: nobody could be sent it yet. NULL when nobody
+	 * can be. Between true and false the pace's alarm is set. */
+	void (*hold)(void *context, bool held);
+	void *hold_context;
+	bool held;
 	struct ev_prepare flush;
 	struct wire_decoder *decoder;
 	unsigned char *scratch; /* where a worker's bytes are read to */

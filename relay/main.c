@@ -91,6 +91,13 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
 }
 
+static void on_hold(void *context, bool held)
+{
+	struct relay *r = context;
+
+	upstream_hold(&r->upstream, held);
+}
+
 static void go_live(struct relay *r)
 {
 	upstream_live(&r->upstream);
@@ -461,6 +468,8 @@ static void start_postgres(struct relay *r)
 		on_proved, on_deaf, on_unproven, on_turn, on_pending};
 
 	timer_arm(r->loop, &r->start_deadline, START_SECONDS);
+	r->fanout.hold = on_hold;
+	r->fanout.hold_context = r;
 	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher,
 		&r->upstream, r->reconcile.settled, r->reconcile.settled_from, &canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);

@@ -9,23 +9,26 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-/* That it turns the loop is all it is for: at the turn's end the fan-out asks again. */
 static void on_fired(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
+	struct pace *p = watcher->data;
 	uint64_t times;
 
 	(void)loop;
 	(void)events;
 	(void)!read(watcher->fd, &times, sizeof times);
+	p->alarm = 0;
+	p->on_alarm(p->context);
 }
 
-int pace_open(struct pace *p, struct ev_loop *loop)
+int pace_open(struct pace *p, struct ev_loop *loop, void (*on_alarm)(void *context), void *context)
 {
-	*p = (struct pace){.loop = loop};
+	*p = (struct pace){.loop = loop, .on_alarm = on_alarm, .context = context};
 	p->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (p->timer < 0)
 		return -errno;
 	ev_io_init(&p->fired, on_fired, p->timer, EV_READ);
+	p->fired.data = p;
 	ev_io_start(loop, &p->fired);
 	return 0;
 }
@@ -36,17 +39,19 @@ void pace_close(struct pace *p)
 	close(p->timer);
 }
 
-/* At the latest; the turns before ask too. Without the timer it would be left to them. */
-static void ask_again_at(struct pace *p, double now, double when)
+/* At the latest. False when nothing would wake the fan-out then. */
+static bool ask_again_at(struct pace *p, double now, double when)
 {
 	double seconds = when - now;
 	time_t whole = (time_t)seconds;
 	struct itimerspec spec = {.it_value = {whole, (long)((seconds - (double)whole) * 1e9) + 1}};
 
-	if (p->alarm > now && p->alarm <= when)
-		return;
-	if (timerfd_settime(p->timer, 0, &spec, NULL) == 0)
-		p->alarm = when;
+	if (p->alarm > 0 && p->alarm <= when)
+		return true;
+	if (timerfd_settime(p->timer, 0, &spec, NULL) < 0)
+		return false;
+	p->alarm = when;
+	return true;
 }
 
 /* Of a Unix socket, SIOCOUTQ counts what the peer has not read yet. */
@@ -76,17 +81,13 @@ bool pace_allows(struct pace *p)
 		if (read && p->phase == PACE_SENT)
 			return true;
 		p->phase = PACE_UNREAD;
-		if (!read && since < unread_max) {
-			ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
-			return false;
-		}
+		if (!read && since < unread_max)
+			return !ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
 		double reading = lesser(since, unread_max);
 		p->phase = PACE_RESTING;
 		p->until = p->began + reading + lesser(PACE_REST * reading, PACE_WAIT_MAX);
 	}
-	if (now < p->until)
-		ask_again_at(p, now, p->until);
-	return now >= p->until;
+	return now >= p->until || !ask_again_at(p, now, p->until);
 }
 
 void pace_begin(struct pace *p)

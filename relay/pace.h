@@ -16,7 +16,7 @@
 /* For those who do not read, so many times as long as the sending took, and no longer. */
 #define PACE_UNREAD_MAX 4.
 /* The pause behind it: fan-out takes a third of the time at the most, as long as it is behind. */
-#define PACE_REST 2.
+#define PACE_REST 1.5
 /* Seconds. Behind the sending neither is longer, however slow the machine is, or if the relay was stopped. */
 #define PACE_WAIT_MAX 0.05
 
@@ -30,7 +30,9 @@ struct pace {
 	struct ev_loop *loop;
 	int timer; /* a timerfd: libev's timers are of milliseconds under epoll */
 	struct ev_io fired;
-	double alarm; /* what it is set for, or was */
+	double alarm; /* what it is set for; 0 when it is not */
+	void (*on_alarm)(void *context);
+	void *context;
 
 	enum pace_phase phase;
 	double began, ended; /* the last round's sends */
@@ -39,11 +41,11 @@ struct pace {
 	int last[PACE_SAMPLE]; /* the sockets that were sent to last, in a ring; -1: closed since */
 };
 
-/* 0 or negative errno. */
-int pace_open(struct pace *pace, struct ev_loop *loop);
+/* on_alarm: it is time to ask again. 0 or negative errno. */
+int pace_open(struct pace *pace, struct ev_loop *loop, void (*on_alarm)(void *context), void *context);
 void pace_close(struct pace *pace);
 
-/* Whether the next round may begin. When not, the loop turns again when it is time to ask again. */
+/* Whether the next round may begin. When not, on_alarm follows. */
 bool pace_allows(struct pace *pace);
 void pace_begin(struct pace *pace);
 void pace_sent(struct pace *pace, int fd);

@@ -10,9 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #define ERROR_MAX 512
 #define PING_WORTH_SECONDS 2.
+/* What came during a pause; libpq takes 16 KiB at a time. */
+#define READS_AHEAD_MAX 8
 
 /* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
  * touched by both. */
@@ -139,18 +142,34 @@ static void take_results(struct session *s)
 	drain(s);
 }
 
+static bool more_waits(struct session *s)
+{
+	int bytes;
+
+	if (s->reads_ahead == 0 || s->paused)
+		return false;
+	s->reads_ahead--;
+	if (ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0)
+		return true;
+	s->reads_ahead = 0;
+	return false;
+}
+
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct session *s = watcher->data;
+	int alive;
 
 	(void)loop;
 	if (events & EV_ERROR) {
 		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
 		return;
 	}
-	int alive = PQconsumeInput(s->conn);
-	/* Even a connection that is gone may have brought something before it went. */
-	take_results(s);
+	do {
+		alive = PQconsumeInput(s->conn);
+		/* Even a connection that is gone may have brought something before it went. */
+		take_results(s);
+	} while (s->conn && alive && more_waits(s));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
@@ -221,6 +240,7 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	s->conn = conn;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
+	s->reads_ahead = 0;
 	s->farewell[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
@@ -316,6 +336,7 @@ void session_pause(struct session *s, bool pause)
 	if (pause) {
 		ev_io_stop(s->loop, &s->reader);
 	} else {
+		s->reads_ahead = READS_AHEAD_MAX;
 		ev_io_start(s->loop, &s->reader);
 		/* Rows that libpq holds already make no socket readable. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);

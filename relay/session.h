@@ -48,8 +48,9 @@ struct session {
 	session_result_fn *on_result; /* while a statement runs */
 	bool was_connected;           /* ever */
 	bool paused;
-	bool unsent;        /* a statement could not be sent: the connection is given up */
-	char farewell[256]; /* the server's reason to end the session, if it gave one */
+	unsigned reads_ahead; /* after a pause: so many times more before the loop turns */
+	bool unsent;          /* a statement could not be sent: the connection is given up */
+	char farewell[256];   /* the server's reason to end the session, if it gave one */
 };
 
 /* How many threads are connecting; main asks before it ends the process. */
@@ -78,7 +79,7 @@ struct session_param {
  * follows by the loop. */
 int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
 	bool single_row, double seconds, session_result_fn *on_result);
-/* While paused nothing is read: the server waits. Not for a session that listens. */
+/* While paused nothing is read: the server waits. Afterwards what came meanwhile is read at once. */
 void session_pause(struct session *session, bool pause);
 
 /* The error of a result as one line without secrets, in a static buffer. */

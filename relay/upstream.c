@@ -235,6 +235,11 @@ void upstream_drop(struct upstream *u, const char *why)
 	fail(u, true, why);
 }
 
+void upstream_hold(struct upstream *u, bool held)
+{
+	session_pause(&u->session, held);
+}
+
 void upstream_hurry(struct upstream *u)
 {
 	if (u->state == UPSTREAM_WAITING)

@@ -1,13 +1,13 @@
 /* What a worker is sent, with the real fan-out on a real loop: workers of each kind on socket pairs that hold
  * little, read in odd portions. Whatever the interleaving, each must get exactly what it subscribed to, whole
  * and in order. */
+#include "clock.h"
 #include "decode.h"
 #include "fanout.h"
 #include "wire.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -385,24 +385,94 @@ Test(delivery, catches_up_whoever_fell_out_of_the_backlog)
 	peer_close(p);
 }
 
+static void hold_rounds_back(double seconds)
+{
+	fanout.pace.n_sends = PACE_SENDS_MIN;
+	fanout.pace.phase = PACE_RESTING;
+	fanout.pace.until = clock_now() + seconds;
+	fanout.pace.alarm = 0;
+}
+
 Test(delivery, pushes_nobody_out_of_the_backlog_by_a_round_that_is_held_back)
 {
 	struct peer *p = peer_open();
 
 	subscribe(p, "data", NULL);
 	for (int i = 1; i < FRAMES_MAX; i++) {
-		fanout.pace.n_sends = PACE_SENDS_MIN;
-		fanout.pace.phase = PACE_RESTING;
-		fanout.pace.until = INFINITY;
+		hold_rounds_back(3600);
 		change("bob");
 		turn();
 		take(p, sizeof p->in);
 	}
-	fanout.pace.until = 0;
+	hold_rounds_back(0);
 	take_all(p);
 	cr_assert_eq(p->n, FRAMES_MAX - 1);
 	cr_assert_null(caught_up_asked);
 	peer_close(p);
+}
+
+static void on_hold(void *context, bool held)
+{
+	/* What waited is read by the turn in which it may be. */
+	if (!held)
+		change("waited");
+	*(bool *)context = held;
+}
+
+Test(delivery, leaves_unread_what_nobody_could_be_sent_yet)
+{
+	struct peer *p = peer_open();
+	bool held = false;
+
+	fanout.hold = on_hold;
+	fanout.hold_context = &held;
+	subscribe(p, "data", NULL);
+	hold_rounds_back(0.01);
+	change("bob");
+	turn();
+	cr_assert(held);
+	while (held)
+		ev_run(loop, EVRUN_ONCE);
+	turn();
+	take(p, sizeof p->in);
+	cr_assert_eq(p->n, 2, "both go out in one round");
+	peer_close(p);
+}
+
+Test(delivery, leaves_nothing_unread_where_much_comes_at_a_time)
+{
+	struct peer *p = peer_open();
+	bool held = false;
+
+	fanout.hold = on_hold;
+	fanout.hold_context = &held;
+	subscribe(p, "data", NULL);
+	hold_rounds_back(3600);
+	for (int i = 0; i < 100; i++)
+		change("bob");
+	turn();
+	cr_assert_not(held);
+	peer_close(p);
+}
+
+Test(delivery, leaves_nothing_unread_of_those_who_wait_for_no_round)
+{
+	struct peer *all = peer_open(), *bob = peer_open();
+	bool held = false;
+
+	fanout.hold = on_hold;
+	fanout.hold_context = &held;
+	subscribe(all, "data", NULL);
+	subscribe(bob, "data", "bob");
+	turn();
+	hold_rounds_back(3600);
+	change("bob");
+	turn();
+	cr_assert_not(held);
+	take(bob, sizeof bob->in);
+	cr_assert_eq(bob->n, 1);
+	peer_close(all);
+	peer_close(bob);
 }
 
 Test(delivery, tells_a_worker_by_pubkey_of_its_overrun_too)

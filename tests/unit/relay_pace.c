@@ -14,10 +14,15 @@ static struct ev_loop *loop;
 static struct pace pace;
 static int ours[SOCKETS], theirs[SOCKETS];
 
+static void on_alarm(void *context)
+{
+	(void)context;
+}
+
 static void start(void)
 {
 	loop = ev_loop_new(EVFLAG_AUTO);
-	cr_assert_eq(pace_open(&pace, loop), 0);
+	cr_assert_eq(pace_open(&pace, loop, on_alarm, NULL), 0);
 	for (int i = 0; i < SOCKETS; i++) {
 		int pair[2];
 		cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
