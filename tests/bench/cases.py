@@ -13,6 +13,12 @@ PUBLISHERS = 64
 USERS = (1000, 100000, 1000000)
 HOLDERS = 16  # of those users
 HOSTS = 20
+# So many that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
+# other's way.
+SYNCD_RECORDS = """
+INSERT INTO user_revisions (user_id, revision) SELECT 'user' || n, 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO records (user_id, id, data, revision) SELECT 'user' || n, 'another', '', 1 FROM generate_series(1, 10000) AS n;
+ANALYZE"""
 
 
 class Figures:
@@ -154,6 +160,7 @@ def write(b):
     """The sync server's write, where a flush of the disk takes 1 ms."""
     with b.rig.slow_disk() as server:
         b.publish(("write", "own"), "own", PUBLISHERS, "--insert", server=server)
+        b.publish(("write", "none"), "none", PUBLISHERS, "--insert", server=server)
         b.publish(("write", "relay"), "relay", PUBLISHERS, "--insert", server=server, relay=True)
 
 
@@ -193,6 +200,7 @@ def syncd(b):
     with b.rig.postgres() as server, b.rig.database(server) as conninfo, b.rig.relays(conninfo) as (host,):
         server_of_records = Syncd(b.run, host, DATABASE_URL=conninfo, SYNCD_WORKERS="4").start()
         try:
+            b.rig.sql(conninfo, SYNCD_RECORDS)
             parts = {"relay": lambda: [host.process.pid], "syncd": lambda: children(server_of_records.process.pid),
                      "PostgreSQL": server.processes}
             before = {name: cpu_seconds(pids()) for name, pids in parts.items()}

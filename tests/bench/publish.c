@@ -4,9 +4,9 @@
  * [--seconds S]
  *
  * SIDE own: each on a connection of its own, one round trip a change; relay: through libpgherald, K requests
- * outstanding. With
- * --insert each change is also a row: written and notified in one statement on side own; written and
- * committed, then published, on side relay. Prints one line of JSON. */
+ * outstanding. With --insert each change is also a row: written and notified in one statement on side own;
+ * written and committed, then published, on side relay; written, and nobody told, on side none. Prints one
+ * line of JSON. */
 #include "bench.h"
 
 #include "pgherald.h"
@@ -23,8 +23,11 @@
 #define TEXT_OID 25
 #define USERS 10000
 
+enum side { OWN, RELAY, NONE, SIDES };
+
 struct publish {
-	bool through_relay, insert;
+	enum side side;
+	bool insert;
 	const char *database, *relay;
 	unsigned outstanding;
 };
@@ -66,6 +69,11 @@ static void execute(struct publisher *p, int n_params, const char *first, const 
 	PQclear(result);
 }
 
+static void connect_to_insert(struct publisher *p)
+{
+	connect_database(p, "INSERT INTO bench_records (pubkey) VALUES ($1)", 1);
+}
+
 static void run_own(struct publisher *p)
 {
 	char pubkey[PUBKEY_LEN + 1], payload[PAYLOAD_LEN + 1];
@@ -104,7 +112,7 @@ static void run_relay(struct publisher *p)
 	struct pgherald *h;
 
 	if (p->publish->insert)
-		connect_database(p, "INSERT INTO bench_records (pubkey) VALUES ($1)", 1);
+		connect_to_insert(p);
 	int r = pgherald_open(&options, &h);
 	while (r >= 0 && !p->page->end) {
 		while (r >= 0 && p->in_flight < p->publish->outstanding) {
@@ -122,15 +130,33 @@ static void run_relay(struct publisher *p)
 		die("libpgherald: %s", pgherald_strerror(r));
 }
 
+static void run_none(struct publisher *p)
+{
+	char pubkey[PUBKEY_LEN + 1];
+
+	connect_to_insert(p);
+	while (!p->page->end) {
+		user_pubkey(next_random(&p->random) % USERS, pubkey);
+		execute(p, 1, pubkey, NULL);
+		published(p);
+	}
+}
+
+static const struct {
+	const char *name;
+	void (*run)(struct publisher *p);
+} sides[SIDES] = {
+	[OWN] = {"own", run_own},
+	[RELAY] = {"relay", run_relay},
+	[NONE] = {"none", run_none},
+};
+
 static void run(void *context, struct page *page, unsigned index)
 {
 	const struct publish *publish = context;
 	struct publisher p = {publish, page, &page->slots[index], index + 1, NULL, 0};
 
-	if (publish->through_relay)
-		run_relay(&p);
-	else
-		run_own(&p);
+	sides[publish->side].run(&p);
 }
 
 int main(int argc, char **argv)
@@ -173,9 +199,10 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	if (optind != argc - 1 || publishers == 0)
+	while (optind < argc && publish.side < SIDES && strcmp(sides[publish.side].name, argv[optind]) != 0)
+		publish.side++;
+	if (optind != argc - 1 || publish.side == SIDES || publishers == 0)
 		die("bench-publish: bad arguments");
-	publish.through_relay = strcmp(argv[optind], "relay") == 0;
 	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
 	struct page *page = fork_processes(publishers, run, &publish);
 	print_rate(page, seconds);
