@@ -72,7 +72,7 @@ static double lesser(double a, double b)
 
 bool pace_allows(struct pace *p)
 {
-	if (p->n_sends < PACE_SENDS_MIN)
+	if (p->n_sends == 0)
 		return true;
 	double now = clock_now(), sending = p->ended - p->began, since = now - p->began;
 	if (p->phase != PACE_RESTING) {

@@ -1,21 +1,19 @@
 /* When a round of sends, one to each who hears all, may begin. What fan-out costs is to wake the workers, ten
  * times as much as the bytes. So an idle relay sends at once; but when a frame comes while most of those who
  * were sent to last have not read yet, the machine is behind, and the round waits: until they have, and then
- * twice as long as that took. What comes meanwhile goes out with it. The pause is measured, not
- * set: it is as short as the machine is fast. Leaves out who is sent what; the fan-out, its only caller,
+ * one and a half times as long as that took. What comes meanwhile goes out with it. The pause is measured,
+ * not set: it is as short as the machine is fast. Leaves out who is sent what; the fan-out, its only caller,
  * tells it of each send. */
 #pragma once
 
 #include <ev.h>
 #include <stdbool.h>
 
-/* Rounds of fewer sends than this are never waited for. */
-#define PACE_SENDS_MIN 4
-/* The last so many of a round speak for all; one that is stalled changes nothing. */
+/* The last so many of a round speak for all; of many, one that is stalled changes nothing. */
 #define PACE_SAMPLE 8
 /* For those who do not read, so many times as long as the sending took, and no longer. */
 #define PACE_UNREAD_MAX 4.
-/* The pause behind it: fan-out takes a third of the time at the most, as long as it is behind. */
+/* The pause behind it: fan-out takes two fifths of the time at the most, as long as it is behind. */
 #define PACE_REST 1.5
 /* Seconds. Behind the sending neither is longer, however slow the machine is, or if the relay was stopped. */
 #define PACE_WAIT_MAX 0.05
