@@ -13,7 +13,7 @@
 #define STALLED_SECONDS 1.
 /* Of the backlog, what may wait for a round. */
 #define ROUND_SHARE 8
-/* Two turns of the loop that bring no more, some ten changes, are not worth their wakes. */
+/* When two turns of the loop bring less than this, some ten changes, waking for them is most of the work. */
 #define FEW_BYTES 1024
 
 static void reap(struct fanout *f)
@@ -25,12 +25,21 @@ static void reap(struct fanout *f)
 	}
 }
 
+/* Nobody may fall out of the backlog because a round is held back: when so much more has come, it gives way.
+ */
+static size_t round_room(const struct fanout *f)
+{
+	uint64_t unsent = f->backlog.end - f->flushed_end, share = f->backlog.size / ROUND_SHARE;
+
+	return unsent < share ? share - unsent : 0;
+}
+
 /* While a round waits, each change that comes would wake the relay, and to no end. Where many come at a time
  * that is cheap, and PostgreSQL must not be held up. Those who subscribe by pubkey wait for no round. */
 static bool wakes_in_vain(const struct fanout *f)
 {
 	return f->backlog.end != f->flushed_end && f->backlog.end - f->turn_ends[1] < FEW_BYTES &&
-	       f->router.n_edges == 0;
+	       f->router.n_edges == 0 && !f->stopping;
 }
 
 static void hold(struct fanout *f, bool held)
@@ -38,24 +47,25 @@ static void hold(struct fanout *f, bool held)
 	if (!f->hold || f->held == held)
 		return;
 	f->held = held;
-	f->hold(f->hold_context, held);
+	f->n_holds += held;
+	f->hold(f->hold_context, held, round_room(f));
 }
 
-/* What waited is read in this turn still, and goes out with the round at its end. */
+/* What waited is read in this turn still, and goes out with the round at its end. A round that has begun
+ * meanwhile, since much came from elsewhere, ends the hold as well: else one would follow the other. */
 static void on_alarm(void *context)
 {
 	struct fanout *f = context;
 
-	if (f->held && pace_allows(&f->pace))
+	if (f->held && (!pace_refused(&f->pace) || pace_allows(&f->pace)))
 		hold(f, false);
 }
 
-/* Nobody may fall out of the backlog because a round is held back: it gives way before much has come. */
 static bool round_is_due(struct fanout *f)
 {
-	uint64_t unsent = f->backlog.end - f->flushed_end;
-
-	return unsent > 0 && (unsent > f->backlog.size / ROUND_SHARE || (!f->held && pace_allows(&f->pace)));
+	if (f->backlog.end == f->flushed_end)
+		return false;
+	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace));
 }
 
 static void flush_walkers(struct fanout *f)
@@ -243,6 +253,7 @@ bool fanout_crowded(struct fanout *f)
 void fanout_stop_reading(struct fanout *f)
 {
 	f->stopping = true;
+	hold(f, false);
 	for (struct worker *w = f->workers; w; w = w->next)
 		worker_stop_reading(w);
 }

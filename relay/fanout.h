@@ -37,9 +37,10 @@ struct fanout {
 	uint64_t flushed_end;  /* the backlog's end at the last round */
 	uint64_t turn_ends[2]; /* and at the last two turns of the loop */
 	struct pace pace;
-	/* Whoever is held lets what comes next wait unread: nobody could be sent it yet. NULL when nobody
-	 * can be. Between true and false the pace's alarm is set. */
-	void (*hold)(void *context, bool held);
+	/* Whoever is held lets what comes next wait unread: nobody could be sent it yet. When that is over,
+	 * ahead is how many bytes of it may be read at once. NULL when nobody can be held. While held the
+	 * pace's alarm is set, which ends it. */
+	void (*hold)(void *context, bool held, size_t ahead);
 	void *hold_context;
 	bool held;
 	struct ev_prepare flush;
@@ -54,7 +55,7 @@ struct fanout {
 	uint64_t n_appended[CHANNELS_MAX + 1]; /* changes and messages, by topic, heard or recovered */
 	uint64_t n_recovered;
 	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
-	uint64_t n_deliveries, n_wakes, n_overruns;
+	uint64_t n_deliveries, n_wakes, n_overruns, n_holds;
 	uint64_t n_limited[LIMITS_N];
 	uint64_t n_accepted, n_closed[WORKER_CLOSES], n_errors[WORKER_ERRORS];
 };
@@ -91,7 +92,7 @@ void fanout_remove(struct fanout *fanout, struct worker *worker);
 /* NULL when that worker is gone. */
 struct worker *fanout_worker(struct fanout *fanout, struct worker_ref ref);
 struct worker *fanout_worker_by_id(struct fanout *fanout, uint64_t id);
-/* Walkers are flushed at the end of each turn in which the backlog grew. */
+/* Walkers are flushed by rounds, at the end of a turn in which the backlog grew or later. */
 void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
 /* Flush it at the end of this turn. */

@@ -91,11 +91,11 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
 }
 
-static void on_hold(void *context, bool held)
+static void on_hold(void *context, bool held, size_t ahead)
 {
 	struct relay *r = context;
 
-	upstream_hold(&r->upstream, held);
+	upstream_hold(&r->upstream, held, ahead);
 }
 
 static void go_live(struct relay *r)

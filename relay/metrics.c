@@ -114,7 +114,8 @@ static void print_postgres(struct page *p, const struct relay *r)
 		c->n_missed);
 	counter(p, "pgherald_probes_total", "Looks at whether anything happened, instead of a canary.",
 		c->n_probes);
-	print_histogram(p, "pgherald_canary_round_trip_seconds", "From sending a canary to hearing it.",
+	print_histogram(p, "pgherald_canary_round_trip_seconds",
+		"From sending a canary to hearing it, which takes longer while PostgreSQL is left unread.",
 		&c->round_trips);
 	gauge(p, "pgherald_checkpoint_age_seconds",
 		"Since the latest checkpoint; an idle database has no new ones.",
@@ -159,6 +160,9 @@ static void print_fanout(struct page *p, const struct relay *r)
 		f->n_deliveries);
 	counter(p, "pgherald_sends_total", "Sends to workers; each may wake one, and carries many frames.",
 		f->n_wakes);
+	counter(p, "pgherald_holds_total",
+		"Times that PostgreSQL was left unread for some milliseconds, since the workers had yet to read.",
+		f->n_holds);
 	counter(p, "pgherald_overruns_total", "Workers that fell out of the backlog.", f->n_overruns);
 	family(p, "pgherald_gaps_total", "counter", "Gaps told: once to all workers, or to one alone.");
 	labelled(p, "to", "all", f->n_gaps);

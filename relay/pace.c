@@ -2,6 +2,7 @@
 
 #include "clock.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/sockios.h>
 #include <stdint.h>
@@ -39,19 +40,19 @@ void pace_close(struct pace *p)
 	close(p->timer);
 }
 
-/* At the latest. False when nothing would wake the fan-out then. */
-static bool ask_again_at(struct pace *p, double now, double when)
+/* At the latest. */
+static void ask_again_at(struct pace *p, double now, double when)
 {
 	double seconds = when - now;
 	time_t whole = (time_t)seconds;
 	struct itimerspec spec = {.it_value = {whole, (long)((seconds - (double)whole) * 1e9) + 1}};
 
 	if (p->alarm > 0 && p->alarm <= when)
-		return true;
-	if (timerfd_settime(p->timer, 0, &spec, NULL) < 0)
-		return false;
+		return;
+	int r = timerfd_settime(p->timer, 0, &spec, NULL);
+	assert(r == 0);
+	(void)r;
 	p->alarm = when;
-	return true;
 }
 
 /* Of a Unix socket, SIOCOUTQ counts what the peer has not read yet. */
@@ -81,13 +82,17 @@ bool pace_allows(struct pace *p)
 		if (read && p->phase == PACE_SENT)
 			return true;
 		p->phase = PACE_UNREAD;
-		if (!read && since < unread_max)
-			return !ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
+		if (!read && since < unread_max) {
+			ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
+			return false;
+		}
 		double reading = lesser(since, unread_max);
 		p->phase = PACE_RESTING;
 		p->until = p->began + reading + lesser(PACE_REST * reading, PACE_WAIT_MAX);
 	}
-	return now >= p->until || !ask_again_at(p, now, p->until);
+	if (now < p->until)
+		ask_again_at(p, now, p->until);
+	return now >= p->until;
 }
 
 void pace_begin(struct pace *p)

@@ -28,7 +28,7 @@ struct pace {
 	struct ev_loop *loop;
 	int timer; /* a timerfd: libev's timers are of milliseconds under epoll */
 	struct ev_io fired;
-	double alarm; /* what it is set for; 0 when it is not */
+	double alarm; /* what it is set for; 0: not known to be */
 	void (*on_alarm)(void *context);
 	void *context;
 
@@ -45,6 +45,11 @@ void pace_close(struct pace *pace);
 
 /* Whether the next round may begin. When not, on_alarm follows. */
 bool pace_allows(struct pace *pace);
+/* Whether it said no, and no round has begun since. */
+static inline bool pace_refused(const struct pace *pace)
+{
+	return pace->phase != PACE_SENT;
+}
 void pace_begin(struct pace *pace);
 void pace_sent(struct pace *pace, int fd);
 void pace_end(struct pace *pace);

@@ -14,7 +14,10 @@
 
 #define ERROR_MAX 512
 #define PING_WORTH_SECONDS 2.
-/* What came during a pause; libpq takes 16 KiB at a time. */
+/* What libpq takes at a time: the size at which its buffer starts (pqMakeEmptyPGconn in fe-connect.c). It
+ * grows for a result that is larger, for which nobody reads ahead. */
+#define READ_SIZE ((size_t)16 << 10)
+/* Others on the loop wait meanwhile. */
 #define READS_AHEAD_MAX 8
 
 /* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
@@ -336,9 +339,14 @@ void session_pause(struct session *s, bool pause)
 	if (pause) {
 		ev_io_stop(s->loop, &s->reader);
 	} else {
-		s->reads_ahead = READS_AHEAD_MAX;
 		ev_io_start(s->loop, &s->reader);
 		/* Rows that libpq holds already make no socket readable. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
+}
+
+void session_read_ahead(struct session *s, size_t bytes)
+{
+	s->reads_ahead =
+		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
 }

@@ -48,7 +48,7 @@ struct session {
 	session_result_fn *on_result; /* while a statement runs */
 	bool was_connected;           /* ever */
 	bool paused;
-	unsigned reads_ahead; /* after a pause: so many times more before the loop turns */
+	unsigned reads_ahead; /* so many times more before the loop turns */
 	bool unsent;          /* a statement could not be sent: the connection is given up */
 	char farewell[256];   /* the server's reason to end the session, if it gave one */
 };
@@ -79,8 +79,12 @@ struct session_param {
  * follows by the loop. */
 int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
 	bool single_row, double seconds, session_result_fn *on_result);
-/* While paused nothing is read: the server waits. Afterwards what came meanwhile is read at once. */
+/* While paused nothing is read: the server waits. A session that listens may be paused for as long as nobody
+ * minds to hear late. */
 void session_pause(struct session *session, bool pause);
+/* When it is read next, read up to so many bytes more in the same turn of the loop, as far as they are there.
+ */
+void session_read_ahead(struct session *session, size_t bytes);
 
 /* The error of a result as one line without secrets, in a static buffer. */
 const char *session_error(const PGresult *result);

@@ -235,9 +235,11 @@ void upstream_drop(struct upstream *u, const char *why)
 	fail(u, true, why);
 }
 
-void upstream_hold(struct upstream *u, bool held)
+void upstream_hold(struct upstream *u, bool held, size_t ahead)
 {
 	session_pause(&u->session, held);
+	if (!held)
+		session_read_ahead(&u->session, ahead);
 }
 
 void upstream_hurry(struct upstream *u)

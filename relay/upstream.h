@@ -65,8 +65,9 @@ void upstream_settle(struct upstream *upstream);
 void upstream_live(struct upstream *upstream);
 /* The connection is dead, whatever TCP thinks: drop it and come back. */
 void upstream_drop(struct upstream *upstream, const char *why);
-/* While held, what PostgreSQL sends stays unread. */
-void upstream_hold(struct upstream *upstream, bool held);
+/* While held, what PostgreSQL sends stays unread; then up to so many bytes more than usual are read at once.
+ */
+void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
 /* Come back now, if it is waiting: PostgreSQL is there again. */
 void upstream_hurry(struct upstream *upstream);
 /* Ask the server for its snapshot, read-only; on_probe follows, or lost. -EBUSY: a statement is under way. */

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from datasync import DataSync
+from ops import metric
 from procs import wait_until
 from subscriber import grew_by_at_most, resumed, subscriber
 from worker import CHANNEL, Checkpoint, Gap
@@ -187,3 +188,41 @@ def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, 
     stopped.process.send_signal(18)
     stopped.hears("end", 60)
     assert relay.lines("ERROR") == []
+
+
+def test_what_was_left_unread_pushes_nobody_out(start_relay, db, bouncer):
+    """While the workers have yet to read, the relay leaves PostgreSQL unread. What comes of it at once then may be more than the
+    backlog holds."""
+    relay = start_relay(db, bouncer, PGHERALD_CHANNELS=f"{CHANNEL},log:text", **SMALL)
+    workers = [subscriber(relay) for _ in range(40)]
+    for worker in workers:
+        worker.subscribe("log")
+    small, large = (db.server.connect(db.name, "app") for _ in range(2))
+    lasts = []
+
+    def notify(connection, query, *parameters):
+        with connection.cursor() as cursor:
+            cursor.execute(query, parameters)
+
+    def step():
+        n = len(lasts)
+        # the second while hardly anybody has read the first, and then what is not small
+        for name in (f"first{n}", f"second{n}"):
+            notify(small, "SELECT pg_notify(%s, %s)", CHANNEL, f'{{"p":"{name}"}}')
+        notify(large, "SELECT count(pg_notify('log', i || repeat('x', 3900))) FROM generate_series(1, 40) AS i")
+        notify(large, "SELECT pg_notify(%s, %s)", CHANNEL, f'{{"p":"last{n}"}}')
+        lasts.append(f"last{n}")
+        for worker in workers:
+            worker.hears(lasts[-1])
+
+    def left_unread():
+        step()
+        return metric(relay, "pgherald_holds_total") >= 10
+
+    wait_until(left_unread, "PostgreSQL is left unread")
+    for connection in (small, large):
+        connection.close()
+    for worker in workers:
+        assert not worker.gaps
+        assert [p for p in worker.live if p.startswith("last")] == lasts
+    assert metric(relay, "pgherald_overruns_total") == 0

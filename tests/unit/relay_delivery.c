@@ -412,45 +412,113 @@ Test(delivery, pushes_nobody_out_of_the_backlog_by_a_round_that_is_held_back)
 	peer_close(p);
 }
 
-static void on_hold(void *context, bool held)
+/* As main's: what waited is read by the turn in which it may be. */
+static void on_hold(void *context, bool held, size_t ahead)
 {
-	/* What waited is read by the turn in which it may be. */
 	if (!held)
 		change("waited");
+	cr_assert_leq(ahead, fanout.backlog.size / 8, "more than a round may wait for");
 	*(bool *)context = held;
+}
+
+static void may_be_held(bool *held)
+{
+	*held = false;
+	fanout.hold = on_hold;
+	fanout.hold_context = held;
+}
+
+static void alarm_rings(void)
+{
+	fanout.pace.alarm = 0;
+	fanout.pace.on_alarm(fanout.pace.context);
+	turn();
 }
 
 Test(delivery, leaves_unread_what_nobody_could_be_sent_yet)
 {
 	struct peer *p = peer_open();
-	bool held = false;
+	bool held;
 
-	fanout.hold = on_hold;
-	fanout.hold_context = &held;
+	may_be_held(&held);
 	subscribe(p, "data", NULL);
-	hold_rounds_back(0.2);
+	turn();
+	uint64_t wakes = fanout.n_wakes;
+	hold_rounds_back(3600);
 	change("bob");
 	turn();
 	cr_assert(held);
-	while (held)
-		ev_run(loop, EVRUN_ONCE);
+	alarm_rings();
+	cr_assert(held, "it is not time yet");
+	hold_rounds_back(0);
 	turn();
+	cr_assert_eq(fanout.n_wakes, wakes, "what waits unread is to go out with it");
+	alarm_rings();
+	cr_assert_not(held);
 	take(p, sizeof p->in);
-	cr_assert_eq(p->n, 2, "both go out in one round");
+	cr_assert_eq(p->n, 2);
+	cr_assert_eq(fanout.n_wakes, wakes + 1, "both go out in one round");
+	peer_close(p);
+}
+
+Test(delivery, leaves_nothing_unread_for_longer_since_much_comes_from_elsewhere)
+{
+	struct peer *p = peer_open();
+	bool held;
+
+	may_be_held(&held);
+	subscribe(p, "data", NULL);
+	hold_rounds_back(3600);
+	change("bob");
+	turn();
+	cr_assert(held);
+	for (size_t n = 0; n <= fanout.backlog.size / 8; n += 4)
+		change("bob");
+	turn();
+	/* And the next round would have to wait long as well. */
+	fanout.pace.ended = clock_now() + 3600;
+	alarm_rings();
+	cr_assert_not(held);
 	peer_close(p);
 }
 
 Test(delivery, leaves_nothing_unread_where_much_comes_at_a_time)
 {
 	struct peer *p = peer_open();
-	bool held = false;
+	bool held;
 
-	fanout.hold = on_hold;
-	fanout.hold_context = &held;
+	may_be_held(&held);
 	subscribe(p, "data", NULL);
+	turn();
 	hold_rounds_back(3600);
 	for (int i = 0; i < 100; i++)
 		change("bob");
+	turn();
+	cr_assert_not(held);
+	change("bob");
+	turn();
+	cr_assert_not(held, "the rest of what came at a time");
+	change("bob");
+	turn();
+	cr_assert(held);
+	hold_rounds_back(0);
+	alarm_rings();
+	peer_close(p);
+}
+
+Test(delivery, leaves_nothing_unread_when_the_relay_ends)
+{
+	struct peer *p = peer_open();
+	bool held;
+
+	may_be_held(&held);
+	subscribe(p, "data", NULL);
+	hold_rounds_back(3600);
+	change("bob");
+	turn();
+	cr_assert(held);
+	fanout_stop_reading(&fanout);
+	cr_assert_not(held);
 	turn();
 	cr_assert_not(held);
 	peer_close(p);
@@ -459,10 +527,9 @@ Test(delivery, leaves_nothing_unread_where_much_comes_at_a_time)
 Test(delivery, leaves_nothing_unread_of_those_who_wait_for_no_round)
 {
 	struct peer *all = peer_open(), *bob = peer_open();
-	bool held = false;
+	bool held;
 
-	fanout.hold = on_hold;
-	fanout.hold_context = &held;
+	may_be_held(&held);
 	subscribe(all, "data", NULL);
 	subscribe(bob, "data", "bob");
 	turn();
