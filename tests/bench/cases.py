@@ -16,8 +16,8 @@ HOSTS = 20
 # So many that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
 # other's way.
 SYNCD_RECORDS = """
-INSERT INTO user_revisions (user_id, revision) SELECT 'user' || n, 1 FROM generate_series(1, 10000) AS n;
-INSERT INTO records (user_id, id, data, revision) SELECT 'user' || n, 'another', '', 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO user_revisions (user_id, revision) SELECT 'user' || lpad(n::text, 5, '0'), 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'another', '', 1 FROM user_revisions;
 ANALYZE"""
 
 

@@ -201,7 +201,8 @@ int main(int argc, char **argv)
 	}
 	while (optind < argc && publish.side < SIDES && strcmp(sides[publish.side].name, argv[optind]) != 0)
 		publish.side++;
-	if (optind != argc - 1 || publish.side == SIDES || publishers == 0)
+	if (optind != argc - 1 || publish.side == SIDES || publishers == 0 ||
+		(publish.side == NONE && !publish.insert))
 		die("bench-publish: bad arguments");
 	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
 	struct page *page = fork_processes(publishers, run, &publish);
