@@ -51,13 +51,13 @@ static void hold(struct fanout *f, bool held)
 	f->hold(f->hold_context, held, round_room(f));
 }
 
-/* What waited is read in this turn still, and goes out with the round at its end. A round that has begun
- * meanwhile, since much came from elsewhere, ends the hold as well: else one would follow the other. */
+/* What waited is read in this turn still, so that the pace knows of it, and goes out with the round that may
+ * be due at its end. */
 static void on_alarm(void *context)
 {
 	struct fanout *f = context;
 
-	if (f->held && (!pace_refused(&f->pace) || pace_allows(&f->pace)))
+	if (f->held && !pace_waits_for_readers(&f->pace))
 		hold(f, false);
 }
 
@@ -65,13 +65,14 @@ static bool round_is_due(struct fanout *f)
 {
 	if (f->backlog.end == f->flushed_end)
 		return false;
-	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace));
+	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace, f->backlog.head - f->flushed_head));
 }
 
 static void flush_walkers(struct fanout *f)
 {
 	pace_begin(&f->pace);
 	f->flushed_end = f->backlog.end;
+	f->flushed_head = f->backlog.head;
 	for (struct worker *w = f->walkers, *next; w; w = next) {
 		uint64_t wakes = f->n_wakes;
 		next = w->next_walker;

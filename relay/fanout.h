@@ -34,8 +34,8 @@ struct fanout {
 	uint32_t n_workers;
 	uint64_t next_id;
 
-	uint64_t flushed_end;  /* the backlog's end at the last round */
-	uint64_t turn_ends[2]; /* and at the last two turns of the loop */
+	uint64_t flushed_head, flushed_end; /* the backlog's at the last round */
+	uint64_t turn_ends[2];              /* and at the last two turns of the loop */
 	struct pace pace;
 	/* Whoever is held lets what comes next wait unread: nobody could be sent it yet. When that is over,
 	 * ahead is how many bytes of it may be read at once. NULL when nobody can be held. While held the

@@ -71,24 +71,38 @@ static double lesser(double a, double b)
 	return a < b ? a : b;
 }
 
-bool pace_allows(struct pace *p)
+/* Most have, or have had their time to. */
+static bool have_read(struct pace *p, double now)
+{
+	double sending = p->ended - p->began;
+	double end = p->began + lesser(PACE_UNREAD_MAX * sending, sending + PACE_WAIT_MAX);
+
+	if (now >= end || most_have_read(p))
+		return true;
+	ask_again_at(p, now, lesser(now + sending, end));
+	return false;
+}
+
+bool pace_waits_for_readers(struct pace *p)
+{
+	return p->phase == PACE_UNREAD && !have_read(p, clock_now());
+}
+
+bool pace_allows(struct pace *p, uint64_t n_frames)
 {
 	if (p->n_sends == 0)
 		return true;
-	double now = clock_now(), sending = p->ended - p->began, since = now - p->began;
+	double now = clock_now();
 	if (p->phase != PACE_RESTING) {
-		double unread_max = lesser(PACE_UNREAD_MAX * sending, sending + PACE_WAIT_MAX);
-		bool read = most_have_read(p);
-		if (read && p->phase == PACE_SENT)
-			return true;
+		bool asked_before = p->phase == PACE_UNREAD;
 		p->phase = PACE_UNREAD;
-		if (!read && since < unread_max) {
-			ask_again_at(p, now, lesser(now + sending, p->began + unread_max));
+		if (!have_read(p, now))
 			return false;
-		}
-		double reading = lesser(since, unread_max);
+		if (!asked_before)
+			return true;
 		p->phase = PACE_RESTING;
-		p->until = p->began + reading + lesser(PACE_REST * reading, PACE_WAIT_MAX);
+		p->until = now + lesser(PACE_REST * (now - p->began),
+					 lesser(PACE_REST_A_FRAME * (double)n_frames, PACE_WAIT_MAX));
 	}
 	if (now < p->until)
 		ask_again_at(p, now, p->until);

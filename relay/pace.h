@@ -1,13 +1,14 @@
 /* When a round of sends, one to each who hears all, may begin. What fan-out costs is to wake the workers, ten
  * times as much as the bytes. So an idle relay sends at once; but when a frame comes while most of those who
- * were sent to last have not read yet, the machine is behind, and the round waits: until they have, and then
- * one and a half times as long as that took. What comes meanwhile goes out with it. The pause is measured,
- * not set: it is as short as the machine is fast. Leaves out who is sent what; the fan-out, its only caller,
- * tells it of each send. */
+ * were sent to last have not read yet, the machine is behind, and the round waits until they have, and then
+ * one and a half times as long again. What comes meanwhile goes out with it; the less it is, the shorter the
+ * wait. The pause is measured, not set: it is as short as the machine is fast. Leaves out who is sent what;
+ * the fan-out, its only caller, tells it of each send. */
 #pragma once
 
 #include <ev.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 /* The last so many of a round speak for all; of many, one that is stalled changes nothing. */
 #define PACE_SAMPLE 8
@@ -15,8 +16,10 @@
 #define PACE_UNREAD_MAX 4.
 /* The pause behind it: fan-out takes two fifths of the time at the most, as long as it is behind. */
 #define PACE_REST 1.5
-/* Seconds. Behind the sending neither is longer, however slow the machine is, or if the relay was stopped. */
-#define PACE_WAIT_MAX 0.05
+/* Seconds, for each frame that waits by then: where few come, a longer pause saves few wakes. */
+#define PACE_REST_A_FRAME 0.0005
+/* Seconds. Neither is longer, however slow the machine is, or if the relay was stopped. */
+#define PACE_WAIT_MAX 0.005
 
 enum pace_phase {
 	PACE_SENT,    /* nobody has asked for another round yet */
@@ -43,13 +46,10 @@ struct pace {
 int pace_open(struct pace *pace, struct ev_loop *loop, void (*on_alarm)(void *context), void *context);
 void pace_close(struct pace *pace);
 
-/* Whether the next round may begin. When not, on_alarm follows. */
-bool pace_allows(struct pace *pace);
-/* Whether it said no, and no round has begun since. */
-static inline bool pace_refused(const struct pace *pace)
-{
-	return pace->phase != PACE_SENT;
-}
+/* Whether the next round, of so many frames, may begin. When not, on_alarm follows. */
+bool pace_allows(struct pace *pace, uint64_t n_frames);
+/* Whether it may not since most have still to read. Then on_alarm follows. */
+bool pace_waits_for_readers(struct pace *pace);
 void pace_begin(struct pace *pace);
 void pace_sent(struct pace *pace, int fd);
 void pace_end(struct pace *pace);

@@ -412,20 +412,34 @@ Test(delivery, pushes_nobody_out_of_the_backlog_by_a_round_that_is_held_back)
 	peer_close(p);
 }
 
-/* As main's: what waited is read by the turn in which it may be. */
+static struct {
+	bool held;
+	int n_waiting; /* come when it is over */
+} upstream;
+
+/* As main's: what waited is read in the turn in which it may be. */
 static void on_hold(void *context, bool held, size_t ahead)
 {
-	if (!held)
-		change("waited");
+	(void)context;
 	cr_assert_leq(ahead, fanout.backlog.size / 8, "more than a round may wait for");
-	*(bool *)context = held;
+	upstream.held = held;
+	for (; !held && upstream.n_waiting > 0; upstream.n_waiting--)
+		change("waited");
 }
 
-static void may_be_held(bool *held)
+/* It subscribes to all, and has not read what it was sent last. */
+static struct peer *peer_behind(void)
 {
-	*held = false;
+	struct peer *p = peer_open();
+
 	fanout.hold = on_hold;
-	fanout.hold_context = held;
+	upstream.held = false;
+	subscribe(p, "data", NULL);
+	take_all(p);
+	change("first");
+	turn();
+	fanout.pace.ended += 3600;
+	return p;
 }
 
 static void alarm_rings(void)
@@ -437,106 +451,87 @@ static void alarm_rings(void)
 
 Test(delivery, leaves_unread_what_nobody_could_be_sent_yet)
 {
-	struct peer *p = peer_open();
-	bool held;
+	struct peer *p = peer_behind();
 
-	may_be_held(&held);
-	subscribe(p, "data", NULL);
-	turn();
 	uint64_t wakes = fanout.n_wakes;
-	hold_rounds_back(3600);
-	change("bob");
+	upstream.n_waiting = 1;
+	change("second");
 	turn();
-	cr_assert(held);
+	cr_assert(upstream.held);
 	alarm_rings();
-	cr_assert(held, "it is not time yet");
-	hold_rounds_back(0);
+	cr_assert_eq(upstream.n_waiting, 1, "nobody has read yet");
+	cr_assert_eq(fanout.n_wakes, wakes);
+	take(p, sizeof p->in);
 	turn();
 	cr_assert_eq(fanout.n_wakes, wakes, "what waits unread is to go out with it");
 	alarm_rings();
-	cr_assert_not(held);
+	cr_assert_eq(upstream.n_waiting, 0);
+	/* The pace's own alarm ends the rest. */
+	while (fanout.n_wakes == wakes)
+		turn();
 	take(p, sizeof p->in);
-	cr_assert_eq(p->n, 2);
+	cr_assert_eq(p->n, 3);
 	cr_assert_eq(fanout.n_wakes, wakes + 1, "both go out in one round");
 	peer_close(p);
 }
 
 Test(delivery, leaves_nothing_unread_for_longer_since_much_comes_from_elsewhere)
 {
-	struct peer *p = peer_open();
-	bool held;
+	struct peer *p = peer_behind();
 
-	may_be_held(&held);
-	subscribe(p, "data", NULL);
-	hold_rounds_back(3600);
-	change("bob");
+	change("second");
 	turn();
-	cr_assert(held);
+	cr_assert(upstream.held);
 	for (size_t n = 0; n <= fanout.backlog.size / 8; n += 4)
 		change("bob");
 	turn();
 	/* And the next round would have to wait long as well. */
-	fanout.pace.ended = clock_now() + 3600;
+	fanout.pace.ended += 3600;
 	alarm_rings();
-	cr_assert_not(held);
+	cr_assert_not(upstream.held);
 	peer_close(p);
 }
 
 Test(delivery, leaves_nothing_unread_where_much_comes_at_a_time)
 {
-	struct peer *p = peer_open();
-	bool held;
+	struct peer *p = peer_behind();
 
-	may_be_held(&held);
-	subscribe(p, "data", NULL);
-	turn();
-	hold_rounds_back(3600);
 	for (int i = 0; i < 100; i++)
 		change("bob");
 	turn();
-	cr_assert_not(held);
+	cr_assert_not(upstream.held);
 	change("bob");
 	turn();
-	cr_assert_not(held, "the rest of what came at a time");
+	cr_assert_not(upstream.held, "the rest of what came at a time");
 	change("bob");
 	turn();
-	cr_assert(held);
-	hold_rounds_back(0);
-	alarm_rings();
+	cr_assert(upstream.held);
 	peer_close(p);
 }
 
 Test(delivery, leaves_nothing_unread_when_the_relay_ends)
 {
-	struct peer *p = peer_open();
-	bool held;
+	struct peer *p = peer_behind();
 
-	may_be_held(&held);
-	subscribe(p, "data", NULL);
-	hold_rounds_back(3600);
-	change("bob");
+	change("second");
 	turn();
-	cr_assert(held);
+	cr_assert(upstream.held);
 	fanout_stop_reading(&fanout);
-	cr_assert_not(held);
+	cr_assert_not(upstream.held);
 	turn();
-	cr_assert_not(held);
+	cr_assert_not(upstream.held);
 	peer_close(p);
 }
 
 Test(delivery, leaves_nothing_unread_of_those_who_wait_for_no_round)
 {
-	struct peer *all = peer_open(), *bob = peer_open();
-	bool held;
+	struct peer *all = peer_behind(), *bob = peer_open();
 
-	may_be_held(&held);
-	subscribe(all, "data", NULL);
 	subscribe(bob, "data", "bob");
 	turn();
-	hold_rounds_back(3600);
 	change("bob");
 	turn();
-	cr_assert_not(held);
+	cr_assert_not(upstream.held);
 	take(bob, sizeof bob->in);
 	cr_assert_eq(bob->n, 1);
 	peer_close(all);

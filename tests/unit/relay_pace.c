@@ -1,5 +1,6 @@
 /* When a round of sends may begin: at once when its receivers keep up, later when they do not, and never so
  * late as to wait for those who stand still. */
+#include "clock.h"
 #include "pace.h"
 
 #include <criterion/criterion.h>
@@ -66,7 +67,7 @@ static void read_all(int from, int to)
 static bool is_allowed_in_time(void)
 {
 	for (int turn = 0; turn < TURNS_MAX; turn++) {
-		if (pace_allows(&pace))
+		if (pace_allows(&pace, 2))
 			return true;
 		ev_run(loop, EVRUN_ONCE);
 	}
@@ -75,33 +76,49 @@ static bool is_allowed_in_time(void)
 
 Test(pace, allows_the_first_round)
 {
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, allows_a_round_at_once_when_all_have_read)
 {
 	round_of(SOCKETS);
 	read_all(0, SOCKETS);
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, holds_a_round_back_until_most_have_read)
 {
 	round_of(SOCKETS);
-	cr_assert_not(pace_allows(&pace));
+	cr_assert_not(pace_allows(&pace, 2));
 	read_all(0, SOCKETS);
+	cr_assert(is_allowed_in_time());
+}
+
+Test(pace, rests_the_longer_the_more_frames_wait)
+{
+	round_of(SOCKETS);
+	pace.began -= 1;
+	pace.ended += 3600;
+	cr_assert_not(pace_allows(&pace, 1));
+	cr_assert(pace_waits_for_readers(&pace));
+	read_all(0, SOCKETS);
+	cr_assert_not(pace_waits_for_readers(&pace));
+	double now = clock_now();
+	pace_allows(&pace, 3);
+	cr_assert_geq(pace.until, now + 3 * PACE_REST_A_FRAME);
+	cr_assert_leq(pace.until, clock_now() + 3 * PACE_REST_A_FRAME);
 	cr_assert(is_allowed_in_time());
 }
 
 Test(pace, starts_anew_with_each_round)
 {
 	round_of(SOCKETS);
-	cr_assert_not(pace_allows(&pace));
+	cr_assert_not(pace_allows(&pace, 2));
 	cr_assert(is_allowed_in_time());
 	read_all(0, SOCKETS);
 	round_of(SOCKETS);
 	read_all(0, SOCKETS);
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, does_not_wait_for_ever_for_those_who_stand_still)
@@ -115,7 +132,7 @@ Test(pace, does_not_wait_for_those_who_have_stood_still_for_long)
 	round_of(SOCKETS);
 	pace.began -= 1;
 	pace.ended -= 1;
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, does_not_wait_as_long_as_the_relay_itself_stood_still)
@@ -129,13 +146,13 @@ Test(pace, does_not_wait_for_a_few_that_stand_still)
 {
 	round_of(SOCKETS);
 	read_all(0, SOCKETS - PACE_SAMPLE / 2 + 1);
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, does_not_wait_when_nobody_was_sent_anything)
 {
 	round_of(0);
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
 
 Test(pace, does_not_wait_for_whoever_has_left)
@@ -143,5 +160,5 @@ Test(pace, does_not_wait_for_whoever_has_left)
 	round_of(SOCKETS);
 	for (int i = 0; i < SOCKETS; i++)
 		pace_forget(&pace, ours[i]);
-	cr_assert(pace_allows(&pace));
+	cr_assert(pace_allows(&pace, 2));
 }
