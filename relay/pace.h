@@ -14,11 +14,11 @@
 #define PACE_SAMPLE 8
 /* For those who do not read, so many times as long as the sending took, and no longer. */
 #define PACE_UNREAD_MAX 4.
-/* The pause behind it: fan-out takes two fifths of the time at the most, as long as it is behind. */
+/* The pause behind it, in times of what the sending and reading took: of what follows, the least goes. */
 #define PACE_REST 1.5
 /* Seconds, for each frame that waits by then: where few come, a longer pause saves few wakes. */
 #define PACE_REST_A_FRAME 0.0005
-/* Seconds. Neither is longer, however slow the machine is, or if the relay was stopped. */
+/* Seconds. Neither wait is longer, however slow the machine is, or if the relay was stopped. */
 #define PACE_WAIT_MAX 0.005
 
 enum pace_phase {
