@@ -148,8 +148,8 @@ class Syncd:
         return self
 
     def start(self):
+        before = self.log().count("READY") if self.process else 0
         self.launch()
-        before = self.log().count("READY")
 
         def ready():
             assert self.process.poll() is None, f"syncd ended with {self.process.returncode}: {self.log()}"
