@@ -38,7 +38,7 @@ static size_t round_room(const struct fanout *f)
  * that is cheap, and PostgreSQL must not be held up. Those who subscribe by pubkey wait for no round. */
 static bool wakes_in_vain(const struct fanout *f)
 {
-	return f->backlog.end != f->flushed_end && f->backlog.end - f->turn_ends[1] < FEW_BYTES &&
+	return fanout_round_waits(f) && f->backlog.end - f->turn_ends[1] < FEW_BYTES &&
 	       f->router.n_edges == 0 && !f->stopping;
 }
 
@@ -63,7 +63,7 @@ static void on_alarm(void *context)
 
 static bool round_is_due(struct fanout *f)
 {
-	if (f->backlog.end == f->flushed_end)
+	if (!fanout_round_waits(f))
 		return false;
 	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace, f->backlog.head - f->flushed_head));
 }

@@ -95,6 +95,11 @@ struct worker *fanout_worker_by_id(struct fanout *fanout, uint64_t id);
 /* Walkers are flushed by rounds, at the end of a turn in which the backlog grew or later. */
 void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
+/* Some frames no round has sent yet. */
+static inline bool fanout_round_waits(const struct fanout *fanout)
+{
+	return fanout->backlog.head != fanout->flushed_head;
+}
 /* Flush it at the end of this turn. */
 void fanout_mark(struct fanout *fanout, struct worker *worker);
 /* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A

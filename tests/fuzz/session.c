@@ -287,12 +287,6 @@ static void step(struct input *in)
 	}
 }
 
-/* A round may wait for those who have not read, and for a little longer. */
-static bool round_waits(void)
-{
-	return relay->fanout.flushed_end != relay->fanout.backlog.end;
-}
-
 static void settle(struct peer *p)
 {
 	size_t len;
@@ -306,7 +300,8 @@ static void settle(struct peer *p)
 		}
 		if (last != p->last_seq)
 			len = SIZE_MAX;
-	} while ((p->len != len && !p->ended) || round_waits());
+		/* A round may wait for those who have not read, and for a little longer. */
+	} while ((p->len != len && !p->ended) || fanout_round_waits(&relay->fanout));
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)

@@ -160,7 +160,7 @@ static void take_all(struct peer *p)
 			take(p, sizeof p->in);
 		}
 		/* A round may wait for the peers to read, and for a little longer. */
-	} while (p->n > before || fanout.flushed_end != fanout.backlog.end);
+	} while (p->n > before || fanout_round_waits(&fanout));
 }
 
 static struct peer *peer_hello(struct wire_hello hello)
