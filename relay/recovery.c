@@ -102,7 +102,7 @@ void recovery_for_backlog(struct recovery *r, const char *since,
 	r->context = context;
 	r->taker = &backlog_taker;
 	r->taker_context = r;
-	changes_ask(&r->backlog_changes, since);
+	changes_ask(&r->backlog_changes, since, r->config->recovery_rate);
 }
 
 int recovery_for_reconciliation(
@@ -112,7 +112,8 @@ int recovery_for_reconciliation(
 		return -EBUSY;
 	r->taker = taker;
 	r->taker_context = context;
-	changes_ask(&r->backlog_changes, since);
+	/* The rate is for what an outage leaves. Reconciliation must keep pace with the changes. */
+	changes_ask(&r->backlog_changes, since, 0);
 	return 0;
 }
 
@@ -274,7 +275,7 @@ static void assign(struct recovery *r)
 		if (!changes_busy(&lane->changes)) {
 			struct checkpoint *passed = checkpoint_ref(m->worker->passed);
 			lane->asked = false;
-			changes_ask(&lane->changes, passed->token);
+			changes_ask(&lane->changes, passed->token, r->config->recovery_rate);
 			checkpoint_unref(passed);
 		}
 	}

@@ -32,9 +32,8 @@ struct relay {
 	struct ev_timer second;
 
 	double started;
-	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so
-	 * that a NOTIFY that follows its commit closely is heard before it. */
-	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
+	/* Tokens of canaries, where nobody reconciles, until they are an interval old. */
+	struct checkpoint_waiting waiting;
 	/* Of the canary that proved the upstream, while what it missed is recovered; empty when none did. */
 	char proved[CHECKPOINT_TOKEN_MAX + 1];
 	bool ready;    /* start-up is over: failures are retried from now on */

@@ -49,9 +49,16 @@ const char *session_error(const PGresult *result)
 {
 	static char buf[ERROR_MAX];
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *text = primary ? primary : PQresultErrorMessage(result);
 
-	one_line(primary ? primary : PQresultErrorMessage(result), buf);
+	one_line(*text ? text : "it answered with other rows than were asked for", buf);
 	return buf;
+}
+
+bool session_is_row(const PGresult *result, int n_fields)
+{
+	return PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1 &&
+	       PQnfields(result) == n_fields;
 }
 
 /* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
@@ -301,7 +308,7 @@ void session_close(struct session *s)
 int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
 	bool single_row, double seconds, session_result_fn *on_result)
 {
-	enum { PARAMS_MAX = 4 };
+	enum { PARAMS_MAX = 6 };
 	const char *values[PARAMS_MAX];
 	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
 	Oid types[PARAMS_MAX];

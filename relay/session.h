@@ -86,5 +86,9 @@ void session_pause(struct session *session, bool pause);
  */
 void session_read_ahead(struct session *session, size_t bytes);
 
+/* Whether the result is one row of so many columns, as the statement should have. A server may answer
+ * anything. */
+bool session_is_row(const PGresult *result, int n_fields);
+
 /* The error of a result as one line without secrets, in a static buffer. */
 const char *session_error(const PGresult *result);

@@ -65,7 +65,7 @@ struct relay *local_relay_start(void)
 	memset(r->fanout.router.secret, 1, sizeof r->fanout.router.secret);
 	memcpy(r->fanout.epoch, LOCAL_RELAY_EPOCH, sizeof LOCAL_RELAY_EPOCH);
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
-	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
+	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
 	ops_init(&r->ops, r);
 	metrics_socket_init(&r->metrics_socket, r);
 	return r;
