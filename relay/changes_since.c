@@ -179,11 +179,16 @@ static void on_row(struct changes_since *c, const PGresult *result)
 	}
 	for (int i = 0; i < PQntuples(result); i++) {
 		c->n_rows++;
+		if (PQgetisnull(result, i, 0)) {
+			trouble(c, "pgherald.changes_since() returned a channel that is NULL");
+			c->n_bad_rows++;
+			continue;
+		}
 		/* No NOTIFY could have told of it either. */
-		if (PQgetisnull(result, i, 0) || PQgetisnull(result, i, 1)) {
+		if (PQgetisnull(result, i, 1)) {
 			diag_limited(&null_limit, DIAG_WARNING,
-				"a recovered row is skipped, since it has a NULL; mend it, or what "
-				"pgherald.changes_since() makes of it channel=\"%s\"",
+				"a recovered row is skipped, since its value is NULL; mend the row or the function "
+				"channel=\"%s\" length=0",
 				PQgetvalue(result, i, 0));
 			continue;
 		}

@@ -136,8 +136,8 @@ static void begin_term(struct reconcile *rc)
 {
 	static struct diag_limit limit;
 
-	/* What was heard since the turn before counts. What was heard earlier does not: a change may have come
-	 * after it that nobody notified. */
+	/* What was heard since the turn before counts. What was heard earlier does not: a change may have
+	 * come after it that nobody notified. */
 	if (clock_now() - rc->heard_since > rc->config->checkpoint_interval * RECONCILE_TAKEOVER_INTERVALS)
 		forget_heard(rc);
 	rc->leading = true;
