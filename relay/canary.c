@@ -255,7 +255,10 @@ static bool read_claim(const char **text, struct canary_claim *out)
 	else
 		return false;
 	out->settled[0] = '\0';
-	return out->kind != CANARY_CLAIMS_SOON || is_token(out->from);
+	if (is_token(out->from))
+		return true;
+	out->from[0] = '\0';
+	return out->kind != CANARY_CLAIMS_SOON;
 }
 
 struct heard {

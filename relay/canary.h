@@ -27,11 +27,12 @@ enum canary_claim_kind {
 };
 
 /* What the sender answers for, of the channels that it has: everything committed after `from` and up to
- * `settled` was heard or announced. */
+ * `settled` was heard or announced. Where it claims nothing, `from` is what its workers have: it cannot find
+ * out by itself what came after, and whoever leads may. */
 struct canary_claim {
 	enum canary_claim_kind kind;
 	char settled[CHECKPOINT_TOKEN_MAX + 1]; /* empty unless CANARY_CLAIMS_SETTLED */
-	char from[CHECKPOINT_TOKEN_MAX + 1];    /* may be empty unless CANARY_CLAIMS_SETTLED or _SOON */
+	char from[CHECKPOINT_TOKEN_MAX + 1];    /* empty: none; never with CANARY_CLAIMS_SETTLED or _SOON */
 };
 
 /* A canary that was heard. */

@@ -98,6 +98,7 @@ static void try_again(struct changes_since *c, const char *error)
 	stop_timers(c);
 	if (!changes_busy(c))
 		return;
+	c->failed = true;
 	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
 	timer_arm(c->session.loop, &c->retry, wait);
 }
@@ -188,7 +189,7 @@ static void on_row(struct changes_since *c, const PGresult *result)
 		if (PQgetisnull(result, i, 1)) {
 			diag_limited(&null_limit, DIAG_WARNING,
 				"a recovered row is skipped, since its value is NULL; mend the row or the function "
-				"channel=\"%s\" length=0",
+				"channel=\"%s\"",
 				PQgetvalue(result, i, 0));
 			continue;
 		}
@@ -256,8 +257,8 @@ static void ask_rows(struct changes_since *c)
 
 /* The plan */
 
-/* The server has the history of the token's run up to this LSN. If the token is beyond, the next best is what
- * this relay passed on before, in the same run: all workers have everything up to there. */
+/* The server has the history of the token's run up to this LSN. If the token is beyond, the next best is one
+ * that this relay passed on before, if it sees no more than the token: by their LSNs alone it might. */
 static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 {
 	struct checkpoint_parts since, older;
@@ -268,7 +269,7 @@ static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 		return true;
 	for (unsigned i = c->history->n; i-- > 0;) {
 		const char *token = c->history->items[i]->token;
-		if (checkpoint_same_run(token, c->since) && checkpoint_parse(token, &older) == 0 &&
+		if (checkpoint_covers(c->since, token) && checkpoint_parse(token, &older) == 0 &&
 			older.lsn <= upto) {
 			snprintf(c->snapshot, sizeof c->snapshot, "%s", older.snapshot);
 			return true;
@@ -448,6 +449,7 @@ void changes_ask(struct changes_since *c, const char *since, double rate)
 {
 	ev_timer_stop(c->session.loop, &c->idle);
 	c->rate = rate;
+	c->failed = false;
 	c->since = strdup(since);
 	forget_plan(c);
 	if (!c->since) {

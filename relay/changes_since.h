@@ -47,6 +47,7 @@ struct changes_since {
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX +
 		      1]; /* what is asked, where it is not since's own; else empty */
 	bool asks_run;    /* the plan is there, and whether the server knows since's run is not */
+	bool failed;      /* the question was tried before in vain */
 	bool wants_pause; /* by the taker */
 	double rate;      /* rows a second; 0: unlimited */
 	uint64_t n_rows, n_bad_rows;

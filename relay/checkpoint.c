@@ -1,7 +1,10 @@
 #include "checkpoint.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,6 +196,21 @@ bool checkpoint_is_newer(const char *a, const char *b)
 	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0)
 		return false;
 	return x.system_identifier != y.system_identifier || x.run != y.run || x.lsn > y.lsn;
+}
+
+struct checkpoint *checkpoint_before_both(const char *a, const char *b)
+{
+	char token[CHECKPOINT_TOKEN_MAX + 1];
+	struct checkpoint_parts x, y;
+
+	bool good = parse_of_one_run(a, b, &x, &y);
+	assert(good);
+	(void)good;
+	uint64_t lsn = x.lsn < y.lsn ? x.lsn : y.lsn, xmin = x.xmin < y.xmin ? x.xmin : y.xmin;
+	snprintf(token, sizeof token,
+		"%" PRIu64 ";%" PRIu64 ";%" PRIX32 "/%" PRIX32 ";%" PRIu64 ":%" PRIu64 ":",
+		x.system_identifier, x.run, (uint32_t)(lsn >> 32), (uint32_t)lsn, xmin, xmin);
+	return checkpoint_new(wire_str(token), 0);
 }
 
 /* Waiting */

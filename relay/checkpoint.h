@@ -75,6 +75,9 @@ bool checkpoint_is_newer(const char *a, const char *b);
 bool checkpoint_covers(const char *a, const char *b);
 /* Whether both are of one run, and a's LSN is not beyond b's. */
 bool checkpoint_precedes(const char *a, const char *b);
+/* A moment of one run that sees no more than either; a and b must be tokens of one run. NULL when out of
+ * memory. */
+struct checkpoint *checkpoint_before_both(const char *a, const char *b);
 /* "X/Y", as PostgreSQL prints an LSN. */
 int checkpoint_parse_lsn(const char *text, uint64_t *out);
 

@@ -137,6 +137,16 @@ static void print_postgres(struct page *p, const struct relay *r)
 	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery.n_rows);
 	counter(p, "pgherald_announced_total", "Changes that nobody had notified, found and published.",
 		r->reconcile.n_announced);
+	gauge(p, "pgherald_reconcile_leading",
+		"Whether this relay asks the database, for all relays, what nobody notified.",
+		r->reconcile.leading);
+	gauge(p, "pgherald_reconcile_failing_seconds",
+		"For how long this relay could not find out what nobody notified, and no other relay did; 0 while "
+		"all is well.",
+		reconcile_failing(&r->reconcile));
+	gauge(p, "pgherald_runs_noted",
+		"Whether the database keeps note of the server's runs, without which a restart of PostgreSQL is a gap.",
+		r->upstream.notes_runs);
 }
 
 static void print_fanout(struct page *p, const struct relay *r)

@@ -132,7 +132,7 @@ static void end_term(struct reconcile *rc)
 	forget_heard(rc);
 }
 
-static void begin_term(struct reconcile *rc)
+static void begin_term(struct reconcile *rc, struct checkpoint *from)
 {
 	static struct diag_limit limit;
 
@@ -142,7 +142,7 @@ static void begin_term(struct reconcile *rc)
 		forget_heard(rc);
 	rc->leading = true;
 	rc->failed = false;
-	checkpoint_set(&rc->from, latest(rc));
+	checkpoint_set(&rc->from, from);
 	diag_limited(&limit, DIAG_INFO, "this relay announces what nobody notified, from now on");
 }
 
@@ -185,6 +185,8 @@ static void finish_turn_if_done(struct reconcile *rc)
 
 /* Announcing */
 
+static struct diag_limit too_long_limit;
+
 static void announce(struct reconcile *rc, unsigned topic, struct wire_str value)
 {
 	const struct channel *channel = &rc->config->channels[topic - 1];
@@ -193,9 +195,13 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 
 	if (channel->kind == CHANNEL_CHANGES) {
 		int len = change_encode(value, (struct wire_str){0}, payload, sizeof payload);
-		/* Recovery lets no row through that a NOTIFY cannot carry. */
-		if (len < 0)
+		if (len < 0) {
+			diag_limited(&too_long_limit, DIAG_WARNING,
+				"a change that nobody notified cannot be announced, since no NOTIFY carries a "
+				"payload of 8000 bytes channel=\"%s\" length=%u",
+				channel->name, value.len);
 			return;
+		}
 		text = (struct wire_str){payload, (uint32_t)len};
 	}
 	if (publisher_submit(rc->publisher, 0, 0, 0, channel->name, text) < 0) {
@@ -278,8 +284,9 @@ static void ask(struct reconcile *rc, const char *token)
 		return;
 	}
 	if (!rc->leading)
-		begin_term(rc);
+		begin_term(rc, latest(rc));
 	begin_turn(rc);
+	rc->slow_turns = 0;
 	checkpoint_set(&rc->settling, rc->turn);
 	checkpoint_unref(rc->turn);
 	rc->turn = turn;
@@ -296,15 +303,32 @@ static void ask(struct reconcile *rc, const char *token)
 
 static void on_own_turn(struct reconcile *rc, const char *token)
 {
-	if (!rc->enabled)
-		return;
-	/* They are finished first. The heard go on in the same turn. */
-	if (rc->asking)
-		note_failure(rc, "the database takes longer to answer than the turns are apart");
-	else if (rc->n_unconfirmed > 0)
-		note_failure(rc, "announcements take longer than the turns are apart");
-	else
+	if (!rc->asking && rc->n_unconfirmed == 0) {
 		ask(rc, token);
+		return;
+	}
+	/* They are finished first. What is heard meanwhile belongs to the same turn. */
+	rc->slow_turns++;
+	if (recovery_failed(rc->recovery))
+		note_failure(rc, "the database cannot be asked");
+	else if (rc->slow_turns > RECONCILE_SLOW_TURNS)
+		note_failure(rc,
+			rc->asking ? "the database takes too long to answer" : "announcements take too long");
+}
+
+/* A relay that cannot ask has not what this term begins with: begin it with what that one has. */
+static void answer_for(struct reconcile *rc, const struct canary_turn *t)
+{
+	if (!rc->leading || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, rc->from->token) ||
+		checkpoint_covers(t->claim.from, rc->from->token) ||
+		!canary_channels_contain(rc->channels, t->channels))
+		return;
+	struct checkpoint *from = checkpoint_before_both(t->claim.from, rc->from->token);
+	if (!from)
+		return;
+	end_term(rc);
+	begin_term(rc, from);
+	checkpoint_unref(from);
 }
 
 /* Whether another's claim joins on to what our workers have, here and now. */
@@ -338,16 +362,17 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 	/* Where this relay does not reconcile, whoever sends one passes for a turn: it needs no more. */
 	if (!rc->enabled)
 		return t->claim.kind != CANARY_CLAIMS_NOTHING;
-	/* Who settles does not give way to who has yet to. */
-	bool settles = rc->settled && !rc->undone;
+	/* Who leads gives way to progress alone: else two that are slow would end each other's questions. */
 	bool counts = claims(t) && joins_on(rc, t) &&
-		      (t->own || t->claim.kind == CANARY_CLAIMS_SETTLED || !settles);
+		      (t->own || t->claim.kind == CANARY_CLAIMS_SETTLED || !rc->leading);
 	if (counts && t->claim.kind == CANARY_CLAIMS_SETTLED)
 		pass_on(rc, t);
 	if (t->own) {
 		on_own_turn(rc, t->token);
 		return true;
 	}
+	if (t->claim.kind == CANARY_CLAIMS_NOTHING)
+		answer_for(rc, t);
 	if (!counts)
 		return false;
 	end_term(rc);
@@ -360,15 +385,20 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim *out)
 {
 	const struct checkpoint *from = rc->from ? rc->from : latest(rc);
+	bool done = !rc->undone && !recovery_failed(rc->recovery);
 
 	if (!rc->enabled) {
 		out->kind = CANARY_CLAIMS_NEVER;
 		return;
 	}
-	if (!live || rc->undone || rc->asking || rc->n_unconfirmed > 0 || !from)
+	if (!live || !from)
+		return;
+	if (!done)
+		from = latest(rc);
+	memcpy(out->from, from->token, from->len + 1);
+	if (!done)
 		return;
 	out->kind = rc->settled ? CANARY_CLAIMS_SETTLED : CANARY_CLAIMS_SOON;
-	memcpy(out->from, from->token, from->len + 1);
 	if (rc->settled)
 		memcpy(out->settled, rc->settled->token, rc->settled->len + 1);
 }

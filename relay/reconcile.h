@@ -25,6 +25,9 @@
 /* Who takes the lead counts as heard what came since the last turn, unless that was longer ago: a relay that
  * follows waits less (canary.c, TURN_OTHERS). */
 #define RECONCILE_TAKEOVER_INTERVALS 2.
+/* Turns of ours that a question or its announcements may outlast, before our turns are nobody's. A server
+ * that is only slow would else have to answer all relays at once. */
+#define RECONCILE_SLOW_TURNS 2
 /* Intervals without a turn that was done, after which the operator is told that reconciliation fails. */
 #define RECONCILE_FAILS_INTERVALS 2.
 
@@ -65,7 +68,8 @@ struct reconcile {
 	bool asking;            /* this turn's question is under way */
 	uint32_t n_unconfirmed; /* announcements that are not committed yet, of an earlier term too */
 	bool failed;            /* one of this term's was not */
-	bool undone; /* our last turn failed or was cut short, or the one that is on takes longer */
+	unsigned slow_turns;    /* of ours that came since the question was asked */
+	bool undone;            /* our last turn failed, or the one that is on takes too long */
 	/* The turn that is on comes first. Who does not lead has one, from the last turn of others. */
 	struct heard_set heard[RECONCILE_TURNS];
 	double heard_since; /* clock_now() when nothing was kept */

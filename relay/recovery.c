@@ -117,6 +117,11 @@ int recovery_for_reconciliation(
 	return 0;
 }
 
+bool recovery_failed(const struct recovery *r)
+{
+	return r->taker && r->backlog_changes.failed;
+}
+
 void recovery_abort(struct recovery *r)
 {
 	if (!r->taker)

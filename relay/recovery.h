@@ -72,6 +72,8 @@ void recovery_for_backlog(struct recovery *recovery, const char *since,
 /* -EBUSY: the lane is taken. */
 int recovery_for_reconciliation(
 	struct recovery *recovery, const char *since, const struct recovery_taker *taker, void *context);
+/* Whether the question under way was tried before in vain. */
+bool recovery_failed(const struct recovery *recovery);
 /* Forget what recovery_for_backlog() or recovery_for_reconciliation() asked. */
 void recovery_abort(struct recovery *recovery);
 /* struct worker_requests' catch_up and forget */
