@@ -6,14 +6,19 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-/* The payload: "pgherald2 RELAY NONCE XID TOKEN CLAIM FROM CHANNELS". The transaction's own id comes with it
- * because it makes the next snapshot differ from this one without anything having happened. CLAIM is a token,
- * or one of the words below; FROM is a token, or NOTHING.
+/* The payload: "pgherald2 RELAY NONCE XID TOKEN CLAIM FROM CHANNELS SIGNATURE". The transaction's own id
+ * comes with it because it makes the next snapshot differ from this one without anything having happened.
+ * CLAIM is a token, or one of the words below; FROM is a token, or NOTHING.
+ *
+ * NOTIFY has no access control: whoever may connect may send what looks like a canary. Our own we know by the
+ * nonce, which nobody can read before it is committed. Another relay's we believe by its signature, with a
+ * key that only the relays' role can read. The server signs, since it alone knows what the token will be.
  *
  * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id
  * and those of all others after the last flush are given away again, and the snapshot would take the changes
@@ -28,29 +33,37 @@
 
 /* The moment is computed once, and the snapshot cut for the way. LSN: where pgherald.note_run() is installed,
  * it records that the server's history has this moment. */
-#define CANARY_SQL(lsn)                                                                                      \
-	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', '" MAGIC                \
-	"', $1::pg_catalog.text, $2::pg_catalog.text, pg_catalog.pg_current_xact_id(), token,"               \
-	" $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text)), " UPSTREAM_IDENTITY_SQL           \
-	", pg_catalog.set_config('synchronous_commit', 'local', true),"                                      \
-	" pg_catalog.pg_logical_emit_message(true, 'pgherald', '')"                                          \
-	" FROM (SELECT " CHECKPOINT_TOKEN_SQL(                                                               \
-		"lsn", SHORT_SNAPSHOT_SQL) " AS token"                                                       \
-					   " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn       \
-					   " AS lsn OFFSET 0) AS moment OFFSET 0) AS tokens"
+#define CANARY_SQL(lsn)                                                                                       \
+	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', text, " SIGNATURE_SQL    \
+	")), " UPSTREAM_IDENTITY_SQL ","                                                                      \
+	" pg_catalog.set_config('synchronous_commit', 'local', true),"                                        \
+	" pg_catalog.pg_logical_emit_message(true, 'pgherald', '')"                                           \
+	" FROM (SELECT pg_catalog.concat_ws(' ', '" MAGIC "', $1::pg_catalog.text, $2::pg_catalog.text,"      \
+	" pg_catalog.pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL("lsn",                                      \
+		SHORT_SNAPSHOT_SQL) ","                                                                       \
+				    " $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text) AS text" \
+				    " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn               \
+				    " AS lsn OFFSET 0) AS moment OFFSET 0) AS canary"
+/* sha256(key || sha256(key || text)): the outer one keeps anybody from appending to the text. */
+#define SIGNATURE_SQL                                                                                        \
+	"pg_catalog.encode(pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                   \
+	" pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                                    \
+	" pg_catalog.convert_to(text, 'UTF8'))), 'hex')"
 #define SHORT_SNAPSHOT_SQL                                                                                   \
 	"CASE WHEN pg_catalog.length(s::pg_catalog.text) OPERATOR(pg_catalog.<=) 1024"                       \
 	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.pg_snapshot_xmin(s), ':',"               \
 	" pg_catalog.pg_snapshot_xmin(s), ':') END"
 _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 #define CANARY_RESULT_FIELDS 4
+/* src/include/catalog/pg_type_d.h */
+#define BYTEA_OID 17
 
 /* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn; and less
  * than two intervals, so that changes are announced in time by the next one when it fails. */
 #define TURN_OWN 0.95
 #define TURN_OTHERS 1.6
 
-static struct diag_limit malformed_limit, version_limit, uncommitted_limit;
+static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit, keyless_limit;
 
 static void arm(struct canary *c, double seconds)
 {
@@ -161,12 +174,17 @@ static const char *claim_text(const struct canary_claim *claim)
 	return claim->kind == CANARY_CLAIMS_SETTLED ? claim->settled : words[claim->kind];
 }
 
+/* Cannot fail: the pool was ready when the epoch was drawn (getrandom(2)). */
+static void draw(void *buf, size_t size)
+{
+	(void)!getrandom(buf, size, 0);
+}
+
 static void draw_nonce(struct canary *c)
 {
 	unsigned char random[(sizeof c->nonce - 1) / 2];
 
-	/* Cannot fail: the pool was ready when the epoch was drawn (getrandom(2)). */
-	(void)!getrandom(random, sizeof random, 0);
+	draw(random, sizeof random);
 	for (size_t i = 0; i < sizeof random; i++)
 		snprintf(c->nonce + 2 * i, 3, "%02x", random[i]);
 }
@@ -181,14 +199,15 @@ static void send_canary(struct canary *c)
 		c->events->claim(c->context, &c->claim);
 	struct session_param params[] = {{.value = c->epoch}, {.value = c->nonce},
 		{.value = claim_text(&c->claim)}, {.value = *c->claim.from ? c->claim.from : NOTHING},
-		{.value = c->channels}};
+		{.value = c->channels},
+		{.value = (const char *)c->key, .len = sizeof c->key, .type = BYTEA_OID, .binary = true}};
 	c->in_flight = c->awaited = true;
 	c->committed_at = clock_now();
 	c->n_sent++;
 	publisher_ask(c->publisher,
 		c->notes_runs ? CANARY_SQL("pgherald.note_run()")
 			      : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
-		params, 5, on_statement, c);
+		params, 6, on_statement, c);
 }
 
 /* Turns */
@@ -265,15 +284,57 @@ struct heard {
 	char epoch[64], nonce[40], xid[24];
 	struct canary_turn turn;
 	struct checkpoint_parts parts; /* of the turn's token */
+	uint32_t signed_len;           /* of the payload */
+	char signature[2 * crypto_hash_sha256_BYTES + 1];
 };
 
-static bool read_canary(const char *text, struct heard *out)
+static bool read_canary(const char *payload, const char *text, struct heard *out)
 {
-	return word(&text, out->epoch, sizeof out->epoch) && word(&text, out->nonce, sizeof out->nonce) &&
-	       word(&text, out->xid, sizeof out->xid) &&
-	       word(&text, out->turn.token, sizeof out->turn.token) && read_claim(&text, &out->turn.claim) &&
-	       word(&text, out->turn.channels, sizeof out->turn.channels) &&
+	if (!word(&text, out->epoch, sizeof out->epoch) || !word(&text, out->nonce, sizeof out->nonce) ||
+		!word(&text, out->xid, sizeof out->xid) ||
+		!word(&text, out->turn.token, sizeof out->turn.token) ||
+		!read_claim(&text, &out->turn.claim) ||
+		!word(&text, out->turn.channels, sizeof out->turn.channels))
+		return false;
+	out->signed_len = (uint32_t)(text - payload) - 1;
+	return word(&text, out->signature, sizeof out->signature) &&
 	       checkpoint_parse(out->turn.token, &out->parts) == 0;
+}
+
+/* As SIGNATURE_SQL does. */
+static bool is_signed(const struct heard *h, const char *payload, const unsigned char key[RELAY_KEY_SIZE])
+{
+	unsigned char hash[crypto_hash_sha256_BYTES];
+	char text[sizeof h->signature];
+	crypto_hash_sha256_state state;
+
+	crypto_hash_sha256_init(&state);
+	crypto_hash_sha256_update(&state, key, RELAY_KEY_SIZE);
+	crypto_hash_sha256_update(&state, (const unsigned char *)payload, h->signed_len);
+	crypto_hash_sha256_final(&state, hash);
+	crypto_hash_sha256_init(&state);
+	crypto_hash_sha256_update(&state, key, RELAY_KEY_SIZE);
+	crypto_hash_sha256_update(&state, hash, sizeof hash);
+	crypto_hash_sha256_final(&state, hash);
+	sodium_bin2hex(text, sizeof text, hash, sizeof hash);
+	return strlen(h->signature) == sizeof text - 1 && sodium_memcmp(text, h->signature, sizeof text) == 0;
+}
+
+/* Whether another relay sent it. */
+static bool is_believed(const struct canary *c, const struct heard *h, const char *payload)
+{
+	if (!c->upstream->has_key) {
+		diag_limited(&keyless_limit, DIAG_NOTICE,
+			"canaries of other relays are not believed, since this role cannot read pgherald.relay_key, "
+			"so this relay sends its own; run recovery.sql, or grant SELECT on it");
+		return false;
+	}
+	if (is_signed(h, payload, c->upstream->key))
+		return true;
+	diag_limited(&forged_limit, DIAG_WARNING,
+		"a canary that no relay of this database has signed is ignored; find who notifies there "
+		"channel=" CANARY_CHANNEL);
+	return false;
 }
 
 /* If the canary's transaction was the next in line and no other was in progress, then a server that has gone
@@ -345,16 +406,17 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	struct heard heard;
 
 	memset(&heard, 0, sizeof heard);
-	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 || !read_canary(text, &heard)) {
+	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 ||
+		!read_canary(payload.ptr, text, &heard)) {
 		on_unreadable(magic, payload.len);
 		return;
 	}
 	c->n_heard++;
-	if (strcmp(heard.epoch, c->epoch) != 0)
-		on_others(c, &heard);
-	/* One that was given up before comes too late to tell anything. */
-	else if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
+	if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
 		on_own(c, &heard);
+	/* Our own that was given up before comes too late to tell anything. */
+	else if (strcmp(heard.epoch, c->epoch) != 0 && is_believed(c, &heard, payload.ptr))
+		on_others(c, &heard);
 }
 
 bool canary_channels_contain(const char *channels, const char *others)
@@ -401,6 +463,7 @@ void canary_init(struct canary *c, struct ev_loop *loop, const struct config *co
 		.interval = config->checkpoint_interval,
 		.publisher = publisher,
 		.upstream = upstream};
+	draw(c->key, sizeof c->key);
 	describe_channels(c->channels, sizeof c->channels, config);
 	timer_init(&c->turn, on_turn, c);
 	timer_init(&c->deadline, on_deadline, c);
@@ -410,6 +473,8 @@ void canary_prove(struct canary *c)
 {
 	c->proving = true;
 	c->notes_runs = c->upstream->notes_runs;
+	if (c->upstream->has_key)
+		memcpy(c->key, c->upstream->key, sizeof c->key);
 	send_canary(c);
 }
 

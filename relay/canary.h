@@ -86,6 +86,8 @@ struct canary {
 	/* The server's snapshot, if nothing has happened since the last canary; empty if something has. */
 	char idle_snapshot[64];
 	char nonce[33]; /* of the last that was sent; nobody can know it before the canary is committed */
+	/* Signs ours. Where the relays share one, it is the upstream's, and others' are believed. */
+	unsigned char key[RELAY_KEY_SIZE];
 	struct canary_claim claim; /* the last one's */
 	double committed_at;
 

@@ -26,10 +26,15 @@
 	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
 	" AND pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pgherald.note_run()'),"          \
 	" 'EXECUTE'), false)"
-#define CHECK_SQL                                                                                            \
-	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL       \
-	", pg_catalog.pg_backend_pid(),"                                                                     \
-	" pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " NOTES_RUNS_SQL
+#define READS_KEY_SQL                                                                                        \
+	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
+	" AND pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgherald.relay_key'), 'SELECT'), false)"
+#define KEY_SQL "SELECT key FROM pgherald.relay_key"
+#define CHECK_SQL                                                                                                    \
+	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL               \
+	", pg_catalog.pg_backend_pid(),"                                                                             \
+	" pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " NOTES_RUNS_SQL \
+	", " READS_KEY_SQL
 enum {
 	CHECK_STANDBY,
 	CHECK_DATABASE,
@@ -37,6 +42,7 @@ enum {
 	CHECK_PID,
 	CHECK_RECOVERABLE,
 	CHECK_NOTES_RUNS,
+	CHECK_READS_KEY,
 	CHECK_FIELDS
 };
 
@@ -142,6 +148,26 @@ static void send_listen(struct upstream *u)
 		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
 }
 
+/* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
+ */
+static void on_key(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+	size_t len = 0;
+
+	if (!result) {
+		send_listen(u);
+		return;
+	}
+	if (!session_is_row(result, 1))
+		return;
+	unsigned char *bytes = PQunescapeBytea((const unsigned char *)PQgetvalue(result, 0, 0), &len);
+	u->has_key = bytes && len == sizeof u->key;
+	if (u->has_key)
+		memcpy(u->key, bytes, len);
+	PQfreemem(bytes);
+}
+
 static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
@@ -149,7 +175,10 @@ static void on_check(void *context, PGresult *result)
 	char text[400];
 
 	if (!result) {
-		send_listen(u);
+		if (u->reads_key)
+			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
+		else
+			send_listen(u);
 		return;
 	}
 	if (!session_is_row(result, CHECK_FIELDS)) {
@@ -161,6 +190,8 @@ static void on_check(void *context, PGresult *result)
 	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
 	u->recoverable = PQgetvalue(result, 0, CHECK_RECOVERABLE)[0] == 't';
 	u->notes_runs = PQgetvalue(result, 0, CHECK_NOTES_RUNS)[0] == 't';
+	u->reads_key = PQgetvalue(result, 0, CHECK_READS_KEY)[0] == 't';
+	u->has_key = false;
 	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
 	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't') {

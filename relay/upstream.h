@@ -26,6 +26,9 @@ struct upstream_events {
 	void (*lost)(void *context, const char *error, bool heals, double retry);
 };
 
+/* SHA-256's size, which pgherald.relay_key has. */
+#define RELAY_KEY_SIZE 32
+
 struct upstream {
 	const struct config *config;
 	const struct upstream_events *events;
@@ -44,6 +47,9 @@ struct upstream {
 	char database[64];
 	bool recoverable; /* the recovery function is there */
 	bool notes_runs;  /* pgherald.note_run() is there, and we may call it */
+	bool reads_key;   /* pgherald.relay_key is there, and we may read it */
+	bool has_key;     /* the relays of this database share a key, and this is it */
+	unsigned char key[RELAY_KEY_SIZE];
 
 	uint64_t n_connects, n_losses;
 	char last_error[256];
