@@ -32,22 +32,20 @@ static void watch_shortage(struct catch_up *c)
 
 /* Memory */
 
-/* A user may take as much as it leaves free. So one alone gets half of the memory, and of two each a third;
- * and however much one user takes, another that comes finds some. */
+/* A user may hold three times as much as it leaves free. So one alone gets three quarters, and of two each
+ * three sevenths; and however much one takes, another that comes finds some. */
 static bool may_take_more(const struct catch_up *c, const struct catch_up_user *u)
 {
-	size_t size = c->config->recovery_size;
+	size_t size = c->config->recovery_size, held = c->held + SPOOL_CHUNK;
 
-	return c->held + SPOOL_CHUNK <= size && u->held + SPOOL_CHUNK <= size - c->held - SPOOL_CHUNK;
+	return held <= size && u->held + SPOOL_CHUNK <= 3 * (size - held);
 }
 
 /* After whatever changes how much the question's spool holds. */
 static void account(struct catch_up *c, struct catch_up_question *q)
 {
-	if (q->spool.held < q->held) {
-		q->user->drained = true;
+	if (q->spool.held < q->held)
 		wake(c);
-	}
 	c->held += q->spool.held - q->held;
 	q->user->held += q->spool.held - q->held;
 	q->held = q->spool.held;
@@ -345,9 +343,9 @@ static bool somebody_waits(const struct catch_up *c)
 	return false;
 }
 
-static const struct catch_up_user *heaviest_user(const struct catch_up *c)
+static struct catch_up_user *heaviest_user(const struct catch_up *c)
 {
-	const struct catch_up_user *u, *heaviest = NULL;
+	struct catch_up_user *u, *heaviest = NULL;
 
 	TAILQ_FOREACH (u, &c->users, link)
 		if (!heaviest || u->held > heaviest->held)
@@ -355,70 +353,65 @@ static const struct catch_up_user *heaviest_user(const struct catch_up *c)
 	return heaviest;
 }
 
-/* Of the user that holds most, the one whose slowest member has most before it. */
-static struct catch_up_question *heaviest_question(const struct catch_up *c)
+/* Memory is kept for its sake, and it is its socket that takes nothing: the relay is not behind with feeding
+ * it. */
+static bool is_stalled(const struct catch_up_member *m)
 {
-	struct catch_up_question *q, *heaviest = NULL;
-	const struct catch_up_member *m;
-	uint64_t most = 0;
-
-	TAILQ_FOREACH (q, &heaviest_user(c)->questions, link)
-		TAILQ_FOREACH (m, &q->members, sibling)
-			if (q->spool.n_bytes - m->reader.n_bytes > most) {
-				most = q->spool.n_bytes - m->reader.n_bytes;
-				heaviest = q;
-			}
-	return heaviest;
+	return !m->list && spool_is_held_by(&m->question->spool, &m->reader);
 }
 
-/* It holds memory back, and it is not we who are behind with feeding it. */
-static bool is_stalled(const struct catch_up_question *q, const struct catch_up_member *m)
+/* Adds up for how long it has stood in the way. While nobody waits, whoever takes something begins anew. */
+static void blame(struct catch_up_member *m, bool others_wait)
 {
-	return !m->list && spool_is_held_by(&q->spool, &m->reader);
+	bool took_some = m->reader.n_rows != m->seen_rows;
+
+	m->seen_rows = m->reader.n_rows;
+	if (took_some && !others_wait)
+		m->stalled_for = 0;
+	else if (is_stalled(m))
+		m->stalled_for += LOOK_SECONDS;
 }
 
-static bool has_stalled(const struct catch_up_question *q)
+static bool is_overdue(const struct catch_up_member *m, double limit)
 {
-	const struct catch_up_member *m;
-
-	TAILQ_FOREACH (m, &q->members, sibling)
-		if (is_stalled(q, m))
-			return true;
-	return false;
+	return is_stalled(m) && m->stalled_for >= limit;
 }
 
-static void evict_stalled(struct catch_up *c, struct catch_up_question *q)
+static uint64_t bytes_left(const struct catch_up_member *m)
+{
+	return m->question->spool.n_bytes - m->reader.n_bytes;
+}
+
+/* Of the members of the user that holds most, the question of the overdue one for which most is kept. NULL:
+ * none is overdue. */
+static struct catch_up_question *blame_user(struct catch_up_user *u, bool others_wait, double limit)
+{
+	struct catch_up_question *q;
+	struct catch_up_member *m, *heaviest = NULL;
+
+	TAILQ_FOREACH (q, &u->questions, link)
+		TAILQ_FOREACH (m, &q->members, sibling) {
+			blame(m, others_wait);
+			if (is_overdue(m, limit) && (!heaviest || bytes_left(m) > bytes_left(heaviest)))
+				heaviest = m;
+		}
+	return heaviest ? heaviest->question : NULL;
+}
+
+static void evict_overdue(struct catch_up *c, struct catch_up_question *q, double limit)
 {
 	struct catch_up_member *m = TAILQ_FIRST(&q->members), *next;
 
 	/* The question goes with its last member, and then there is no next. */
 	for (; m; m = next) {
 		next = TAILQ_NEXT(m, sibling);
-		if (!is_stalled(q, m))
+		if (!is_overdue(m, limit))
 			continue;
 		c->n_evicted++;
 		give_up(c, m, "overrun",
 			"it took what it missed too slowly, and there is no room for more "
 			"(PGHERALD_RECOVERY_SIZE)");
 	}
-}
-
-/* Whether somebody was told of a gap. */
-static bool look_at(struct catch_up *c, struct catch_up_user *u)
-{
-	struct catch_up_question *q = heaviest_question(c);
-	bool others_wait = somebody_waits(c);
-
-	if (u->drained && !others_wait)
-		u->short_for = 0;
-	else if (q && has_stalled(q))
-		u->short_for += LOOK_SECONDS;
-	u->drained = false;
-	if (u->short_for < (others_wait ? CATCH_UP_PATIENCE_SECONDS : CATCH_UP_STALL_SECONDS) || !q)
-		return false;
-	u->short_for = 0;
-	evict_stalled(c, q);
-	return true;
 }
 
 static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -430,16 +423,17 @@ static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events
 	(void)events;
 	/* Where memory itself was short, it may be there again. */
 	use_room(c);
-	TAILQ_FOREACH (u, &c->users, link) {
-		if (!is_short(u)) {
-			u->short_for = 0;
-			continue;
-		}
-		watch_shortage(c);
-		/* Users may be gone after it. */
-		if (look_at(c, u))
+	TAILQ_FOREACH (u, &c->users, link)
+		if (is_short(u))
 			break;
-	}
+	if (!u)
+		return;
+	watch_shortage(c);
+	bool others_wait = somebody_waits(c);
+	double limit = others_wait ? CATCH_UP_PATIENCE_SECONDS : CATCH_UP_STALL_SECONDS;
+	struct catch_up_question *q = blame_user(heaviest_user(c), others_wait, limit);
+	if (q)
+		evict_overdue(c, q, limit);
 }
 
 /* The lanes */

@@ -16,10 +16,10 @@
 /* Questions that are read at once. One user has one lane at the most, so that whatever the workers of one
  * ask, those of another find a lane. */
 #define CATCH_UP_LANES 3
-/* When the memory of a user is full and for so long no worker has made room, the one for which most is kept
- * is told of a gap. Longer than a healthy worker may pause. */
+/* When there is no room for more, the worker for which most is kept is told of a gap, if its socket has taken
+ * nothing for so long. Longer than a healthy worker may pause between two reads. */
 #define CATCH_UP_STALL_SECONDS 15.
-/* The same while others wait: then the times when there is no room add up. */
+/* The same while others wait: the times add up in which it takes too little to make room. */
 #define CATCH_UP_PATIENCE_SECONDS 5.
 
 TAILQ_HEAD(catch_up_members, catch_up_member);
@@ -31,6 +31,8 @@ struct catch_up_member {
 	struct catch_up_question *question; /* NULL while it waits for a lane */
 	struct spool_reader reader;
 	struct catch_up_members *list; /* where it stands; NULL while its socket has to take more first */
+	uint64_t seen_rows;            /* that it had taken when it was last looked at */
+	double stalled_for;            /* seconds in which there was no room because of it */
 	TAILQ_ENTRY(catch_up_member) link;
 	TAILQ_ENTRY(catch_up_member) sibling; /* of the question */
 };
@@ -58,11 +60,8 @@ struct catch_up_user {
 	struct catch_up_lane *lane;
 	struct catch_up_members waiting; /* for a lane */
 	TAILQ_HEAD(, catch_up_question) questions;
-	size_t held; /* bytes of their spools */
-	/* While there is no room for what it is to be given. */
-	bool refused;     /* a lane was free, and no memory for the question */
-	bool drained;     /* some was given back since the last look */
-	double short_for; /* seconds */
+	size_t held;  /* bytes of their spools */
+	bool refused; /* a lane was free, and no memory for the question */
 };
 
 struct catch_up_lane {
