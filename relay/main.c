@@ -313,14 +313,21 @@ static void on_catch_up(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_catch_up(&r->recovery, worker, r->config.mode == MODE_POSTGRES && r->upstream.recoverable);
+	catch_up_begin(&r->catch_up, worker, r->config.mode == MODE_POSTGRES && r->upstream.recoverable);
+}
+
+static void on_takes_more(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_takes_more(&r->catch_up, worker);
 }
 
 static void on_forget(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_forget(&r->recovery, worker);
+	catch_up_forget(&r->catch_up, worker);
 }
 
 static void on_worker_accepted(void *context, int fd)
@@ -507,7 +514,7 @@ int main(int argc, char **argv)
 {
 	static struct relay relay;
 	struct relay *r = &relay;
-	struct worker_requests requests = {r, on_publish, on_catch_up, on_forget};
+	struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
 
 	int result = config_load(&r->config, argc, argv);
 	if (result != 0)
@@ -531,6 +538,7 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
+	catch_up_init(&r->catch_up, r->loop, &r->config, &r->fanout, &r->recovery, &r->upstream);
 	reconcile_init(
 		&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
 	ops_init(&r->ops, r);
@@ -557,6 +565,7 @@ int main(int argc, char **argv)
 	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
 	gates_close(&r->gates);
 	reconcile_close(&r->reconcile);
+	catch_up_close(&r->catch_up);
 	recovery_close(&r->recovery);
 	checkpoint_waiting_clear(&r->waiting);
 	fanout_close(&r->fanout);

@@ -129,7 +129,7 @@ void ops_status_print(const struct relay *relay, FILE *out, enum report_form for
 	report_count(&r, "connected", f->n_workers);
 	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
 	report_count(&r, "overruns", f->n_overruns);
-	report_count(&r, "gaps", f->n_gaps + relay->recovery.n_gaps);
+	report_count(&r, "gaps", f->n_gaps + relay->catch_up.n_gaps);
 	if (postgres) {
 		report_line(&r, "last error");
 		report_text(&r, "last error", last_error(relay));
@@ -151,6 +151,8 @@ void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form f
 	report_group(&r, "recovery");
 	report_count(&r, "questions", relay->recovery.n_questions);
 	report_count(&r, "rows", relay->recovery.n_rows);
+	report_count(&r, "workers", relay->catch_up.n_workers);
+	report_count(&r, "bytes", relay->catch_up.held);
 	report_count(&r, "announced", relay->reconcile.n_announced);
 	report_group(&r, "last error");
 	report_named(&r);

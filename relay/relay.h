@@ -3,6 +3,7 @@
 #pragma once
 
 #include "canary.h"
+#include "catch_up.h"
 #include "config.h"
 #include "decode.h"
 #include "fanout.h"
@@ -24,6 +25,7 @@ struct relay {
 	struct publisher publisher;
 	struct canary canary;
 	struct recovery recovery;
+	struct catch_up catch_up;
 	struct reconcile reconcile;
 	struct ops ops;
 	struct metrics_socket metrics_socket;

@@ -368,7 +368,7 @@ static bool subscribed(const struct worker *w, struct decoded *d)
 		       router_has(&w->fanout->router, fanout_key(w->fanout, d), w->slot));
 }
 
-bool worker_recovered(struct worker *w, struct decoded *d)
+void worker_recovered(struct worker *w, struct decoded *d)
 {
 	struct wire_frame frame;
 
@@ -376,7 +376,6 @@ bool worker_recovered(struct worker *w, struct decoded *d)
 		fanout_frame(d, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
 		delivery_queue(w, &frame);
 	}
-	return worker_takes_more(w);
 }
 
 bool worker_takes_more(const struct worker *w)

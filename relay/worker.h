@@ -14,7 +14,7 @@
 
 struct decoded;
 struct fanout;
-struct recovery_member;
+struct catch_up_member;
 struct worker;
 
 /* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from
@@ -111,7 +111,7 @@ struct worker {
 	uint64_t resume_seq;
 	uint64_t begin_id;                /* of the BEGIN that waits for its OK */
 	bool begun;                       /* begin_id waits */
-	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
+	struct catch_up_member *catch_up; /* catch_up's; NULL when it is not at work for this worker */
 
 	uint32_t n_publishing; /* requests that wait for their answer */
 	double progress;       /* when the socket last took something */
@@ -135,6 +135,8 @@ struct worker_requests {
 	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up().
 	 */
 	void (*catch_up)(void *context, struct worker *worker);
+	/* While its catch_up is at work: worker_takes_more(), after the socket took something. */
+	void (*takes_more)(void *context, struct worker *worker);
 	/* The worker is gone, and its catch_up with it. */
 	void (*forget)(void *context, struct worker *worker);
 };
@@ -159,9 +161,8 @@ void worker_free(struct worker *worker);
 /* Read its requests again, when the reason not to is gone. */
 void worker_resume_reading(struct worker *worker);
 
-/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when
- * not, wait for worker_takes_more(). */
-bool worker_recovered(struct worker *worker, struct decoded *decoded);
+/* What catch_up found: one recovered change or message. Only while worker_takes_more(). */
+void worker_recovered(struct worker *worker, struct decoded *decoded);
 bool worker_takes_more(const struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
  * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when

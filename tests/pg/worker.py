@@ -165,12 +165,12 @@ class Worker:
 
     # Receiving
 
-    def pump(self, timeout=0):
-        """Take in what has arrived, waiting at most timeout for something. True if there was something."""
+    def pump(self, timeout=0, most=1 << 18):
+        """Take in what has arrived, at most so many bytes, waiting at most timeout for something. True if there was something."""
         if self.closed or not select.select([self.socket], [], [], timeout)[0]:
             return False
         try:
-            data = self.socket.recv(1 << 18)
+            data = self.socket.recv(most)
         except ConnectionResetError:
             data = b""
         if not data:
