@@ -38,6 +38,8 @@ enum { PLAN_TOKEN, PLAN_FUNCTION, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 #define RUN_SQL                                                                                              \
 	"SELECT upto FROM pgherald.server_run WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
 
+#define NO_ANSWER "the server ended a statement without an answer"
+
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
 static struct diag_limit null_limit;
@@ -307,10 +309,13 @@ static void on_run(void *context, PGresult *result)
 	uint64_t upto;
 
 	if (!result) {
-		ask_rows(c);
+		if (c->asks_run)
+			try_again(c, NO_ANSWER);
+		else
+			ask_rows(c);
 		return;
 	}
-	if (PQresultStatus(result) != PGRES_TUPLES_OK) {
+	if (!session_succeeded(result)) {
 		if (heals(result)) {
 			try_again(c, session_error(result));
 			return;
@@ -324,7 +329,9 @@ static void on_run(void *context, PGresult *result)
 			"PostgreSQL was restarted or failed over since the checkpoint, and knows nothing of the "
 			"time before");
 		fail(c, CHANGES_OTHER_TIME);
-	} else if (!choose_snapshot(c, upto)) {
+	} else if (choose_snapshot(c, upto)) {
+		c->asks_run = false;
+	} else {
 		trouble(c,
 			"PostgreSQL failed over or was set back, and every checkpoint known is beyond what it "
 			"kept");
@@ -349,7 +356,9 @@ static void on_plan(void *context, PGresult *result)
 	struct changes_since *c = context;
 
 	if (!result) {
-		if (c->asks_run)
+		if (!c->token)
+			try_again(c, NO_ANSWER);
+		else if (c->asks_run)
 			ask_run(c);
 		else
 			ask_rows(c);

@@ -15,10 +15,10 @@
 /* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
  * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
  * message that explains nothing. */
-#define SETTINGS_SQL                                                                                         \
-	"SELECT pg_catalog.set_config(s.name, v.value, false) FROM (VALUES ('idle_session_timeout', '0'),"   \
-	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"      \
-	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                 \
+#define SETTINGS_SQL                                                                                                         \
+	"SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false)) FROM (VALUES ('idle_session_timeout', '0')," \
+	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"                      \
+	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                                 \
 	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name"
 
 /* The role may lack the schema as well as the function. */
@@ -175,7 +175,9 @@ static void on_check(void *context, PGresult *result)
 	char text[400];
 
 	if (!result) {
-		if (u->reads_key)
+		if (!u->identity[0])
+			fail(u, true, "the LISTEN connection is answered with nothing");
+		else if (u->reads_key)
 			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
 		else
 			send_listen(u);
