@@ -20,18 +20,18 @@ static void poll_on(struct recovery *r)
 		ev_timer_again(r->loop, &r->poll);
 }
 
-/* Makes a row a change or a message; false when it is for nobody. */
-static bool decode_row(
-	struct recovery *r, const char *channel, struct wire_str value, struct decoded *out, bool *malformed)
+/* Makes a row a change or a message; false when it is for nobody. One row that nobody could have notified
+ * must not keep all others back. */
+static bool decode_row(struct recovery *r, const char *channel, struct wire_str value, struct decoded *out)
 {
 	int result = decode_recovered(r->decode, channel, value, out);
 
 	r->n_rows++;
-	if (result == -EBADMSG) {
-		*malformed = true;
-		diag_limited(&r->limit, DIAG_WARNING, "a recovered row is no change channel=\"%s\" length=%u",
+	if (result == -EBADMSG)
+		diag_limited(&r->row_limit, DIAG_WARNING,
+			"a recovered row is skipped, since no NOTIFY carries its value; mend the row or the function "
+			"channel=\"%s\" length=%u",
 			channel, value.len);
-	}
 	return result == 0;
 }
 
@@ -41,7 +41,6 @@ static void on_backlog_asking(void *context)
 {
 	struct recovery *r = context;
 
-	r->malformed = false;
 	r->n_questions++;
 }
 
@@ -50,7 +49,7 @@ static bool on_backlog_lane_row(void *context, const char *channel, struct wire_
 	struct recovery *r = context;
 	struct decoded decoded;
 
-	if (!decode_row(r, channel, value, &decoded, &r->malformed))
+	if (!decode_row(r, channel, value, &decoded))
 		return true;
 	bool more = r->taker->row(r->taker_context, &decoded);
 	if (!more)
@@ -65,10 +64,6 @@ static void on_backlog_lane_done(
 	const struct recovery_taker *taker = r->taker;
 
 	r->taker = NULL;
-	if (outcome == CHANGES_COMPLETE && r->malformed) {
-		outcome = CHANGES_WRONG;
-		text = "pgherald.changes_since() returned a value that is no change";
-	}
 	taker->done(r->taker_context, outcome, token, text);
 }
 
@@ -137,7 +132,6 @@ static void on_lane_asking(void *context)
 	struct recovery_lane *lane = context;
 
 	lane->asked = true;
-	lane->malformed = false;
 	lane->head = lane->recovery->fanout->backlog.head;
 	lane->recovery->n_questions++;
 	for (struct recovery_member *m = lane->members; m; m = m->next)
@@ -158,7 +152,7 @@ static bool on_lane_row(void *context, const char *channel, struct wire_str valu
 	struct recovery *r = lane->recovery;
 	struct decoded decoded;
 
-	if (!decode_row(r, channel, value, &decoded, &lane->malformed))
+	if (!decode_row(r, channel, value, &decoded))
 		return true;
 	/* A worker for which memory is short is closed, and takes its member along. */
 	for (struct recovery_member *m = lane->members, *next; m; m = next) {
@@ -205,10 +199,6 @@ static void on_lane_done(void *context, enum changes_outcome outcome, const char
 {
 	struct recovery_lane *lane = context;
 
-	if (outcome == CHANGES_COMPLETE && lane->malformed) {
-		outcome = CHANGES_WRONG;
-		text = "pgherald.changes_since() returned a value that is no change";
-	}
 	while (lane->members) {
 		struct recovery_member *m = lane->members;
 		struct worker *w = m->worker;

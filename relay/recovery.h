@@ -28,9 +28,8 @@ struct recovery_lane {
 	struct recovery *recovery;
 	struct changes_since changes;
 	struct recovery_member *members;
-	bool asked;     /* too late to join */
-	bool malformed; /* a row was no change */
-	uint64_t head;  /* of the backlog when the question was asked */
+	bool asked;    /* too late to join */
+	uint64_t head; /* of the backlog when the question was asked */
 };
 
 /* Who gets the rows of the backlog's lane. */
@@ -48,7 +47,6 @@ struct recovery {
 	struct changes_since backlog_changes; /* for the backlog, or else for reconciliation */
 	const struct recovery_taker *taker;   /* NULL when its lane is free */
 	void *taker_context;
-	bool malformed; /* a row of its question was no change */
 	void (*on_backlog_done)(
 		void *context, enum changes_outcome outcome, const char *token, const char *text);
 	void *context; /* on_backlog_done's */
@@ -57,7 +55,7 @@ struct recovery {
 	struct recovery_member
 		*resting; /* stalled; they wait again once they have taken what is queued for them */
 	struct ev_timer poll;
-	struct diag_limit limit;
+	struct diag_limit limit, row_limit;
 
 	uint64_t n_questions, n_rows, n_gaps;
 };
