@@ -154,6 +154,16 @@ static void note_failure(struct reconcile *rc, const char *why)
 	snprintf(rc->trouble, sizeof rc->trouble, "%s", why);
 }
 
+/* Our next canaries say so, until a turn is done. */
+static void fail_turn(struct reconcile *rc, const char *why)
+{
+	static struct diag_limit limit;
+
+	diag_limited(&limit, DIAG_WARNING,
+		"changes that nobody notified cannot be announced by this relay: %s", why);
+	note_failure(rc, why);
+}
+
 static void note_success(struct reconcile *rc)
 {
 	rc->undone = false;
@@ -175,7 +185,7 @@ static void finish_turn_if_done(struct reconcile *rc)
 		return;
 	if (rc->failed) {
 		end_term(rc);
-		note_failure(rc, "an announcement was not committed");
+		fail_turn(rc, "an announcement was not committed");
 		return;
 	}
 	if (rc->settling)
@@ -244,18 +254,17 @@ static void begin_anew(struct reconcile *rc, const char *why)
 
 static void on_done(void *context, enum changes_outcome outcome, const char *asked, const char *text)
 {
-	static struct diag_limit limit;
 	struct reconcile *rc = context;
 
 	rc->asking = false;
 	if (outcome != CHANGES_COMPLETE) {
-		if (outcome == CHANGES_OTHER_TIME)
+		if (outcome == CHANGES_OTHER_TIME) {
 			begin_anew(rc, text);
-		else
-			diag_limited(&limit, DIAG_WARNING,
-				"changes that nobody notified cannot be announced by this relay: %s", text);
+			note_failure(rc, text);
+		} else {
+			fail_turn(rc, text);
+		}
 		end_term(rc);
-		note_failure(rc, text);
 		return;
 	}
 	for (uint32_t i = 0; i < rc->suspects.n; i++) {
@@ -280,7 +289,7 @@ static void ask(struct reconcile *rc, const char *token)
 
 	if (!turn || !latest(rc)) {
 		checkpoint_unref(turn);
-		note_failure(rc, "out of memory");
+		fail_turn(rc, "out of memory");
 		return;
 	}
 	if (!rc->leading)
@@ -295,7 +304,7 @@ static void ask(struct reconcile *rc, const char *token)
 		0) {
 		rc->asking = false;
 		end_term(rc);
-		note_failure(rc, "the relay recovers what it missed");
+		fail_turn(rc, "the relay recovers what it missed");
 	}
 }
 
@@ -310,9 +319,9 @@ static void on_own_turn(struct reconcile *rc, const char *token)
 	/* They are finished first. What is heard meanwhile belongs to the same turn. */
 	rc->slow_turns++;
 	if (recovery_failed(rc->recovery))
-		note_failure(rc, "the database cannot be asked");
+		fail_turn(rc, "the database cannot be asked");
 	else if (rc->slow_turns > RECONCILE_SLOW_TURNS)
-		note_failure(rc,
+		fail_turn(rc,
 			rc->asking ? "the database takes too long to answer" : "announcements take too long");
 }
 

@@ -23,7 +23,7 @@ bool recovery_decode(struct recovery *r, const char *channel, struct wire_str va
 	/* Nobody could have been notified of it either: the others must not wait for it. */
 	if (result == -EBADMSG)
 		diag_limited(&r->limit, DIAG_WARNING,
-			"a recovered row is skipped, since no NOTIFY can carry its value; mend the row or the "
+			"a recovered row is skipped, since no NOTIFY carries its value; mend the row or the "
 			"function channel=\"%s\" length=%u",
 			channel, value.len);
 	return result == 0;
