@@ -326,8 +326,11 @@ void fanout_decoded(struct fanout *f, struct decoded *d, unsigned flags)
 	uint64_t seq = append(f, &frame, d->topic, key);
 	if (!key)
 		return;
-	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END; e = router_find_next(&f->router, e))
-		delivery_want(f->slots[f->router.edges[e].slot], seq);
+	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END;) {
+		const struct router_edge *edge = router_edge(&f->router, e);
+		delivery_want(f->slots[edge->slot], seq);
+		e = edge->next_of_key;
+	}
 }
 
 uint64_t fanout_n_appended(const struct fanout *f)

@@ -140,8 +140,7 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 		return;
 	}
 	for (uint32_t i = 0; i < s->n_pubkeys; i++) {
-		int r = router_add(
-			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
+		int r = router_add(&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot);
 		if (r < 0) {
 			worker_close(w, "limit", "the relay is out of memory for subscriptions");
 			return;
@@ -164,7 +163,7 @@ static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
 		w->all_mask &= ~(UINT64_C(1) << topic);
 	for (uint32_t i = 0; s->pubkeys && i < s->n_pubkeys; i++)
 		w->n_edges -= (uint32_t)router_remove(
-			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
+			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot);
 	if (w->n_edges == 0)
 		delivery_walk(w);
 	delivery_ok(w, s->id);

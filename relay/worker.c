@@ -116,7 +116,7 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 	ev_timer_stop(f->loop, &w->hello_deadline);
 	if (w->catch_up)
 		f->requests.forget(f->requests.context, w);
-	router_remove_all(&f->router, &w->first_edge);
+	router_forget(&f->router, w->slot, UINT32_MAX);
 	pace_forget(&f->pace, w->fd);
 	close(w->fd);
 	fanout_remove(f, w);
@@ -322,7 +322,6 @@ struct worker *worker_open(struct fanout *f, int fd)
 	w->rights = access_of_peer(&f->config->access, fd, peer.uid, peer.gid);
 	w->since = clock_now();
 	w->all_mask = 1u << TOPIC_ALL;
-	w->first_edge = ROUTER_END;
 	ev_io_init(&w->reader, on_readable, fd, EV_READ);
 	ev_io_init(&w->writer, on_writable, fd, EV_WRITE);
 	timer_init(&w->hello_deadline, on_hello_deadline, w);

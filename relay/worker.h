@@ -92,8 +92,7 @@ struct worker {
 
 	/* Its subscriptions. Bit 0 of the mask is TOPIC_ALL. */
 	uint64_t all_mask;
-	uint32_t first_edge;
-	uint32_t n_edges;
+	uint32_t n_edges; /* by pubkey */
 
 	/* What it is owed of the backlog: of the frames behind the cursor, those that match its
 	 * subscriptions. When wanted_whole, wanted lists them all, and the worker subscribes by pubkey only,
