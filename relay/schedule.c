@@ -5,12 +5,20 @@
 /* Below every socket's, above every deadline's. */
 #define PRIORITY (-1)
 
-static void leave_ring(struct schedule *s, struct share *share)
+static void leave(struct schedule *s, struct share *share)
 {
-	TAILQ_REMOVE(&s->ring, share, next);
-	share->in_ring = false;
+	TAILQ_REMOVE(share->in, share, next);
+	share->in = NULL;
 	if (TAILQ_EMPTY(&s->ring))
 		ev_idle_stop(s->loop, &s->busy);
+}
+
+static void enter(struct schedule *s, struct share *share, struct shares *list)
+{
+	share->in = list;
+	TAILQ_INSERT_TAIL(list, share, next);
+	if (list == &s->ring)
+		ev_idle_start(s->loop, &s->busy);
 }
 
 void schedule_add(struct schedule *s, struct ready *ready)
@@ -21,12 +29,8 @@ void schedule_add(struct schedule *s, struct ready *ready)
 		return;
 	ready->waits = true;
 	TAILQ_INSERT_TAIL(&share->ready, ready, next);
-	if (share->in_ring)
-		return;
-	if (TAILQ_EMPTY(&s->ring))
-		ev_idle_start(s->loop, &s->busy);
-	TAILQ_INSERT_TAIL(&s->ring, share, next);
-	share->in_ring = true;
+	if (!share->in)
+		enter(s, share, &s->ring);
 }
 
 void schedule_remove(struct schedule *s, struct ready *ready)
@@ -38,7 +42,7 @@ void schedule_remove(struct schedule *s, struct ready *ready)
 	ready->waits = false;
 	TAILQ_REMOVE(&share->ready, ready, next);
 	if (TAILQ_EMPTY(&share->ready))
-		leave_ring(s, share);
+		leave(s, share);
 }
 
 static void serve_next(struct schedule *s)
@@ -46,11 +50,34 @@ static void serve_next(struct schedule *s)
 	struct share *share = TAILQ_FIRST(&s->ring);
 	struct ready *ready = TAILQ_FIRST(&share->ready);
 
-	/* The share goes behind the others before anything else happens: serve() may be the end of it. */
+	/* It goes behind the others before anything else happens: serve() may be the end of it. */
 	TAILQ_REMOVE(&s->ring, share, next);
 	TAILQ_INSERT_TAIL(&s->ring, share, next);
 	schedule_remove(s, ready);
 	ready->serve(ready);
+}
+
+/* Whoever is left in the ring. */
+static void begin_rest(struct schedule *s)
+{
+	for (struct share *share; (share = TAILQ_FIRST(&s->ring));) {
+		leave(s, share);
+		enter(s, share, &s->resting);
+	}
+	if (!ev_is_active(&s->rest))
+		timer_arm(s->loop, &s->rest, SCHEDULE_REST_SECONDS);
+}
+
+static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct schedule *s = timer->data;
+
+	(void)loop;
+	(void)events;
+	for (struct share *share; (share = TAILQ_FIRST(&s->resting));) {
+		leave(s, share);
+		enter(s, share, &s->ring);
+	}
 }
 
 static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
@@ -65,6 +92,8 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 	do
 		serve_next(s);
 	while (!TAILQ_EMPTY(&s->ring) && clock_now() < end);
+	if (!TAILQ_EMPTY(&s->ring) && s->n_users > 1)
+		begin_rest(s);
 }
 
 static void on_idle(struct ev_loop *loop, struct ev_idle *watcher, int events)
@@ -76,11 +105,14 @@ static void on_idle(struct ev_loop *loop, struct ev_idle *watcher, int events)
 
 void schedule_open(struct schedule *s, struct ev_loop *loop)
 {
-	*s = (struct schedule){.loop = loop, .ring = TAILQ_HEAD_INITIALIZER(s->ring)};
+	*s = (struct schedule){.loop = loop,
+		.ring = TAILQ_HEAD_INITIALIZER(s->ring),
+		.resting = TAILQ_HEAD_INITIALIZER(s->resting)};
 	ev_check_init(&s->serving, on_check);
 	ev_set_priority(&s->serving, PRIORITY);
 	ev_idle_init(&s->busy, on_idle);
 	ev_set_priority(&s->busy, EV_MINPRI);
+	timer_init(&s->rest, on_rest_over, s);
 	s->serving.data = s;
 	ev_check_start(loop, &s->serving);
 }
@@ -89,6 +121,7 @@ void schedule_close(struct schedule *s)
 {
 	ev_check_stop(s->loop, &s->serving);
 	ev_idle_stop(s->loop, &s->busy);
+	ev_timer_stop(s->loop, &s->rest);
 }
 
 void share_init(struct share *share)
