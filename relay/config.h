@@ -49,11 +49,15 @@ struct config {
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
-	unsigned subscriptions_max;    /* by pubkey, of one worker */
-	size_t worker_queue_size;      /* bytes that wait for one worker beside the backlog */
-	unsigned worker_publishes_max; /* requests of one worker that wait for PostgreSQL */
-	unsigned publish_queue_max;    /* of all */
-	size_t publish_queue_size;     /* bytes, of all */
+	unsigned subscriptions_max; /* by pubkey, of one worker */
+	unsigned subscriptions_per_uid_max, subscriptions_total_max;
+	size_t worker_queue_size; /* bytes that wait for one worker beside the backlog */
+	/* The same, of one user's and of all, and bytes of theirs that wait to be done. */
+	size_t worker_queues_per_uid_size, worker_queues_total_size;
+	unsigned worker_publishes_max;  /* requests of one worker that wait for PostgreSQL */
+	unsigned publishes_per_uid_max; /* of one user's */
+	unsigned publish_queue_max;     /* of all */
+	size_t publish_queue_size;      /* bytes, of all */
 };
 
 /* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.
