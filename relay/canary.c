@@ -63,7 +63,7 @@ _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 #define TURN_OWN 0.95
 #define TURN_OTHERS 1.6
 
-static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit, keyless_limit;
+static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit;
 
 static void arm(struct canary *c, double seconds)
 {
@@ -321,12 +321,14 @@ static bool is_signed(const struct heard *h, const char *payload, const unsigned
 }
 
 /* Whether another relay sent it. */
-static bool is_believed(const struct canary *c, const struct heard *h, const char *payload)
+static bool is_believed(struct canary *c, const struct heard *h, const char *payload)
 {
 	if (!c->upstream->has_key) {
-		diag_limited(&keyless_limit, DIAG_NOTICE,
-			"canaries of other relays are not believed, since this role cannot read pgherald.relay_key, "
-			"so this relay sends its own; run recovery.sql, or grant SELECT on it");
+		if (!c->keyless_said)
+			diag(DIAG_NOTICE,
+				"canaries of other relays are not believed, since this role cannot read pgherald.relay_key, "
+				"so this relay sends its own; run recovery.sql, or grant SELECT on it");
+		c->keyless_said = true;
 		return false;
 	}
 	if (is_signed(h, payload, c->upstream->key))

@@ -76,10 +76,11 @@ struct canary {
 	struct ev_timer turn;     /* until this relay sends one, unless it hears another's */
 	struct ev_timer deadline; /* until the one that was committed must be heard */
 	bool proving;
-	bool in_flight; /* with the publisher */
-	bool awaited;   /* sent, not heard yet */
-	bool again;     /* the one in flight failed, for want of what the next one leaves out */
-	bool activity;  /* something was heard since the last canary */
+	bool in_flight;    /* with the publisher */
+	bool awaited;      /* sent, not heard yet */
+	bool again;        /* the one in flight failed, for want of what the next one leaves out */
+	bool keyless_said; /* in the log, once */
+	bool activity;     /* something was heard since the last canary */
 	/* The last canary, anyone's, before which something had happened. Empty once a checkpoint covers it.
 	 */
 	char owed[CHECKPOINT_TOKEN_MAX + 1];

@@ -340,12 +340,13 @@ static bool somebody_waits(const struct catch_up *c)
 	return false;
 }
 
-static struct catch_up_user *heaviest_user(const struct catch_up *c)
+/* first: any of them. */
+static struct catch_up_user *heaviest_user(const struct catch_up *c, struct catch_up_user *first)
 {
-	struct catch_up_user *u, *heaviest = NULL;
+	struct catch_up_user *u, *heaviest = first;
 
 	TAILQ_FOREACH (u, &c->users, link)
-		if (!heaviest || u->held > heaviest->held)
+		if (u->held > heaviest->held)
 			heaviest = u;
 	return heaviest;
 }
@@ -428,7 +429,7 @@ static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events
 	watch_shortage(c);
 	bool others_wait = somebody_waits(c);
 	double limit = others_wait ? CATCH_UP_PATIENCE_SECONDS : CATCH_UP_STALL_SECONDS;
-	struct catch_up_question *q = blame_user(heaviest_user(c), others_wait, limit);
+	struct catch_up_question *q = blame_user(heaviest_user(c, u), others_wait, limit);
 	if (q)
 		evict_overdue(c, q, limit);
 }
