@@ -27,12 +27,18 @@ enum setting_id {
 	RECONCILE,
 	RECOVERY_RATE,
 	RECOVERY_TIMEOUT,
+	RECOVERY_SIZE,
 	ALLOW,
 	WORKERS_MAX,
 	WORKERS_PER_UID_MAX,
 	SUBSCRIPTIONS_MAX,
+	SUBSCRIPTIONS_PER_UID_MAX,
+	SUBSCRIPTIONS_TOTAL_MAX,
 	WORKER_QUEUE_SIZE,
+	WORKER_QUEUES_PER_UID_SIZE,
+	WORKER_QUEUES_TOTAL_SIZE,
 	WORKER_PUBLISHES_MAX,
+	PUBLISHES_PER_UID_MAX,
 	PUBLISH_QUEUE_MAX,
 	PUBLISH_QUEUE_SIZE,
 	LOG_LEVEL,
@@ -90,6 +96,10 @@ static struct setting {
 		.flag = "recovery-timeout",
 		.fallback = "10",
 		.help = "seconds without a row after which a recovery query is given up"},
+	[RECOVERY_SIZE] = {.env = "PGHERALD_RECOVERY_SIZE",
+		.flag = "recovery-size",
+		.fallback = "64M",
+		.help = "bytes of recovered changes to keep for workers that catch up slowly"},
 	[ALLOW] = {.env = "PGHERALD_ALLOW",
 		.flag = "allow",
 		.fallback = "",
@@ -106,14 +116,34 @@ static struct setting {
 		.flag = "subscriptions-max",
 		.fallback = "1M",
 		.help = "subscriptions by pubkey that one worker may have"},
+	[SUBSCRIPTIONS_PER_UID_MAX] = {.env = "PGHERALD_SUBSCRIPTIONS_PER_UID_MAX",
+		.flag = "subscriptions-per-uid-max",
+		.fallback = "2M",
+		.help = "those of all workers of one user"},
+	[SUBSCRIPTIONS_TOTAL_MAX] = {.env = "PGHERALD_SUBSCRIPTIONS_TOTAL_MAX",
+		.flag = "subscriptions-total-max",
+		.fallback = "4M",
+		.help = "those of all workers; each takes some 40 bytes"},
 	[WORKER_QUEUE_SIZE] = {.env = "PGHERALD_WORKER_QUEUE_SIZE",
 		.flag = "worker-queue-size",
 		.fallback = "256K",
 		.help = "bytes of answers to keep for one worker before its requests wait"},
+	[WORKER_QUEUES_PER_UID_SIZE] = {.env = "PGHERALD_WORKER_QUEUES_PER_UID_SIZE",
+		.flag = "worker-queues-per-uid-size",
+		.fallback = "64M",
+		.help = "bytes of answers, and of requests not done yet, to keep for one user's workers"},
+	[WORKER_QUEUES_TOTAL_SIZE] = {.env = "PGHERALD_WORKER_QUEUES_TOTAL_SIZE",
+		.flag = "worker-queues-total-size",
+		.fallback = "128M",
+		.help = "the same for all workers; one user has no more of it than is left to the others"},
 	[WORKER_PUBLISHES_MAX] = {.env = "PGHERALD_WORKER_PUBLISHES_MAX",
 		.flag = "worker-publishes-max",
 		.fallback = "4096",
 		.help = "requests to publish of one worker that may wait"},
+	[PUBLISHES_PER_UID_MAX] = {.env = "PGHERALD_PUBLISHES_PER_UID_MAX",
+		.flag = "publishes-per-uid-max",
+		.fallback = "32K",
+		.help = "requests to publish of one user's workers that may wait"},
 	[PUBLISH_QUEUE_MAX] = {.env = "PGHERALD_PUBLISH_QUEUE_MAX",
 		.flag = "publish-queue-max",
 		.fallback = "64K",
@@ -382,12 +412,22 @@ static int interpret(struct config *config)
 		(r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
 		(r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
 		(r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
+		(r = parse_size(RECOVERY_SIZE, RECOVERY_SIZE_MIN, (size_t)64 << 30, &config->recovery_size)) <
+			0 ||
 		(r = parse_allow(config)) < 0 ||
 		(r = parse_count(WORKERS_MAX, 1 << 20, &config->workers_max)) < 0 ||
 		(r = parse_count(WORKERS_PER_UID_MAX, 1 << 20, &config->workers_per_uid_max)) < 0 ||
 		(r = parse_count(SUBSCRIPTIONS_MAX, 1 << 26, &config->subscriptions_max)) < 0 ||
+		(r = parse_count(SUBSCRIPTIONS_PER_UID_MAX, 1 << 30, &config->subscriptions_per_uid_max)) <
+			0 ||
+		(r = parse_count(SUBSCRIPTIONS_TOTAL_MAX, 1 << 30, &config->subscriptions_total_max)) < 0 ||
 		(r = parse_size(WORKER_QUEUE_SIZE, 1 << 10, 1 << 30, &config->worker_queue_size)) < 0 ||
+		(r = parse_size(WORKER_QUEUES_PER_UID_SIZE, 1 << 10, (size_t)1 << 40,
+			 &config->worker_queues_per_uid_size)) < 0 ||
+		(r = parse_size(WORKER_QUEUES_TOTAL_SIZE, 1 << 10, (size_t)1 << 40,
+			 &config->worker_queues_total_size)) < 0 ||
 		(r = parse_count(WORKER_PUBLISHES_MAX, 1 << 24, &config->worker_publishes_max)) < 0 ||
+		(r = parse_count(PUBLISHES_PER_UID_MAX, 1 << 24, &config->publishes_per_uid_max)) < 0 ||
 		(r = parse_count(PUBLISH_QUEUE_MAX, 1 << 24, &config->publish_queue_max)) < 0 ||
 		(r = parse_size(PUBLISH_QUEUE_SIZE, 8 << 10, (size_t)4 << 30, &config->publish_queue_size)) <
 			0)

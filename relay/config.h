@@ -14,6 +14,8 @@
 #define CHANNELS_MAX 63
 /* NAMEDATALEN - 1 of PostgreSQL: it refuses a longer channel in pg_notify, and LISTEN would cut it off. */
 #define CHANNEL_NAME_MAX 63
+/* What one worker that catches up, and some others, cannot do without. */
+#define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"
 
 enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
@@ -42,15 +44,20 @@ struct config {
 	bool reconcile;
 	double recovery_rate;    /* rows a second; 0: unlimited */
 	double recovery_timeout; /* seconds without a row */
+	size_t recovery_size;    /* bytes of recovered changes that wait for workers */
 	struct access access;
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
-	unsigned subscriptions_max;    /* by pubkey, of one worker */
-	size_t worker_queue_size;      /* bytes that wait for one worker beside the backlog */
-	unsigned worker_publishes_max; /* requests of one worker that wait for PostgreSQL */
-	unsigned publish_queue_max;    /* of all */
-	size_t publish_queue_size;     /* bytes, of all */
+	unsigned subscriptions_max; /* by pubkey, of one worker */
+	unsigned subscriptions_per_uid_max, subscriptions_total_max;
+	size_t worker_queue_size; /* bytes that wait for one worker beside the backlog */
+	/* The same, of one user's and of all, and bytes of theirs that wait to be done. */
+	size_t worker_queues_per_uid_size, worker_queues_total_size;
+	unsigned worker_publishes_max;  /* requests of one worker that wait for PostgreSQL */
+	unsigned publishes_per_uid_max; /* of one user's */
+	unsigned publish_queue_max;     /* of all */
+	size_t publish_queue_size;      /* bytes, of all */
 };
 
 /* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.

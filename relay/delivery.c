@@ -15,8 +15,10 @@
 #include <sys/socket.h>
 
 #define RUNS_MAX 64
-/* Frames looked at in one walk, so that a worker far behind does not hold up the others' turn. */
-#define WALK_MAX 16384
+/* Frames looked at in one walk, and sends in one flush: so that a worker far behind does not hold up the
+ * others. */
+#define WALK_MAX 1024
+#define SENDS_MAX 4
 
 static struct diag_limit overrun_limit;
 
@@ -81,8 +83,10 @@ static int queue_stretch(struct private_queue *q, uint64_t after, size_t len)
 	return 0;
 }
 
-static void queue_sent(struct private_queue *q, size_t len)
+static void queue_sent(struct worker *w, size_t len)
 {
+	struct private_queue *q = &w->private;
+
 	q->start += len;
 	while (len > 0) {
 		struct private_stretch *s = &q->stretches[q->first];
@@ -98,7 +102,13 @@ static void queue_sent(struct private_queue *q, size_t len)
 		free(q->bytes);
 		free(q->stretches);
 		*q = (struct private_queue){0};
+		worker_account(w);
 	}
+}
+
+size_t delivery_queued(const struct worker *w)
+{
+	return w->private.end - w->private.start + w->private.n * sizeof *w->private.stretches;
 }
 
 /* In front of all else, at once. */
@@ -134,6 +144,7 @@ void delivery_queue(struct worker *w, const struct wire_frame *frame)
 	}
 	memcpy(q->bytes + q->end, buf, (size_t)len);
 	q->end += (size_t)len;
+	worker_account(w);
 	fanout_mark(w->fanout, w);
 }
 
@@ -332,7 +343,9 @@ static int account_part(struct worker *w, const struct run *run, size_t n)
 	}
 	w->n_sent++;
 	w->cursor = seq;
-	return queue_rest_of_frame(&w->private, backlog_bytes(b, position), end - position);
+	int r = queue_rest_of_frame(&w->private, backlog_bytes(b, position), end - position);
+	worker_account(w);
+	return r;
 }
 
 static int account(struct worker *w, const struct gathered *g, size_t n)
@@ -342,7 +355,7 @@ static int account(struct worker *w, const struct gathered *g, size_t n)
 		size_t part = n < run->len ? n : run->len;
 		n -= part;
 		if (!run->from)
-			queue_sent(&w->private, part);
+			queue_sent(w, part);
 		else if (part < run->len)
 			return account_part(w, run, part);
 		else {
@@ -368,6 +381,13 @@ static void unblock(struct worker *w)
 	ev_io_stop(w->fanout->loop, &w->writer);
 }
 
+/* There is more to do than one slice may. */
+static void go_on_later(struct worker *w)
+{
+	w->blocked = w->flushing = true;
+	worker_schedule(w);
+}
+
 /* Fell out of the backlog: it starts again from the newest checkpoint it has passed. */
 static void overrun(struct worker *w)
 {
@@ -383,14 +403,15 @@ static void overrun(struct worker *w)
 	w->fanout->requests.catch_up(w->fanout->requests.context, w);
 }
 
-void delivery_flush(struct worker *w)
+static void send_what_is_owed(struct worker *w)
 {
 	struct fanout *f = w->fanout;
 	struct gathered g;
 	bool more = true;
 
+	w->flushing = false;
 	advance(w);
-	while (more) {
+	for (int sends = 0; more; sends++) {
 		if (w->state == WORKER_DEAD)
 			return;
 		if (w->state == WORKER_LIVE && w->cursor + 1 < f->backlog.first) {
@@ -402,9 +423,11 @@ void delivery_flush(struct worker *w)
 			w->cursor = g.reached;
 			if (g.whole)
 				break;
-			/* The walk goes on in the next turn: the socket is writable. */
-			if (!w->blocked)
-				block(w);
+			go_on_later(w);
+			return;
+		}
+		if (sends == SENDS_MAX) {
+			go_on_later(w);
 			return;
 		}
 		struct msghdr message = {.msg_iov = g.iov, .msg_iovlen = (size_t)g.n};
@@ -434,8 +457,7 @@ void delivery_flush(struct worker *w)
 		}
 		wanted_drop_to(&w->wanted, w->cursor);
 		if ((size_t)n < offered) {
-			if (!w->blocked)
-				block(w);
+			block(w);
 			return;
 		}
 		more = !g.whole;
@@ -444,7 +466,16 @@ void delivery_flush(struct worker *w)
 	if (w->blocked)
 		unblock(w);
 	follow(w);
-	worker_resume_reading(w);
+	reader_resume(w);
+}
+
+void delivery_flush(struct worker *w)
+{
+	const struct worker_requests *requests = &w->fanout->requests;
+
+	send_what_is_owed(w);
+	if (w->catch_up && worker_takes_more(w))
+		requests->takes_more(requests->context, w);
 }
 
 uint64_t delivery_lag(struct worker *w, uint64_t *bytes)
@@ -464,5 +495,6 @@ void delivery_free(struct worker *w)
 {
 	free(w->private.bytes);
 	free(w->private.stretches);
+	w->private = (struct private_queue){0};
 	wanted_clear(&w->wanted);
 }

@@ -16,6 +16,9 @@
 /* When two turns of the loop bring less than this, some ten changes, waking for them is most of the work. */
 #define FEW_BYTES 1024
 
+/* How often it is seen after those whose requests wait for others. */
+#define PARKED_CHECK_SECONDS 1.
+
 static void reap(struct fanout *f)
 {
 	while (f->dead) {
@@ -23,6 +26,13 @@ static void reap(struct fanout *f)
 		f->dead = w->next;
 		worker_free(w);
 	}
+}
+
+static void on_parked_check(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	reader_look_after_parked(timer->data);
 }
 
 /* Nobody may fall out of the backlog because a round is held back: when so much more has come, it gives way.
@@ -126,8 +136,13 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	if (!f->scratch)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
-		(r = wire_decoder_new(&f->decoder)) < 0 || (r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
+		(r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
 		return r;
+	users_open(&f->users);
+	schedule_open(&f->schedule, loop);
+	ev_timer_init(&f->parked_check, on_parked_check, PARKED_CHECK_SECONDS, PARKED_CHECK_SECONDS);
+	f->parked_check.data = f;
+	ev_timer_start(loop, &f->parked_check);
 	ev_prepare_init(&f->flush, on_prepare);
 	f->flush.data = f;
 	ev_prepare_start(loop, &f->flush);
@@ -138,42 +153,70 @@ void fanout_close(struct fanout *f)
 {
 	assert(!f->workers);
 	ev_prepare_stop(f->loop, &f->flush);
+	ev_timer_stop(f->loop, &f->parked_check);
+	while (f->leaving)
+		fanout_bury(f, f->leaving);
 	reap(f);
+	schedule_close(&f->schedule);
 	checkpoint_history_clear(&f->checkpoints);
 	pace_close(&f->pace);
-	wire_decoder_free(f->decoder);
 	router_close(&f->router);
 	backlog_close(&f->backlog);
 	free(f->slots);
+	free(f->free_slots);
 	free(f->scratch);
 }
 
 /* The table of workers */
 
-int fanout_add(struct fanout *f, struct worker *w)
+static int more_slots(struct fanout *f)
 {
-	uint32_t slot = 0;
+	uint32_t max = f->slots_max ? f->slots_max * 2 : 64;
+	struct worker **slots = reallocarray(f->slots, max, sizeof *slots);
 
-	while (slot < f->n_slots && f->slots[slot])
-		slot++;
-	if (slot == f->slots_max) {
-		uint32_t max = f->slots_max ? f->slots_max * 2 : 64;
-		struct worker **slots = reallocarray(f->slots, max, sizeof *slots);
-		if (!slots)
-			return -ENOMEM;
-		f->slots = slots;
-		f->slots_max = max;
-	}
-	if (slot == f->n_slots)
-		f->n_slots++;
-	f->slots[slot] = w;
-	w->slot = slot;
-	w->id = f->next_id++;
-	w->next = f->workers;
+	if (!slots)
+		return -ENOMEM;
+	f->slots = slots;
+	uint32_t *free_slots = reallocarray(f->free_slots, max, sizeof *free_slots);
+	if (!free_slots)
+		return -ENOMEM;
+	f->free_slots = free_slots;
+	f->slots_max = max;
+	return 0;
+}
+
+static void link_worker(struct worker **list, struct worker *w)
+{
+	w->prev = NULL;
+	w->next = *list;
 	if (w->next)
 		w->next->prev = w;
-	f->workers = w;
+	*list = w;
+}
+
+static void unlink_worker(struct worker **list, struct worker *w)
+{
+	if (w->next)
+		w->next->prev = w->prev;
+	if (w->prev)
+		w->prev->next = w->next;
+	else
+		*list = w->next;
+}
+
+int fanout_add(struct fanout *f, struct worker *w, uid_t uid)
+{
+	if (f->n_free_slots == 0 && f->n_slots == f->slots_max && more_slots(f) < 0)
+		return -ENOMEM;
+	w->user = users_get(&f->users, uid);
+	if (!w->user)
+		return -ENOMEM;
+	w->slot = f->n_free_slots > 0 ? f->free_slots[--f->n_free_slots] : f->n_slots++;
+	f->slots[w->slot] = w;
+	w->id = f->next_id++;
+	link_worker(&f->workers, w);
 	f->n_workers++;
+	f->schedule.n_users += w->user->n_workers++ == 0;
 	f->n_accepted++;
 	fanout_add_walker(f, w);
 	return 0;
@@ -184,13 +227,16 @@ void fanout_remove(struct fanout *f, struct worker *w)
 	if (!w->wanted_whole)
 		fanout_remove_walker(f, w);
 	f->slots[w->slot] = NULL;
-	if (w->next)
-		w->next->prev = w->prev;
-	if (w->prev)
-		w->prev->next = w->next;
-	else
-		f->workers = w->next;
+	unlink_worker(&f->workers, w);
+	link_worker(&f->leaving, w);
 	f->n_workers--;
+	f->schedule.n_users -= --w->user->n_workers == 0;
+}
+
+void fanout_bury(struct fanout *f, struct worker *w)
+{
+	f->free_slots[f->n_free_slots++] = w->slot;
+	unlink_worker(&f->leaving, w);
 	w->next = f->dead;
 	f->dead = w;
 }
@@ -256,7 +302,7 @@ void fanout_stop_reading(struct fanout *f)
 	f->stopping = true;
 	hold(f, false);
 	for (struct worker *w = f->workers; w; w = w->next)
-		worker_stop_reading(w);
+		reader_stop(w);
 }
 
 void fanout_close_workers(struct fanout *f, const char *code, const char *reason)
@@ -326,8 +372,14 @@ void fanout_decoded(struct fanout *f, struct decoded *d, unsigned flags)
 	uint64_t seq = append(f, &frame, d->topic, key);
 	if (!key)
 		return;
-	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END; e = router_find_next(&f->router, e))
-		delivery_want(f->slots[f->router.edges[e].slot], seq);
+	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END;) {
+		const struct router_edge *edge = router_edge(&f->router, e);
+		struct worker *w = f->slots[edge->slot];
+		/* One that has left may still have subscriptions. */
+		if (w)
+			delivery_want(w, seq);
+		e = edge->next_of_key;
+	}
 }
 
 uint64_t fanout_n_appended(const struct fanout *f)

@@ -25,14 +25,23 @@ struct fanout {
 	bool stopping; /* no worker's requests are read any more */
 	struct checkpoint_history checkpoints;
 
+	struct users users;
+	struct schedule schedule;
 	struct worker *workers; /* all that are not dead */
 	struct worker *walkers; /* by next_walker: those that look at every frame of the backlog */
-	struct worker *dead;    /* by next; freed at the end of the turn */
+	struct worker *leaving; /* by next: dead, and still with subscriptions */
+	struct worker *dead;    /* by next; freed at the end of the iteration */
 	struct worker *dirty;   /* by next_dirty */
 	struct worker **slots;
-	uint32_t n_slots, slots_max;
+	uint32_t *free_slots;
+	uint32_t n_slots, slots_max, n_free_slots;
 	uint32_t n_workers;
 	uint64_t next_id;
+	/* What all users have in sum. */
+	uint64_t n_subscriptions;
+	size_t queued;
+	unsigned n_parked;
+	struct ev_timer parked_check;
 
 	uint64_t flushed_head, flushed_end; /* the backlog's at the last round */
 	uint64_t turn_ends[2];              /* and at the last two turns of the loop */
@@ -44,7 +53,6 @@ struct fanout {
 	void *hold_context;
 	bool held;
 	struct ev_prepare flush;
-	struct wire_decoder *decoder;
 	unsigned char *scratch; /* where a worker's bytes are read to */
 
 	/* Sees each frame as it is appended; NULL while nobody looks. */
@@ -86,9 +94,11 @@ void fanout_upstream(struct fanout *fanout, bool live, const char *text);
 /* Changes and messages, of all channels. */
 uint64_t fanout_n_appended(const struct fanout *fanout);
 
-/* The table of workers. fanout_add: 0 or -ENOMEM. */
-int fanout_add(struct fanout *fanout, struct worker *worker);
+/* The table of workers. fanout_add: 0 or -ENOMEM. The slot of one that is removed is used again only when it
+ * is buried: the router names it until then. */
+int fanout_add(struct fanout *fanout, struct worker *worker, uid_t uid);
 void fanout_remove(struct fanout *fanout, struct worker *worker);
+void fanout_bury(struct fanout *fanout, struct worker *worker);
 /* NULL when that worker is gone. */
 struct worker *fanout_worker(struct fanout *fanout, struct worker_ref ref);
 struct worker *fanout_worker_by_id(struct fanout *fanout, uint64_t id);

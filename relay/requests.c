@@ -1,9 +1,14 @@
-/* What each frame of a worker's does. Publishing and catching up go on elsewhere, and are answered later. */
+/* What each frame of a worker's does. Publishing and catching up go on elsewhere, and are answered later. A
+ * frame with many pubkeys is done in portions. */
 #include "diag.h"
 #include "fanout.h"
 
 #include <errno.h>
 #include <string.h>
+
+/* Of each pubkey, as a slice of the reader's counts. */
+#define COST_CHECK 10
+#define COST_PUBKEY 300
 
 static struct diag_limit refusal_limit;
 
@@ -100,74 +105,212 @@ static unsigned topic_for(
 	return topic;
 }
 
-/* What the request adds. Only near the limit does it matter what is there already. */
-static uint64_t count_new(const struct worker *w, unsigned topic, const struct wire_subscribe *s)
-{
-	const struct router *router = &w->fanout->router;
-	uint64_t n = 0;
+/* Subscriptions */
 
-	if ((uint64_t)w->n_edges + s->n_pubkeys <= w->fanout->config->subscriptions_max)
-		return s->n_pubkeys;
-	for (uint32_t i = 0; i < s->n_pubkeys; i++)
-		n += !router_has(router, router_key(router, topic, s->pubkeys[i]), w->slot);
-	return n;
+/* Keep places for so many new ones. LIMITS_N, or the limit that they are beyond. */
+static enum worker_limit reserve(struct worker *w, uint64_t n)
+{
+	struct fanout *f = w->fanout;
+
+	if (w->n_edges + n > f->config->subscriptions_max)
+		return LIMIT_SUBSCRIPTIONS;
+	if (w->user->n_subscriptions + n > f->config->subscriptions_per_uid_max)
+		return LIMIT_SUBSCRIPTIONS_PER_UID;
+	if (f->n_subscriptions + n > f->config->subscriptions_total_max)
+		return LIMIT_SUBSCRIPTIONS_TOTAL;
+	w->subscribing.n_reserved = (uint32_t)n;
+	w->user->n_subscriptions += n;
+	f->n_subscriptions += n;
+	return LIMITS_N;
+}
+
+static void give_back(struct worker *w, uint32_t n)
+{
+	w->user->n_subscriptions -= n;
+	w->fanout->n_subscriptions -= n;
+}
+
+static void refuse_more(struct worker *w, uint64_t id, enum worker_limit limit)
+{
+	static const char *const texts[LIMITS_N] = {
+		[LIMIT_SUBSCRIPTIONS] =
+			"more subscriptions than PGHERALD_SUBSCRIPTIONS_MAX allows one worker",
+		[LIMIT_SUBSCRIPTIONS_PER_UID] =
+			"more subscriptions than PGHERALD_SUBSCRIPTIONS_PER_UID_MAX allows one user",
+		[LIMIT_SUBSCRIPTIONS_TOTAL] =
+			"more subscriptions than PGHERALD_SUBSCRIPTIONS_TOTAL_MAX allows all workers",
+	};
+
+	w->fanout->n_limited[limit]++;
+	refuse(w, id, "limit", texts[limit]);
+}
+
+/* To all of a channel, or to what of it has these pubkeys. The channel's topic; 0 after an ERROR. */
+static unsigned topic_to_listen(struct worker *w, const struct wire_subscribe *s, bool by_pubkey)
+{
+	unsigned topic = decode_topic(w->fanout->config, s->channel);
+
+	if (topic == 0 || by_pubkey)
+		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES,
+			"a text channel is subscribed to as a whole: pubkeys nil");
+	if (topic > 0 && !(w->rights.listen >> topic & 1)) {
+		refuse(w, s->id, "denied", "PGHERALD_ALLOW does not let this worker listen to the channel");
+		return 0;
+	}
+	return topic;
+}
+
+static unsigned topic_to_leave(struct worker *w, const struct wire_subscribe *s)
+{
+	unsigned topic = decode_topic(w->fanout->config, s->channel);
+
+	if (topic == 0)
+		worker_error(w, true, s->id, "channel", "the channel is not configured at this relay");
+	return topic;
 }
 
 static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 {
-	struct fanout *f = w->fanout;
-	unsigned topic = decode_topic(f->config, s->channel);
+	unsigned topic = topic_to_listen(w, s, false);
 
-	if (topic == 0 || s->pubkeys)
-		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES,
-			"a text channel is subscribed to as a whole: pubkeys nil");
 	if (topic == 0)
 		return;
-	if (!(w->rights.listen >> topic & 1)) {
-		refuse(w, s->id, "denied", "PGHERALD_ALLOW does not let this worker listen to the channel");
-		return;
-	}
-	if (!s->pubkeys) {
-		delivery_walk(w);
-		w->all_mask |= UINT64_C(1) << topic;
-		delivery_ok(w, s->id);
-		return;
-	}
-	if (w->n_edges + count_new(w, topic, s) > f->config->subscriptions_max) {
-		f->n_limited[LIMIT_SUBSCRIPTIONS]++;
-		refuse(w, s->id, "limit",
-			"more subscriptions than PGHERALD_SUBSCRIPTIONS_MAX allows one worker");
-		return;
-	}
-	for (uint32_t i = 0; i < s->n_pubkeys; i++) {
-		int r = router_add(
-			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
-		if (r < 0) {
-			worker_close(w, "limit", "the relay is out of memory for subscriptions");
-			return;
-		}
-		w->n_edges += (uint32_t)r;
-	}
+	delivery_walk(w);
+	w->all_mask |= UINT64_C(1) << topic;
 	delivery_ok(w, s->id);
+}
+
+static void unsubscribed(struct worker *w, uint64_t id)
+{
+	if (w->n_edges == 0)
+		delivery_walk(w);
+	delivery_ok(w, id);
 }
 
 static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
 {
-	struct fanout *f = w->fanout;
-	unsigned topic = decode_topic(f->config, s->channel);
+	unsigned topic = topic_to_leave(w, s);
 
-	if (topic == 0) {
-		worker_error(w, true, s->id, "channel", "the channel is not configured at this relay");
+	if (topic == 0)
+		return;
+	w->all_mask &= ~(UINT64_C(1) << topic);
+	unsubscribed(w, s->id);
+}
+
+/* By pubkey, in portions */
+
+void worker_subscribe_begin(struct worker *w, uint32_t frame_len, const struct wire_strs *pubkeys)
+{
+	w->subscribing = (struct subscribing){
+		.step = SUBSCRIBING_CHECK, .frame_len = frame_len, .all = *pubkeys, .left = *pubkeys};
+}
+
+/* All of them are strings. */
+static enum subscribing_step checked(struct worker *w, const unsigned char *frame)
+{
+	struct subscribing *s = &w->subscribing;
+	struct wire_strs pubkeys;
+	struct wire_frame f;
+
+	/* It was read before, and is as it was; where its strings are may have changed. */
+	(void)wire_request_read(frame, s->frame_len, &f, &pubkeys);
+	s->id = f.subscribe.id;
+	if (f.type == WIRE_UNSUBSCRIBE) {
+		s->topic = topic_to_leave(w, &f.subscribe);
+		return s->topic > 0 ? SUBSCRIBING_REMOVE : SUBSCRIBING_NOT;
+	}
+	s->topic = topic_to_listen(w, &f.subscribe, true);
+	if (s->topic == 0)
+		return SUBSCRIBING_NOT;
+	/* Only near a limit does it matter what is there already. */
+	return reserve(w, s->all.left) == LIMITS_N ? SUBSCRIBING_ADD : SUBSCRIBING_COUNT;
+}
+
+static enum subscribing_step counted(struct worker *w)
+{
+	enum worker_limit limit = reserve(w, w->subscribing.n_new);
+
+	if (limit == LIMITS_N)
+		return SUBSCRIBING_ADD;
+	refuse_more(w, w->subscribing.id, limit);
+	return SUBSCRIBING_NOT;
+}
+
+static enum subscribing_step step_after(struct worker *w, const unsigned char *frame)
+{
+	switch (w->subscribing.step) {
+	case SUBSCRIBING_CHECK:
+		return checked(w, frame);
+	case SUBSCRIBING_COUNT:
+		return counted(w);
+	case SUBSCRIBING_ADD:
+		/* For those that were there already, or came twice. */
+		give_back(w, w->subscribing.n_reserved);
+		delivery_ok(w, w->subscribing.id);
+		break;
+	case SUBSCRIBING_REMOVE:
+		unsubscribed(w, w->subscribing.id);
+		break;
+	default:
+		break;
+	}
+	return SUBSCRIBING_NOT;
+}
+
+static void add(struct worker *w, uint64_t key)
+{
+	int r = router_add(&w->fanout->router, key, w->slot);
+
+	if (r < 0) {
+		worker_close(w, "limit", "the relay is out of memory for subscriptions");
 		return;
 	}
-	if (!s->pubkeys)
-		w->all_mask &= ~(UINT64_C(1) << topic);
-	for (uint32_t i = 0; s->pubkeys && i < s->n_pubkeys; i++)
-		w->n_edges -= (uint32_t)router_remove(
-			&f->router, router_key(&f->router, topic, s->pubkeys[i]), w->slot, &w->first_edge);
-	if (w->n_edges == 0)
-		delivery_walk(w);
-	delivery_ok(w, s->id);
+	w->subscribing.n_reserved -= (uint32_t)r;
+	w->n_edges += (uint32_t)r;
+}
+
+static void remove_one(struct worker *w, uint64_t key)
+{
+	int r = router_remove(&w->fanout->router, key, w->slot);
+
+	give_back(w, (uint32_t)r);
+	w->n_edges -= (uint32_t)r;
+}
+
+static void take_pubkey(struct worker *w, struct wire_str pubkey)
+{
+	struct subscribing *s = &w->subscribing;
+	uint64_t key = router_key(&w->fanout->router, s->topic, pubkey);
+
+	if (s->step == SUBSCRIBING_COUNT)
+		s->n_new += !router_has(&w->fanout->router, key, w->slot);
+	else if (s->step == SUBSCRIBING_ADD)
+		add(w, key);
+	else
+		remove_one(w, key);
+}
+
+bool worker_subscribe(struct worker *w, const unsigned char *frame, int *cost)
+{
+	struct subscribing *s = &w->subscribing;
+	struct wire_str pubkey;
+
+	for (; s->step != SUBSCRIBING_NOT; s->step = step_after(w, frame), s->left = s->all) {
+		while (s->left.left > 0) {
+			if (*cost <= 0)
+				return false;
+			if (!wire_strs_next(&s->left, frame, s->frame_len, &pubkey)) {
+				worker_protocol_error(w, "a pubkey is no string");
+				return true;
+			}
+			*cost -= s->step == SUBSCRIBING_CHECK ? COST_CHECK : COST_PUBKEY;
+			if (s->step != SUBSCRIBING_CHECK)
+				take_pubkey(w, pubkey);
+			if (w->state == WORKER_DEAD)
+				return true;
+		}
+	}
+	return true;
 }
 
 static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_str payload)

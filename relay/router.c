@@ -2,6 +2,7 @@
 
 #include "siphash.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,22 +10,30 @@
 
 #define BUCKETS_MIN 64
 
+_Static_assert(sizeof(struct router_edge) == 32, "edges are found by shifts");
+
+static uint32_t *bucket_at(const struct router *r, uint32_t i)
+{
+	return segments_element(&r->buckets, i, sizeof(uint32_t));
+}
+
 int router_open(struct router *r)
 {
-	*r = (struct router){.n_buckets = BUCKETS_MIN, .free_edges = ROUTER_END};
+	*r = (struct router){.n_buckets = BUCKETS_MIN, .mask = BUCKETS_MIN - 1};
 	if (getrandom(r->secret, sizeof r->secret, 0) != sizeof r->secret)
 		return -errno;
-	r->buckets = malloc(BUCKETS_MIN * sizeof *r->buckets);
-	if (!r->buckets)
+	if (segments_reserve(&r->buckets, BUCKETS_MIN * sizeof(uint32_t)) < 0)
 		return -ENOMEM;
-	memset(r->buckets, 0xff, BUCKETS_MIN * sizeof *r->buckets);
+	for (uint32_t i = 0; i < BUCKETS_MIN; i++)
+		*bucket_at(r, i) = ROUTER_END;
 	return 0;
 }
 
 void router_close(struct router *r)
 {
-	free(r->edges);
-	free(r->buckets);
+	segments_free(&r->edges);
+	segments_free(&r->buckets);
+	free(r->firsts);
 	*r = (struct router){0};
 }
 
@@ -41,140 +50,254 @@ uint64_t router_key(const struct router *r, unsigned topic, struct wire_str pubk
 	return hash ? hash : 1;
 }
 
-static uint32_t *bucket_of(const struct router *r, uint64_t key)
+/* Buckets */
+
+/* Of the key's edge that is not its first. Different slots never give one key the same hash: the factor is
+ * odd. */
+static uint64_t pair_hash(uint64_t key, uint32_t slot)
 {
-	return &r->buckets[key & (r->n_buckets - 1)];
+	return key ^ (slot + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-static int grow_buckets(struct router *r)
+static uint64_t hash_of(const struct router_edge *edge)
 {
-	uint32_t n = r->n_buckets * 2;
-	uint32_t *buckets = malloc(n * sizeof *buckets);
-
-	if (!buckets)
-		return -ENOMEM;
-	memset(buckets, 0xff, n * sizeof *buckets);
-	for (uint32_t i = 0; i < r->n_buckets; i++) {
-		uint32_t e = r->buckets[i];
-		while (e != ROUTER_END) {
-			uint32_t next = r->edges[e].next_in_bucket;
-			uint32_t *bucket = &buckets[r->edges[e].key & (n - 1)];
-			r->edges[e].next_in_bucket = *bucket;
-			*bucket = e;
-			e = next;
-		}
-	}
-	free(r->buckets);
-	r->buckets = buckets;
-	r->n_buckets = n;
-	return 0;
+	return edge->prev_of_key == ROUTER_END ? edge->key : pair_hash(edge->key, edge->slot);
 }
 
-static int take_edge(struct router *r, uint32_t *out)
+static uint32_t *bucket_of(const struct router *r, uint64_t hash)
 {
-	if (r->free_edges != ROUTER_END) {
-		*out = r->free_edges;
-		r->free_edges = r->edges[*out].next_in_bucket;
-		return 0;
-	}
-	if (r->edges_used == r->edges_max) {
-		uint32_t n = r->edges_max ? r->edges_max * 2 : BUCKETS_MIN;
-		struct router_edge *edges =
-			n > r->edges_max ? reallocarray(r->edges, n, sizeof *edges) : NULL;
-		if (!edges)
-			return -ENOMEM;
-		r->edges = edges;
-		r->edges_max = n;
-	}
-	*out = r->edges_used++;
-	return 0;
+	uint32_t i = (uint32_t)hash & r->mask;
+
+	return bucket_at(r, i < r->n_buckets ? i : i & r->mask >> 1);
 }
 
-int router_add(struct router *r, uint64_t key, uint32_t slot, uint32_t *first)
+/* What points to the edge, on the chain of its bucket. */
+static uint32_t *link_to(const struct router *r, uint32_t e)
 {
-	uint32_t e;
+	uint32_t *at = bucket_of(r, hash_of(router_edge(r, e)));
 
-	if (router_has(r, key, slot))
-		return 0;
-	/* A failure to grow costs longer chains, nothing else. */
-	if (r->n_edges >= r->n_buckets && r->n_buckets < UINT32_C(1) << 31)
-		(void)grow_buckets(r);
-	if (take_edge(r, &e) < 0)
-		return -ENOMEM;
-	uint32_t *bucket = bucket_of(r, key);
-	r->edges[e] = (struct router_edge){.key = key,
-		.slot = slot,
-		.next_in_bucket = *bucket,
-		.next_of_worker = *first,
-		.prev_of_worker = ROUTER_END};
-	if (*first != ROUTER_END)
-		r->edges[*first].prev_of_worker = e;
-	*first = e;
+	while (*at != e)
+		at = &router_edge(r, *at)->next_in_bucket;
+	return at;
+}
+
+static void put_into_bucket(struct router *r, uint32_t e)
+{
+	struct router_edge *edge = router_edge(r, e);
+	uint32_t *bucket = bucket_of(r, hash_of(edge));
+
+	edge->next_in_bucket = *bucket;
 	*bucket = e;
-	r->n_edges++;
-	return 1;
 }
 
-/* at: what points to the edge on its bucket's chain */
-static void remove_edge(struct router *r, uint32_t *at, uint32_t *first)
+static void take_from_bucket(struct router *r, uint32_t e)
 {
-	uint32_t e = *at;
-	struct router_edge *edge = &r->edges[e];
-
-	*at = edge->next_in_bucket;
-	if (edge->next_of_worker != ROUTER_END)
-		r->edges[edge->next_of_worker].prev_of_worker = edge->prev_of_worker;
-	if (edge->prev_of_worker != ROUTER_END)
-		r->edges[edge->prev_of_worker].next_of_worker = edge->next_of_worker;
-	else
-		*first = edge->next_of_worker;
-	edge->next_in_bucket = r->free_edges;
-	r->free_edges = e;
-	r->n_edges--;
+	*link_to(r, e) = router_edge(r, e)->next_in_bucket;
 }
 
-int router_remove(struct router *r, uint64_t key, uint32_t slot, uint32_t *first)
+static void put_all_into_buckets(struct router *r, uint32_t chain)
 {
-	for (uint32_t *at = bucket_of(r, key); *at != ROUTER_END; at = &r->edges[*at].next_in_bucket) {
-		if (r->edges[*at].key == key && r->edges[*at].slot == slot) {
-			remove_edge(r, at, first);
-			return 1;
-		}
-	}
-	return 0;
-}
-
-void router_remove_all(struct router *r, uint32_t *first)
-{
-	while (*first != ROUTER_END) {
-		uint32_t *at = bucket_of(r, r->edges[*first].key);
-		while (*at != *first)
-			at = &r->edges[*at].next_in_bucket;
-		remove_edge(r, at, first);
+	while (chain != ROUTER_END) {
+		uint32_t next = router_edge(r, chain)->next_in_bucket;
+		put_into_bucket(r, chain);
+		chain = next;
 	}
 }
 
-static uint32_t first_with(const struct router *r, uint32_t e, uint64_t key)
+static uint32_t empty_bucket(struct router *r, uint32_t i)
 {
-	while (e != ROUTER_END && r->edges[e].key != key)
-		e = r->edges[e].next_in_bucket;
-	return e;
+	uint32_t *bucket = bucket_at(r, i), chain = *bucket;
+
+	*bucket = ROUTER_END;
+	return chain;
 }
+
+/* A bucket for each edge. Without memory for it chains get longer, and nothing else happens. */
+static void grow_table(struct router *r)
+{
+	uint32_t added = r->n_buckets;
+
+	if (r->n_edges <= added ||
+		segments_reserve(&r->buckets, (added + UINT64_C(1)) * sizeof(uint32_t)) < 0)
+		return;
+	if (added > r->mask)
+		r->mask = r->mask << 1 | 1;
+	r->n_buckets++;
+	*bucket_at(r, added) = ROUTER_END;
+	put_all_into_buckets(r, empty_bucket(r, added & r->mask >> 1));
+}
+
+static bool is_sparse(const struct router *r)
+{
+	/* Not so that it would be grown again at once. */
+	return r->n_buckets > BUCKETS_MIN && r->n_edges < r->n_buckets / 4 * 3;
+}
+
+static void shrink_table(struct router *r)
+{
+	uint32_t chain = empty_bucket(r, --r->n_buckets);
+	if (r->n_buckets == (r->mask >> 1) + 1)
+		r->mask >>= 1;
+	put_all_into_buckets(r, chain);
+	segments_release(&r->buckets, r->n_buckets * sizeof(uint32_t));
+}
+
+/* Finding */
 
 uint32_t router_find(const struct router *r, uint64_t key)
 {
-	return first_with(r, *bucket_of(r, key), key);
+	uint32_t e = *bucket_of(r, key);
+
+	while (e != ROUTER_END) {
+		const struct router_edge *edge = router_edge(r, e);
+		if (edge->key == key && edge->prev_of_key == ROUTER_END)
+			break;
+		e = edge->next_in_bucket;
+	}
+	return e;
 }
 
-uint32_t router_find_next(const struct router *r, uint32_t edge)
+/* first: the key's, or ROUTER_END */
+static uint32_t find_pair(const struct router *r, uint32_t first, uint64_t key, uint32_t slot)
 {
-	return first_with(r, r->edges[edge].next_in_bucket, r->edges[edge].key);
+	if (first == ROUTER_END || router_edge(r, first)->slot == slot)
+		return first;
+	uint32_t e = *bucket_of(r, pair_hash(key, slot));
+	while (e != ROUTER_END && (router_edge(r, e)->key != key || router_edge(r, e)->slot != slot))
+		e = router_edge(r, e)->next_in_bucket;
+	return e;
 }
 
 bool router_has(const struct router *r, uint64_t key, uint32_t slot)
 {
-	for (uint32_t e = router_find(r, key); e != ROUTER_END; e = router_find_next(r, e))
-		if (r->edges[e].slot == slot)
-			return true;
-	return false;
+	return find_pair(r, router_find(r, key), key, slot) != ROUTER_END;
+}
+
+/* Adding */
+
+static int make_slot(struct router *r, uint32_t slot)
+{
+	if (slot < r->n_slots)
+		return 0;
+	uint32_t n = slot < BUCKETS_MIN ? BUCKETS_MIN : slot * 2;
+	uint32_t *firsts = reallocarray(r->firsts, n, sizeof *firsts);
+	if (!firsts)
+		return -ENOMEM;
+	memset(firsts + r->n_slots, 0xff, (n - r->n_slots) * sizeof *firsts);
+	r->firsts = firsts;
+	r->n_slots = n;
+	return 0;
+}
+
+int router_add(struct router *r, uint64_t key, uint32_t slot)
+{
+	uint32_t first = router_find(r, key), e = r->n_edges;
+
+	if (find_pair(r, first, key, slot) != ROUTER_END)
+		return 0;
+	if (e == ROUTER_END || make_slot(r, slot) < 0 ||
+		segments_reserve(&r->edges, (e + UINT64_C(1)) * sizeof(struct router_edge)) < 0)
+		return -ENOMEM;
+	struct router_edge *edge = router_edge(r, e);
+	*edge = (struct router_edge){.key = key,
+		.slot = slot,
+		.next_of_key = ROUTER_END,
+		.prev_of_key = first,
+		.next_of_worker = r->firsts[slot],
+		.prev_of_worker = ROUTER_END};
+	if (first != ROUTER_END) {
+		struct router_edge *head = router_edge(r, first);
+		edge->next_of_key = head->next_of_key;
+		if (edge->next_of_key != ROUTER_END)
+			router_edge(r, edge->next_of_key)->prev_of_key = e;
+		head->next_of_key = e;
+	}
+	if (edge->next_of_worker != ROUTER_END)
+		router_edge(r, edge->next_of_worker)->prev_of_worker = e;
+	r->firsts[slot] = e;
+	put_into_bucket(r, e);
+	r->n_edges++;
+	grow_table(r);
+	return 1;
+}
+
+/* Removing */
+
+static void leave_key(struct router *r, const struct router_edge *edge)
+{
+	uint32_t next = edge->next_of_key;
+
+	if (edge->prev_of_key != ROUTER_END) {
+		router_edge(r, edge->prev_of_key)->next_of_key = next;
+		if (next != ROUTER_END)
+			router_edge(r, next)->prev_of_key = edge->prev_of_key;
+	} else if (next != ROUTER_END) {
+		/* It is the first from now on, and first ones stand elsewhere. */
+		take_from_bucket(r, next);
+		router_edge(r, next)->prev_of_key = ROUTER_END;
+		put_into_bucket(r, next);
+	}
+}
+
+static void leave_worker(struct router *r, const struct router_edge *edge)
+{
+	if (edge->next_of_worker != ROUTER_END)
+		router_edge(r, edge->next_of_worker)->prev_of_worker = edge->prev_of_worker;
+	if (edge->prev_of_worker != ROUTER_END)
+		router_edge(r, edge->prev_of_worker)->next_of_worker = edge->next_of_worker;
+	else
+		r->firsts[edge->slot] = edge->next_of_worker;
+}
+
+static void move_edge(struct router *r, uint32_t from, uint32_t to)
+{
+	struct router_edge *edge = router_edge(r, to);
+
+	*link_to(r, from) = to;
+	*edge = *router_edge(r, from);
+	if (edge->next_of_key != ROUTER_END)
+		router_edge(r, edge->next_of_key)->prev_of_key = to;
+	if (edge->prev_of_key != ROUTER_END)
+		router_edge(r, edge->prev_of_key)->next_of_key = to;
+	if (edge->next_of_worker != ROUTER_END)
+		router_edge(r, edge->next_of_worker)->prev_of_worker = to;
+	if (edge->prev_of_worker != ROUTER_END)
+		router_edge(r, edge->prev_of_worker)->next_of_worker = to;
+	else
+		r->firsts[edge->slot] = to;
+}
+
+static void remove_edge(struct router *r, uint32_t e)
+{
+	const struct router_edge *edge = router_edge(r, e);
+
+	take_from_bucket(r, e);
+	leave_key(r, edge);
+	leave_worker(r, edge);
+	r->n_edges--;
+	if (e != r->n_edges)
+		move_edge(r, r->n_edges, e);
+	segments_release(&r->edges, r->n_edges * sizeof(struct router_edge));
+	/* Twice, or the table would not keep up: it is to have four buckets for three edges. */
+	for (int i = 0; i < 2 && is_sparse(r); i++)
+		shrink_table(r);
+}
+
+int router_remove(struct router *r, uint64_t key, uint32_t slot)
+{
+	uint32_t e = find_pair(r, router_find(r, key), key, slot);
+
+	if (e == ROUTER_END)
+		return 0;
+	remove_edge(r, e);
+	return 1;
+}
+
+uint32_t router_forget(struct router *r, uint32_t slot, uint32_t max)
+{
+	uint32_t n = 0;
+
+	for (; n < max && slot < r->n_slots && r->firsts[slot] != ROUTER_END; n++)
+		remove_edge(r, r->firsts[slot]);
+	return n;
 }

@@ -5,12 +5,16 @@
 #include "fanout.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct diag_limit close_limit, pause_limit;
+static struct diag_limit close_limit;
+
+/* Of a worker that is gone, as many as make a slice. */
+#define FORGET_MAX 64
 
 const char *worker_state_name(enum worker_state state)
 {
@@ -46,7 +50,10 @@ const char *worker_limit_name(enum worker_limit limit)
 		[LIMIT_WORKERS] = "workers",
 		[LIMIT_WORKERS_PER_UID] = "workers_per_uid",
 		[LIMIT_SUBSCRIPTIONS] = "subscriptions",
+		[LIMIT_SUBSCRIPTIONS_PER_UID] = "subscriptions_per_uid",
+		[LIMIT_SUBSCRIPTIONS_TOTAL] = "subscriptions_total",
 		[LIMIT_WORKER_QUEUE] = "worker_queue",
+		[LIMIT_WORKER_QUEUES] = "worker_queues",
 		[LIMIT_WORKER_PUBLISHES] = "worker_publishes",
 		[LIMIT_FRAME] = "frame",
 	};
@@ -70,7 +77,7 @@ void worker_error(struct worker *w, bool has_id, uint64_t id, const char *code, 
 				  .type = WIRE_ERROR, .error = {has_id, id, wire_str(code), wire_str(text)}});
 }
 
-static void protocol_error(struct worker *w, const char *what)
+void worker_protocol_error(struct worker *w, const char *what)
 {
 	worker_close(w, "protocol", what);
 }
@@ -116,87 +123,77 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 	ev_timer_stop(f->loop, &w->hello_deadline);
 	if (w->catch_up)
 		f->requests.forget(f->requests.context, w);
-	router_remove_all(&f->router, &w->first_edge);
+	w->user->n_subscriptions -= w->subscribing.n_reserved;
+	f->n_subscriptions -= w->subscribing.n_reserved;
+	w->subscribing.n_reserved = 0;
 	pace_forget(&f->pace, w->fd);
 	close(w->fd);
 	fanout_remove(f, w);
+	worker_schedule(w);
 }
 
 void worker_free(struct worker *w)
 {
 	delivery_free(w);
+	reader_free(w);
+	worker_account(w);
+	schedule_remove(&w->fanout->schedule, &w->ready);
+	users_put(&w->fanout->users, w->user);
 	checkpoint_unref(w->passed);
-	free(w->partial);
 	free(w);
 }
 
-/* Reading */
+/* Its turn */
 
-/* error: wire_next()'s */
-static void unreadable(struct worker *w, int error)
+void worker_schedule(struct worker *w)
 {
-	switch (error) {
-	case -EMSGSIZE:
-		w->fanout->n_limited[LIMIT_FRAME]++;
-		protocol_error(w, "a frame is larger than 65536 bytes");
-		break;
-	case -EBADMSG:
-		protocol_error(w, "this is no msgpack array");
-		break;
-	case -ENOMEM:
-		worker_close(w, NULL, "out of memory");
-		break;
-	default:
-		protocol_error(w, "a frame's elements are not what its type says");
-	}
+	schedule_add(&w->fanout->schedule, &w->ready);
 }
 
-/* Takes whole frames from bytes; returns how many bytes they were. */
-static size_t take_frames(struct worker *w, const unsigned char *bytes, size_t len)
+void worker_account(struct worker *w)
 {
-	size_t taken = 0;
+	const struct private_queue *q = &w->private;
+	size_t now = q->size + q->max * sizeof *q->stretches + w->input.size, before = w->queued;
 
-	while (taken < len) {
-		struct wire_frame frame;
-		size_t frame_len;
-		int r = wire_next(
-			&w->scanner, w->fanout->decoder, bytes + taken, len - taken, &frame, &frame_len);
-		if (r == -EAGAIN)
-			break;
-		if (r == 0)
-			worker_request(w, &frame);
-		else if (r == -ENOTSUP && w->state != WORKER_NEW)
-			worker_error(w, false, 0, "unknown-type",
-				"a frame of a type that this relay does not know");
-		else
-			unreadable(w, r);
-		if (w->state == WORKER_DEAD)
-			break;
-		taken += frame_len;
-	}
-	return taken;
+	w->queued = now;
+	w->user->queued += now - before;
+	w->fanout->queued += now - before;
+	if (now < before)
+		reader_wake(w->fanout);
 }
 
-/* Bytes of answers and recovered frames. */
-static size_t queued(const struct worker *w)
+/* It is gone; what it held goes in portions. */
+static void take_apart(struct worker *w)
 {
-	return w->private.end - w->private.start;
+	struct fanout *f = w->fanout;
+
+	delivery_free(w);
+	reader_free(w);
+	worker_account(w);
+	uint32_t n = router_forget(&f->router, w->slot, FORGET_MAX);
+	w->user->n_subscriptions -= n;
+	f->n_subscriptions -= n;
+	if (n < FORGET_MAX)
+		fanout_bury(f, w);
+	else
+		worker_schedule(w);
 }
 
-static void keep_partial(struct worker *w, const unsigned char *bytes, size_t len)
+static void serve(struct ready *ready)
 {
-	free(w->partial);
-	w->partial = NULL;
-	w->partial_len = 0;
-	if (len == 0)
-		return;
-	w->partial = malloc(len);
-	if (!w->partial) {
-		worker_close(w, NULL, "out of memory");
+	struct worker *w = (struct worker *)((char *)ready - offsetof(struct worker, ready));
+
+	if (w->state == WORKER_DEAD) {
+		take_apart(w);
 		return;
 	}
-	memcpy(w->partial, bytes, len);
-	w->partial_len = (uint32_t)len;
+	if (w->flushing)
+		delivery_flush(w);
+	if (w->state != WORKER_DEAD)
+		reader_serve(w);
+	/* After what it sent, which may be late only because others were served. */
+	if (w->overdue && w->state == WORKER_NEW && (!w->input.more || w->parked))
+		worker_protocol_error(w, "HELLO did not come in time");
 }
 
 /* libev has given its socket up: the kernel has no room for it in the epoll. */
@@ -207,81 +204,34 @@ static void unwatched(struct worker *w)
 
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
-	struct worker *w = watcher->data;
-	unsigned char *scratch = w->fanout->scratch;
-
-	(void)loop;
-	if (events & EV_ERROR) {
-		unwatched(w);
-		return;
-	}
-	/* wire_scan() lets no frame grow beyond WIRE_FRAME_MAX, so there is always room behind the partial
-	 * one. */
-	if (w->partial_len > 0)
-		memcpy(scratch, w->partial, w->partial_len);
-	ssize_t n = recv(w->fd, scratch + w->partial_len, FANOUT_SCRATCH - w->partial_len, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		worker_close(w, NULL, n == 0 ? "it closed the connection" : strerror(errno));
-		return;
-	}
-	size_t len = w->partial_len + (size_t)n;
-	size_t taken = take_frames(w, scratch, len);
-	if (w->state == WORKER_DEAD)
-		return;
-	keep_partial(w, scratch + taken, len - taken);
-	if (queued(w) <= w->fanout->config->worker_queue_size)
-		return;
-	/* What its socket takes does not count. */
-	delivery_flush(w);
-	if (w->state == WORKER_DEAD || queued(w) <= w->fanout->config->worker_queue_size)
-		return;
-	w->fanout->n_limited[LIMIT_WORKER_QUEUE]++;
-	diag_limited(&pause_limit, DIAG_NOTICE,
-		"a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
-		(unsigned long long)w->id, (int)w->pid, w->name);
-	worker_stop_reading(w);
-}
-
-void worker_resume_reading(struct worker *w)
-{
-	if (w->reading || w->state == WORKER_DEAD || w->fanout->stopping)
-		return;
-	w->reading = true;
-	ev_io_start(w->fanout->loop, &w->reader);
-}
-
-void worker_stop_reading(struct worker *w)
-{
-	w->reading = false;
-	ev_io_stop(w->fanout->loop, &w->reader);
-}
-
-static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
-{
 	(void)loop;
 	if (events & EV_ERROR)
 		unwatched(watcher->data);
 	else
-		delivery_flush(watcher->data);
+		reader_ready(watcher->data);
+}
+
+static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct worker *w = watcher->data;
+
+	ev_io_stop(loop, watcher);
+	if (events & EV_ERROR) {
+		unwatched(w);
+		return;
+	}
+	w->flushing = true;
+	worker_schedule(w);
 }
 
 static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
+	struct worker *w = timer->data;
+
 	(void)loop;
 	(void)events;
-	protocol_error(timer->data, "HELLO did not come in time");
-}
-
-/* It counts itself. */
-static unsigned workers_of(const struct fanout *f, uid_t uid)
-{
-	unsigned n = 0;
-
-	for (const struct worker *w = f->workers; w; w = w->next)
-		n += w->uid == uid;
-	return n;
+	w->overdue = true;
+	worker_schedule(w);
 }
 
 static void admit(struct worker *w)
@@ -294,8 +244,7 @@ static void admit(struct worker *w)
 	} else if (f->n_workers > config->workers_max) {
 		f->n_limited[LIMIT_WORKERS]++;
 		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
-	} else if (f->n_workers > config->workers_per_uid_max &&
-		   workers_of(f, w->uid) > config->workers_per_uid_max) {
+	} else if (w->user->n_workers > config->workers_per_uid_max) {
 		f->n_limited[LIMIT_WORKERS_PER_UID]++;
 		worker_close(
 			w, "limit", "this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
@@ -308,13 +257,13 @@ struct worker *worker_open(struct fanout *f, int fd)
 	struct ucred peer = {.uid = (uid_t)-1, .gid = (gid_t)-1};
 	socklen_t len = sizeof peer;
 
-	if (!w || fanout_add(f, w) < 0) {
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	if (!w || fanout_add(f, w, peer.uid) < 0) {
 		diag_limited(&close_limit, DIAG_WARNING, "a worker is turned away: memory is short");
 		free(w);
 		close(fd);
 		return NULL;
 	}
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	w->fanout = f;
 	w->fd = fd;
 	w->pid = peer.pid;
@@ -322,11 +271,11 @@ struct worker *worker_open(struct fanout *f, int fd)
 	w->rights = access_of_peer(&f->config->access, fd, peer.uid, peer.gid);
 	w->since = clock_now();
 	w->all_mask = 1u << TOPIC_ALL;
-	w->first_edge = ROUTER_END;
 	ev_io_init(&w->reader, on_readable, fd, EV_READ);
 	ev_io_init(&w->writer, on_writable, fd, EV_WRITE);
 	timer_init(&w->hello_deadline, on_hello_deadline, w);
 	w->reader.data = w->writer.data = w;
+	ready_init(&w->ready, &w->user->share, serve);
 	w->reading = true;
 	ev_io_start(f->loop, &w->reader);
 	timer_arm(f->loop, &w->hello_deadline, WORKER_HELLO_SECONDS);
@@ -368,7 +317,7 @@ static bool subscribed(const struct worker *w, struct decoded *d)
 		       router_has(&w->fanout->router, fanout_key(w->fanout, d), w->slot));
 }
 
-bool worker_recovered(struct worker *w, struct decoded *d)
+void worker_recovered(struct worker *w, struct decoded *d)
 {
 	struct wire_frame frame;
 
@@ -376,12 +325,6 @@ bool worker_recovered(struct worker *w, struct decoded *d)
 		fanout_frame(d, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
 		delivery_queue(w, &frame);
 	}
-	return worker_takes_more(w);
-}
-
-bool worker_takes_more(const struct worker *w)
-{
-	return queued(w) <= w->fanout->config->worker_queue_size / 2;
 }
 
 void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)

@@ -1,12 +1,14 @@
-/* One worker: its connection, its handshake, its requests (requests.c), and what it is owed (delivery.c): a
- * cursor into the backlog and a queue of frames for it alone. Leaves out what its requests need of
- * PostgreSQL: that it asks through struct worker_requests. The gate makes workers, the fan-out flushes them.
- */
+/* One worker: its connection, its handshake, its requests (reader.c takes their bytes, requests.c does what
+ * they ask), and what it is owed (delivery.c): a cursor into the backlog and a queue of frames for it alone.
+ * Leaves out what its requests need of PostgreSQL: that it asks through struct worker_requests. The gate
+ * makes workers, the fan-out flushes them; all that a worker itself asks for is done when the schedule serves
+ * it. */
 #pragma once
 
 #include "access.h"
 #include "checkpoint.h"
-#include "wire.h"
+#include "users.h"
+#include "wire_request.h"
 
 #include <ev.h>
 #include <stdbool.h>
@@ -14,7 +16,7 @@
 
 struct decoded;
 struct fanout;
-struct recovery_member;
+struct catch_up_member;
 struct worker;
 
 /* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from
@@ -22,13 +24,19 @@ struct worker;
 #define WORKER_WANTED_MAX 1024
 #define WORKER_HELLO_SECONDS 10.
 #define WORKER_NAME_MAX 64
+/* How much is read of a worker at a time, and thereby of requests that wait for their turn. Many requests fit
+ * in, so a system call is little beside them. */
+#define WORKER_READ_SIZE 8192
 
 /* What was reached, and how often, the fan-out counts; how much it is, the configuration says. */
 enum worker_limit {
 	LIMIT_WORKERS,
 	LIMIT_WORKERS_PER_UID,
 	LIMIT_SUBSCRIPTIONS,
+	LIMIT_SUBSCRIPTIONS_PER_UID,
+	LIMIT_SUBSCRIPTIONS_TOTAL,
 	LIMIT_WORKER_QUEUE,
+	LIMIT_WORKER_QUEUES,
 	LIMIT_WORKER_PUBLISHES,
 	LIMIT_FRAME,
 	LIMITS_N,
@@ -43,7 +51,7 @@ enum worker_state {
 	WORKER_RESUMING,    /* BEGIN has not come: it gets answers only */
 	WORKER_CATCHING_UP, /* it gets answers and recovered frames; the backlog waits */
 	WORKER_LIVE,
-	WORKER_DEAD, /* closed; freed at the end of the loop's turn */
+	WORKER_DEAD, /* closed; freed at the end of an iteration, once it has no subscriptions left */
 };
 
 /* A byte queue, and before which frame of the backlog each stretch of it goes out. */
@@ -58,6 +66,34 @@ struct private_queue {
 	uint32_t first, n, max;
 };
 
+/* Bytes of requests that were read and are not done yet: the beginning of a frame, or frames that wait for
+ * their turn. */
+struct input {
+	unsigned char *bytes;
+	uint32_t start, end, size; /* size 0: the bytes are in the fan-out's scratch, until the slice ends */
+	struct wire_scanner scanner; /* of the frame at start */
+	bool more;                   /* the socket may hold some */
+};
+
+/* A SUBSCRIBE or UNSUBSCRIBE at work: there may be thousands of pubkeys in it, so it is done in portions, in
+ * these steps. Its frame stands at the start of the input meanwhile. */
+enum subscribing_step {
+	SUBSCRIBING_NOT,
+	SUBSCRIBING_CHECK, /* are all of them strings? */
+	SUBSCRIBING_COUNT, /* near a limit: how many are new? */
+	SUBSCRIBING_ADD,
+	SUBSCRIBING_REMOVE,
+};
+struct subscribing {
+	enum subscribing_step step;
+	uint32_t frame_len;
+	struct wire_strs all, left;
+	uint64_t id;
+	unsigned topic;
+	uint32_t n_new;
+	uint32_t n_reserved; /* of the user's and of all: not made yet */
+};
+
 /* The seqs, behind the cursor, that a worker with pubkeys is owed. */
 struct wanted {
 	uint64_t *seqs;
@@ -70,9 +106,15 @@ struct worker {
 	struct worker *next_walker, *prev_walker; /* those that are not wanted_whole */
 	struct worker *next_dirty;                /* those to flush at the end of this turn of the loop */
 	bool dirty;
-	bool blocked; /* the socket was full, or a walk is not at its end; the writer watches */
-	bool reading; /* the reader watches */
+	bool blocked;  /* the socket was full, or there is more to send than one slice may; not for rounds */
+	bool flushing; /* of those: its turn will come */
+	bool reading;  /* its requests are taken: the reader watches, or its turn will come */
+	bool parked;   /* not now, since its user has too much queued */
+	bool overdue;  /* HELLO did not come in time */
 	enum worker_state state;
+	struct user *user;
+	struct ready ready;
+	TAILQ_ENTRY(worker) next_parked;
 	int fd;
 	struct ev_io reader, writer;
 	struct ev_timer hello_deadline;
@@ -85,15 +127,12 @@ struct worker {
 	double since;
 	char name[WORKER_NAME_MAX + 1];
 
-	/* Its requests: the beginning of a frame, as far as it has come. */
-	unsigned char *partial;
-	uint32_t partial_len;
-	struct wire_scanner scanner;
+	struct input input;
+	struct subscribing subscribing;
 
 	/* Its subscriptions. Bit 0 of the mask is TOPIC_ALL. */
 	uint64_t all_mask;
-	uint32_t first_edge;
-	uint32_t n_edges;
+	uint32_t n_edges; /* by pubkey */
 
 	/* What it is owed of the backlog: of the frames behind the cursor, those that match its
 	 * subscriptions. When wanted_whole, wanted lists them all, and the worker subscribes by pubkey only,
@@ -103,6 +142,7 @@ struct worker {
 	bool wanted_whole;
 	struct wanted wanted;
 	struct private_queue private;
+	size_t queued; /* memory of the queue and of the input, as the user's sum has it */
 
 	/* The newest checkpoint it has passed, where catching up starts; NULL when there is none. */
 	struct checkpoint *passed;
@@ -111,7 +151,7 @@ struct worker {
 	uint64_t resume_seq;
 	uint64_t begin_id;                /* of the BEGIN that waits for its OK */
 	bool begun;                       /* begin_id waits */
-	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
+	struct catch_up_member *catch_up; /* catch_up's; NULL when it is not at work for this worker */
 
 	uint32_t n_publishing; /* requests that wait for their answer */
 	double progress;       /* when the socket last took something */
@@ -135,6 +175,8 @@ struct worker_requests {
 	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up().
 	 */
 	void (*catch_up)(void *context, struct worker *worker);
+	/* While its catch_up is at work: worker_takes_more(), after the socket took something. */
+	void (*takes_more)(void *context, struct worker *worker);
 	/* The worker is gone, and its catch_up with it. */
 	void (*forget)(void *context, struct worker *worker);
 };
@@ -148,20 +190,19 @@ const char *worker_limit_name(enum worker_limit limit);
 struct worker *worker_open(struct fanout *fanout, int fd);
 /* Bring worker->passed up to its cursor. */
 void worker_note_checkpoint(struct worker *worker);
-/* Stop reading its requests: the relay ends. */
-void worker_stop_reading(struct worker *worker);
 /* The one way to end a connection. code: NULL when the worker itself is gone, else it is told BYE with this
  * code and reason. The struct lives until the end of the loop's turn. */
 void worker_close(struct worker *worker, const char *code, const char *reason);
 /* Frees what worker_close() left; the fan-out calls it. */
 void worker_free(struct worker *worker);
 
-/* Read its requests again, when the reason not to is gone. */
-void worker_resume_reading(struct worker *worker);
+/* Something is to be done for it: when its turn comes. */
+void worker_schedule(struct worker *worker);
+/* The queue or the input has grown or shrunk. */
+void worker_account(struct worker *worker);
 
-/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when
- * not, wait for worker_takes_more(). */
-bool worker_recovered(struct worker *worker, struct decoded *decoded);
+/* What catch_up found: one recovered change or message. Only while worker_takes_more(). */
+void worker_recovered(struct worker *worker, struct decoded *decoded);
 bool worker_takes_more(const struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
  * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when
@@ -175,11 +216,33 @@ void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t 
 
 /* Answer a request, or with has_id false a frame that is none, with ERROR. */
 void worker_error(struct worker *worker, bool has_id, uint64_t id, const char *code, const char *text);
+void worker_protocol_error(struct worker *worker, const char *what);
+
+/* reader.c: frames out of bytes, a slice at a time */
+
+/* The socket has bytes. */
+void reader_ready(struct worker *worker);
+/* One slice of its requests. The worker may be dead after this. */
+void reader_serve(struct worker *worker);
+/* Take its requests again, after its answers were read. */
+void reader_resume(struct worker *worker);
+/* Take none: the relay ends. */
+void reader_stop(struct worker *worker);
+/* The user's workers, or others, have less queued by now: those who wait for that go on. */
+void reader_wake(struct fanout *fanout);
+/* Now and then: whether those who wait for that are still there. */
+void reader_look_after_parked(struct fanout *fanout);
+void reader_free(struct worker *worker);
 
 /* requests.c */
 
 /* Do what the frame asks. The worker may be dead after this. */
 void worker_request(struct worker *worker, const struct wire_frame *frame);
+/* The same of a SUBSCRIBE or UNSUBSCRIBE with pubkeys, in portions: go on with the frame until it is done, or
+ * until *cost, from which is taken what it costs, is used up. Whether it is done. The worker may be dead
+ * after this. */
+void worker_subscribe_begin(struct worker *worker, uint32_t frame_len, const struct wire_strs *pubkeys);
+bool worker_subscribe(struct worker *worker, const unsigned char *frame, int *cost);
 
 /* delivery.c */
 
@@ -191,8 +254,10 @@ void delivery_ok(struct worker *worker, uint64_t request);
 void delivery_want(struct worker *worker, uint64_t seq);
 /* Find what is owed by a walk, from the cursor on. */
 void delivery_walk(struct worker *worker);
-/* Send what can be sent. The worker may be dead after this. */
+/* Send what can be sent, and in one slice; the rest follows by itself. The worker may be dead after this. */
 void delivery_flush(struct worker *worker);
+/* Bytes of answers and recovered frames, and what it takes to keep their order. */
+size_t delivery_queued(const struct worker *worker);
 /* Frames and bytes of the backlog that it has not been sent yet. */
 uint64_t delivery_lag(struct worker *worker, uint64_t *bytes);
 void delivery_free(struct worker *worker);

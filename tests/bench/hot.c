@@ -118,17 +118,17 @@ static void run_append(unsigned times)
 static void run_route(unsigned times)
 {
 	char pubkeys[SUBSCRIPTIONS][PUBKEY_LEN + 1];
-	uint32_t first = ROUTER_END, found = 0;
+	uint32_t found = 0;
 
 	for (unsigned i = 0; i < SUBSCRIPTIONS; i++) {
 		user_pubkey(i, pubkeys[i]);
-		router_add(&fanout.router, router_key(&fanout.router, 1, wire_str(pubkeys[i])), 0, &first);
+		router_add(&fanout.router, router_key(&fanout.router, 1, wire_str(pubkeys[i])), 0);
 	}
 	for (unsigned i = 0; i < times; i++) {
 		struct wire_str pubkey = {pubkeys[i % SUBSCRIPTIONS], PUBKEY_LEN};
 		uint64_t key = router_key(&fanout.router, 1, pubkey);
 		for (uint32_t e = router_find(&fanout.router, key); e != ROUTER_END;
-			e = router_find_next(&fanout.router, e))
+			e = router_edge(&fanout.router, e)->next_of_key)
 			found++;
 	}
 	if (found < times)

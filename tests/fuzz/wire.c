@@ -1,10 +1,11 @@
 /* The frame scanner and the decoder, of both ends. The input is a stream, before it the places where it is
  * torn: however it arrives, the same frames come out of it. What the scanner lets through is a frame to
- * msgpack-c too, at a cost that is bounded by its length; the hand-written reading and writing of a CHANGE
- * agrees with msgpack-c's; and what was decoded is encoded to what it was. */
+ * msgpack-c too, at a cost that is bounded by its length; the hand-written reading and writing of a CHANGE,
+ * and the reading of a request, agree with msgpack-c's; and what was decoded is encoded to what it was. */
 #include "wire.h"
 #include "input.h"
 #include "wire_change.h"
+#include "wire_request.h"
 
 #include <errno.h>
 #include <msgpack.h>
@@ -139,6 +140,74 @@ static void compare_change(const struct wire_change *a, const struct wire_change
 	must(wire_str_eq(a->pubkey, b->pubkey) && wire_str_eq(a->client_id, b->client_id));
 }
 
+static void compare_pubkeys(
+	const unsigned char *bytes, size_t len, struct wire_strs strs, const struct wire_subscribe *s)
+{
+	struct wire_str str;
+	uint32_t n = strs.left;
+
+	must((strs.offset > 0) == (s->pubkeys != NULL) && n == s->n_pubkeys);
+	for (uint32_t i = 0; i < n; i++)
+		must(wire_strs_next(&strs, bytes, len, &str) && wire_str_eq(str, s->pubkeys[i]));
+	must(!wire_strs_next(&strs, bytes, len, &str));
+}
+
+static bool are_strings(const unsigned char *bytes, size_t len, struct wire_strs strs)
+{
+	struct wire_str str;
+
+	while (strs.left > 0)
+		if (!wire_strs_next(&strs, bytes, len, &str))
+			return false;
+	return true;
+}
+
+/* r and f: what wire_decode() says. */
+static void compare_request(const unsigned char *bytes, size_t len, int r, const struct wire_frame *f)
+{
+	struct wire_frame read;
+	struct wire_strs pubkeys;
+	int result = wire_request_read(bytes, len, &read, &pubkeys);
+
+	if (result == 0 && read.type >= WIRE_WELCOME) {
+		must(r != -ENOTSUP);
+		return;
+	}
+	if (result == 0 && r == -EPROTO) {
+		must(!are_strings(bytes, len, pubkeys));
+		return;
+	}
+	must(result == r);
+	if (r < 0)
+		return;
+	must(read.type == f->type);
+	switch (f->type) {
+	case WIRE_HELLO:
+		must(read.hello.version == f->hello.version && read.hello.resume == f->hello.resume &&
+			read.hello.seq == f->hello.seq && wire_str_eq(read.hello.name, f->hello.name) &&
+			wire_str_eq(read.hello.epoch, f->hello.epoch) &&
+			wire_str_eq(read.hello.checkpoint, f->hello.checkpoint));
+		break;
+	case WIRE_SUBSCRIBE:
+	case WIRE_UNSUBSCRIBE:
+		must(read.subscribe.id == f->subscribe.id &&
+			wire_str_eq(read.subscribe.channel, f->subscribe.channel));
+		compare_pubkeys(bytes, len, pubkeys, &f->subscribe);
+		break;
+	case WIRE_NOTIFY:
+		must(read.notify.id == f->notify.id && wire_str_eq(read.notify.channel, f->notify.channel) &&
+			wire_str_eq(read.notify.pubkey, f->notify.pubkey) &&
+			wire_str_eq(read.notify.client_id, f->notify.client_id));
+		break;
+	case WIRE_SEND:
+		must(read.send.id == f->send.id && wire_str_eq(read.send.channel, f->send.channel) &&
+			wire_str_eq(read.send.payload, f->send.payload));
+		break;
+	default:
+		must(read.request.id == f->request.id);
+	}
+}
+
 /* A frame of its own, and what wire_next() made of it. */
 static void decode(const unsigned char *bytes, size_t len, int result, const struct wire_frame *read)
 {
@@ -166,6 +235,7 @@ static void decode(const unsigned char *bytes, size_t len, int result, const str
 	/* An element takes a byte at least, an object and a string of it 40, and a zone's chunk doubles. */
 	must(allocated <= 64 * 1024 + 128 * len);
 	must(r == result && (r == 0 || r == -EPROTO || r == -ENOTSUP));
+	compare_request(copy, len, r, &frame);
 	unpack(&zone, copy, len);
 	msgpack_zone_destroy(&zone);
 	if (r == 0)

@@ -166,12 +166,12 @@ class Worker:
 
     # Receiving
 
-    def pump(self, timeout=0):
-        """Take in what has arrived, waiting at most timeout for something. True if there was something."""
+    def pump(self, timeout=0, most=None):
+        """Take in what has arrived, at most so many bytes (or self.bite), waiting at most timeout for something. True if there was something."""
         if self.closed or not select.select([self.socket], [], [], timeout)[0]:
             return False
         try:
-            data = self.socket.recv(self.bite)
+            data = self.socket.recv(most or self.bite)
         except ConnectionResetError:
             data = b""
         if not data:
