@@ -119,10 +119,9 @@ class Site:
     def __init__(self, run, template, names, channels):
         self.run = run
         self.channels = channels
-        self.pair = None
         self._things = []
         self._lock = threading.Lock()
-        # three places for servers, and a way of its own to the one that takes writes: all that a relay knows
+        # the places of the one that takes writes, and of those that may take over: all that a relay knows
         self.ports = [quiet_port() for _ in range(3)]
         self.postgres = self._add(Postgres(run, template, self.ports[0]))
         with open(os.path.join(self.postgres.data, "postgresql.conf"), "a") as conf:
@@ -141,6 +140,18 @@ class Site:
         """One without files yet."""
         return self._add(Postgres(self.run, None, port))
 
+    def with_standby(self):
+        """A pair of the server that takes writes and a new standby, in step with it."""
+        return self._add(Pair(self.run, self.postgres, self.spare_port()))
+
+    def servers(self):
+        """All there ever were."""
+        pairs = [thing for thing in self._things if isinstance(thing, Pair)]
+        return [thing for thing in self._things if isinstance(thing, Postgres)] + [pair.standby for pair in pairs]
+
+    def spare_port(self, but=None):
+        return next(port for port in self.ports if port not in (self.postgres.port, but))
+
     def install(self, roles, timestamps=False):
         """roles: {name of a relay's role: whether it may read the tables}"""
         self.data = DataSync(self.run, self.database)
@@ -148,6 +159,8 @@ class Site:
             self.sql(OTHERS_SQL)
         for role, may_read in roles.items():
             self.sql(f"CREATE ROLE {role} LOGIN")
+            # whenever recovery.sql makes tables of its own
+            self.sql(f"ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON TABLES TO {role}")
             if may_read:
                 self.grant(role)
         if timestamps:
@@ -155,10 +168,8 @@ class Site:
         else:
             self.data.recoverable()
 
-    def lead_ways(self, roles, standby):
-        """Start what leads to the server: the standby, the pool, and the way that can be made to swallow what is sent."""
-        if standby:
-            self.pair = self._add(Pair(self.run, self.postgres, self.ports[1]))
+    def lead_ways(self, roles):
+        """Start what leads to the server: the pool, and the way that can be made to swallow what is sent."""
         self.bouncer = self._add(Bouncer(self.run, self.postgres))
         with open(os.path.join(self.bouncer.directory, "users"), "a") as file:
             file.writelines(f'"{role}" "{PASSWORD}"\n' for role in roles)
@@ -179,7 +190,7 @@ class Site:
     # What relays are told
 
     def direct_url(self, role):
-        hosts = ",".join(f"127.0.0.1:{port}" for port in (self.ports if self.pair else self.ports[:1]))
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         return f"postgresql://{role}:{PASSWORD}@{hosts}/{self.database.name}?target_session_attrs=read-write"
 
     def pool_url(self, role):

@@ -4,9 +4,11 @@ import time
 
 import psycopg2
 
+from excuses import SOON
 from procs import wait_until
 
 TAKES_OVER = 20  # seconds: another relay must have taken over long before
+ASKS = 4         # seconds: until a relay that has come back asks what it missed
 
 
 def _a_leader(system, rng):
@@ -41,7 +43,7 @@ def _another_takes_over(system, host, what):
 def revoke_select(system, rng):
     """A relay cannot ask for a while. Its own workers have a gap if it misses something meanwhile; nobody else's may."""
     host = _a_leader(system, rng)
-    excuse = system.excuses.add("a role that may not read", [host], times=10)
+    excuse = system.excuses.add("a role that may not read", [host], times=10, grace=SOON)
     system.site.revoke(host.role)
     try:
         _another_takes_over(system, host, "may not read the tables")
@@ -67,18 +69,30 @@ def connection_limit(system, rng):
 
 
 def statement_timeout(system, rng):
-    """A relay's role has a time for statements that suffices for all but a recovery whose workers read slowly."""
+    """A relay's role has a time for statements that suffices for all but a recovery that waits: somebody changes the table."""
     host = rng.choice([host for host in system.hosts if host.may_ask])
-    system.site.sql(f"ALTER ROLE {host.role} SET statement_timeout = '{rng.choice((50, 100, 250))}ms'")
+    milliseconds = rng.choice((50, 100, 250))
+    system.await_relays()
+    system.site.sql(f"ALTER ROLE {host.role} SET statement_timeout = '{milliseconds}ms'")
     try:
-        system.site.terminate(None, host.role)  # it holds for new connections
-        system.driver.burst(3000, rng)
-        for victim in [v for v in system.victims if v.relay is host][:1]:
-            victim.freeze(2)
-        time.sleep(rng.uniform(1, 4))
+        with system.driver.table_locked():
+            system.site.terminate(None, host.role)  # it holds for new connections
+            _await_question(system, host.role)
+            time.sleep(milliseconds / 1000 * 2)
+    except psycopg2.errors.LockNotAvailable:
+        pass  # a long transaction is on
     finally:
         system.site.sql(f"ALTER ROLE {host.role} RESET statement_timeout")
         system.site.terminate(None, host.role)
+
+
+def _await_question(system, role):
+    """Until a recovery of this role waits for the table, or for a while."""
+    end = time.monotonic() + ASKS
+    while time.monotonic() < end and not system.site.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'"
+            " AND application_name = 'pgherald recovery'", (role,)):
+        time.sleep(0.02)
 
 
 def migration(system, rng):
@@ -88,7 +102,7 @@ def migration(system, rng):
     between = rng.uniform(0, 2)
     reconnects = rng.random() < 0.5  # one that does so meanwhile finds no function
     host = rng.choice(system.hosts.all)
-    excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5)
+    excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5, grace=SOON)
     began = time.monotonic()
     try:
         system.site.data.migrate("recovery_down")
@@ -98,7 +112,7 @@ def migration(system, rng):
     finally:
         system.site.data.migrate("recovery")
         for host in system.hosts:
-            system.reconnect(host)
+            host.asked("reconnect")
         wait_until(system.all_listen, "the relays are back", 30)
         excuse.close()
         system.model.unrecorded(began, time.monotonic())

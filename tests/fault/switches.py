@@ -27,12 +27,10 @@ def _write_past(system, server, lsn, rng):
     """Changes that relays must find, with transaction ids and log positions that the last server gave away too. lsn: its
     last. Writers come back with them; relays are still kept out."""
     system.site.postgres = server
-    for n in range(FEW):
-        system.driver.burst(1, rng, notify=n % 2 == 0)
+    system.driver.few(FEW, rng)
     while _last_lsn(server) <= lsn:
         server.sql("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000))")
-    for n in range(FEW):
-        system.driver.burst(1, rng, notify=n % 2 == 0)
+    system.driver.few(FEW, rng)
 
 
 def _last_lsn(server):
@@ -50,8 +48,8 @@ def failover_restart(system, rng):
 
 
 def _fail_over(system, rng, what, restart=None):
-    site, pair = system.site, system.site.pair
-    behind = rng.uniform(0.3, 2.5)
+    site, behind = system.site, rng.uniform(0.3, 2.5)
+    pair = site.with_standby()
     excuse = _loses(system, what)
     pair.in_step()
     pair.cut()
@@ -63,7 +61,8 @@ def _fail_over(system, rng, what, restart=None):
             site.lead_to(server)
     else:
         site.lead_to(pair.fail_over())
-    pair.renew()
+    pair.way.close()
+    pair.primary.close()
     excuse.close()
     system.switched()
 
@@ -71,16 +70,13 @@ def _fail_over(system, rng, what, restart=None):
 def double_failover(system, rng):
     """The standby is promoted, and dies. Another standby never heard of that promotion: it is promoted too, and gives its
     timeline the same number."""
-    site, pair = system.site, system.site.pair
-    way = Forward(site.run, pair.primary.port)
-    spare = next(port for port in site.ports if port not in (pair.primary.port, pair.standby.port))
-    third = site.server(spare)
-    apart, extra = rng.uniform(0.2, 1), rng.uniform(0.2, 1)
+    site, apart, longer = system.site, rng.uniform(0.2, 1), rng.uniform(0.2, 1)
+    pair = site.with_standby()
+    first, second = pair.primary, pair.standby
+    third, way = site.server(site.spare_port(second.port)), Forward(site.run, first.port)
     try:
-        _copy(pair.primary, third, way.port)
+        _copy(first, third, way.port)
         third.start()
-        first, second = pair.primary, pair.standby
-        pair.in_step()
         # relays that look at the second server get checkpoints of it, of which the third has never heard
         excuse = system.excuses.add("a double failover", system.hosts)
         way.close()
@@ -89,20 +85,20 @@ def double_failover(system, rng):
         pair.cut()
         site.lead_to(pair.fail_over())
         _wait_for_some(system)
-        time.sleep(extra)
+        time.sleep(longer)
         lsn = _last_lsn(second)
         with Barred(third):
             second.stop("immediate")
             _promote(third)
             _write_past(system, third, lsn, rng)
             site.lead_to(third)
-        first.close()
-        second.close()
-        pair.follow(third, first.port)
-        excuse.close()
-        system.switched()
     finally:
         way.close()
+        pair.way.close()
+    first.close()
+    second.close()
+    excuse.close()
+    system.switched()
 
 
 def _wait_for_some(system):
@@ -116,10 +112,9 @@ def _wait_for_some(system):
 def set_back(system, rng):
     """The disk is set back to a copy from a while ago: the same timeline, on which other things are written now. Before any
     relay is back it is past what the checkpoints know."""
-    site, pair = system.site, system.site.pair
+    site, goes_on = system.site, rng.uniform(1, 4)
     old = site.postgres
     copy = site.server(old.port)
-    goes_on = rng.uniform(1, 4)
     excuse = _loses(system, "a disk that was set back")
     _copy(old, copy)
     end = time.monotonic() + goes_on
@@ -132,10 +127,7 @@ def set_back(system, rng):
         copy.start()
         _write_past(system, copy, lsn, rng)
         site.lead_to(copy)
-    standby = pair.standby
-    standby.close()
     old.close()
-    pair.follow(copy, standby.port)
     excuse.close()
     system.switched()
 
@@ -143,7 +135,7 @@ def set_back(system, rng):
 def _copy(server, into, port=None):
     """A copy of its files, as they are now; a standby that follows it through this port, or a server of its own."""
     server.run.call([pg_bin("pg_basebackup"), "-h", server.directory, "-p", str(server.port), "-U", "postgres",
-                     "-D", into.data, "-c", "fast", "-X", "stream", *(["-R"] if port else [])], unprivileged=True)
+                     "-D", into.data, "-N", "-c", "fast", "-X", "stream", *(["-R"] if port else [])], unprivileged=True)
     if port:
         with open(os.path.join(into.data, "postgresql.auto.conf"), "a") as file:
             file.write(f"primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n")

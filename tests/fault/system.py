@@ -13,7 +13,7 @@ from excuses import GRACE, Excuses
 from hosts import CONDITIONS, Hosts, roles_of
 from members import Bare, Library
 from model import Model
-from plan import FAULTS, HARMLESS, SWITCH_NAMES, steps
+from plan import FAULTS, HARMLESS, steps
 from procs import wait_until
 from relay import CAT, Relay
 from servers import make_template
@@ -79,7 +79,7 @@ class System:
         channels = (CHANNEL, *OTHERS) if "channels" in self.names else (CHANNEL,)
         self.site = self._add(Site(self.run, self._template, self.names, channels))
         self.site.install(roles, self.timestamps)
-        self.site.lead_ways(roles, any(name in SWITCH_NAMES for name in self.names))
+        self.site.lead_ways(roles)
         self.hosts = Hosts(self.run, self.site, self.rng, self.names, self.environment)
         self.longest_interval = max(host.interval for host in self.hosts)
         for host in self.hosts:
@@ -184,10 +184,6 @@ class System:
         twin.launch()
         return twin
 
-    def reconnect(self, host):
-        """As an operator does, who does not wait for the relay's next attempt."""
-        host.ops("reconnect")
-
     def all_listen(self):
         """Those that wait for long before they try again are made to."""
         try:
@@ -198,7 +194,7 @@ class System:
         if deaf and time.monotonic() > self._hurried + 3:
             self._hurried = time.monotonic()
             for host in deaf:
-                self.reconnect(host)
+                host.asked("reconnect")
         return not deaf
 
     def await_relays(self):
@@ -265,8 +261,7 @@ class System:
                  + time.strftime("%H:%M:%S", time.gmtime(wall - now + ended[user])) for user, xid, at in rows[:100]]
         for host in self.hosts:
             lines += [f"--- log of {host.name}", *host.log().splitlines()[-1000:]]
-        pair = self.site.pair
-        for server in {self.site.postgres, *([pair.primary, pair.standby] if pair else [])}:
+        for server in {self.site.postgres, *self.site.servers()[-2:]}:
             lines += [f"--- log of {server.directory}", *server.log().splitlines()[-60:]]
         return "\n".join(lines)
 

@@ -1,10 +1,13 @@
 """Who writes: programs that commit and then tell, or die before; many changes at once; transactions that stay open."""
 
+import contextlib
+import itertools
 import json
 import random
 import threading
 import time
 import traceback
+from collections import deque
 
 import psycopg2
 
@@ -135,13 +138,12 @@ class Driver:
     def __init__(self, model, site):
         self.model = model
         self.site = site
-        self._n = 0
+        self._numbers = itertools.count(1)
         self._stop_holding = threading.Event()
         self._holders = []
 
     def _name(self, what):
-        self._n += 1
-        return f"{what}{self._n}"
+        return f"{what}{next(self._numbers)}"
 
     def commit(self, users, channel, kind, notify=False):
         """One transaction with a change of each, and perhaps the NOTIFYs after it. Raises what PostgreSQL raises."""
@@ -165,10 +167,47 @@ class Driver:
         finally:
             connection.close()
 
+    def few(self, count, rng):
+        """So many transactions, every other of which is notified."""
+        name, connection = self._name("few"), self.site.connect()
+        try:
+            for n in range(count):
+                channel, user = rng.choice(self.site.channels), f"{name}-{n}"
+                write(connection.cursor(), channel, [user])
+                if n % 2:
+                    self._commit_and_tell(connection, channel, user, "before relays are back")
+                else:
+                    self._commit(connection, channel, user, "before relays are back, silent")
+        finally:
+            connection.close()
+
+    def _commit(self, connection, channel, user, kind):
+        began = time.monotonic()
+        try:
+            connection.commit()
+        finally:
+            self.model.committed(user, channel, began, kind)
+
+    def _commit_and_tell(self, connection, channel, user, kind):
+        self._commit(connection, channel, user, kind)
+        connection.cursor().execute("SELECT pg_notify(%s, %s)", (channel, payload(user)))
+        connection.commit()
+        self.model.notified(user)
+
     def one_each(self, what, kind):
         """A change of each channel, that nobody notifies."""
         for channel in self.site.channels:
             self.commit([self._name(what)], channel, kind)
+
+    @contextlib.contextmanager
+    def table_locked(self):
+        """As by somebody who changes the table. Writers wait, and so does recovery."""
+        connection = self.site.connect()
+        try:
+            connection.cursor().execute("SET lock_timeout = '3s'; LOCK TABLE user_revisions IN ACCESS EXCLUSIVE MODE")
+            yield
+        finally:
+            connection.close()
 
     def burst(self, count, rng, notify=False):
         name = self._name("burst")
@@ -202,45 +241,36 @@ class Driver:
     def crowd(self, seconds, rng):
         """So many writers at once, behind a transaction that stays open, that the text of a snapshot is longer than what a
         checkpoint may carry. Each tells of its change, once."""
-        name, channel, n = self._name("crowd"), rng.choice(self.site.channels), 0
-        open_ones = []
-        old = None
+        name, channel, numbers = self._name("crowd"), rng.choice(self.site.channels), itertools.count()
+        connections, waiting = [], deque()
+
+        def begin(connection):
+            user = f"{name}-{next(numbers)}"
+            write(connection.cursor(), channel, [user])
+            waiting.append((connection, user))
+
+        def end_oldest():
+            connection, user = waiting.popleft()
+            self._commit_and_tell(connection, channel, user, "in a crowd")
+            return connection
         try:
-            old = self.site.connect()
-            write(old.cursor(), channel, [f"{name}-old"])
+            for _ in range(CROWD):
+                connections.append(self.site.connect())
+                begin(connections[-1])
+            waiting.rotate(-1)
+            old = waiting.pop()
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                if len(open_ones) < CROWD:
-                    open_ones.append((self.site.connect(), None))
-                    connection = open_ones[-1][0]
-                else:
-                    time.sleep(CROWD_PACE)
-                    connection, user = open_ones.pop(0)
-                    self._commit_one(connection, channel, user)
-                    open_ones.append((connection, None))
-                user = f"{name}-{n}"
-                n += 1
-                write(connection.cursor(), channel, [user])
-                open_ones[-1] = (connection, user)
-            for connection, user in open_ones:
-                self._commit_one(connection, channel, user)
-            self._commit_one(old, channel, f"{name}-old")
+                time.sleep(CROWD_PACE)
+                begin(end_oldest())
+            waiting.append(old)
+            while waiting:
+                end_oldest()
         except psycopg2.Error:
             pass  # the server went away; so did all transactions that were open
         finally:
-            for connection, _ in [*open_ones, (old, None)]:
-                if connection:
-                    connection.close()
-
-    def _commit_one(self, connection, channel, user):
-        began = time.monotonic()
-        try:
-            connection.commit()
-        finally:
-            self.model.committed(user, channel, began, "in a crowd")
-        connection.cursor().execute("SELECT pg_notify(%s, %s)", (channel, payload(user)))
-        connection.commit()
-        self.model.notified(user)
+            for connection in connections:
+                connection.close()
 
     def let_go(self):
         self._stop_holding.set()

@@ -66,7 +66,7 @@ class Pair:
     def _follow(self):
         """Let the standby begin as a copy of the primary."""
         self.run.call([pg_bin("pg_basebackup"), "-h", self.primary.directory, "-p", str(self.primary.port), "-U", "postgres",
-                       "-D", self.standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
+                       "-D", self.standby.data, "-R", "-N", "-c", "fast", "-X", "stream"], unprivileged=True)
         with open(os.path.join(self.standby.data, "postgresql.auto.conf"), "a") as file:
             file.write(f"primary_conninfo = 'host=127.0.0.1 port={self.way.port} user=postgres'\n"
                        "wal_retrieve_retry_interval = '200ms'\n")
@@ -95,15 +95,10 @@ class Pair:
 
     def renew(self):
         """After a failover: a new standby at the address of the one that died follows the new primary."""
-        gone = self.primary
+        gone, self.primary = self.primary, self.standby
         gone.close()
-        self.follow(self.standby, gone.port)
-
-    def follow(self, primary, port):
-        """This server takes the writes now, and a new standby at this port follows it."""
-        self.primary = primary
-        self.way.lead_to(primary.port)
-        self.standby = Postgres(self.run, None, port)
+        self.way.lead_to(self.primary.port)
+        self.standby = Postgres(self.run, None, gone.port)
         self._follow()
 
     def url(self, database, user="app", password=PASSWORD):
