@@ -135,7 +135,7 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 	/* What no NOTIFY can carry cannot be announced now or ever. */
 	if (text.len == 0 && channel->kind == CHANNEL_CHANGES)
 		return;
-	if (publisher_submit(rc->publisher, 0, 0, 0, channel->name, text) < 0) {
+	if (publisher_submit(rc->publisher, NULL, channel->name, text) < 0) {
 		rc->failed = true;
 		return;
 	}
