@@ -291,10 +291,14 @@ static void on_publish(
 	int result;
 
 	if (r->config.mode == MODE_POSTGRES) {
-		result = publisher_submit(&r->publisher, worker.id, worker.slot, request, channel, payload);
+		r->publisher.shared = fanout_is_shared(&r->fanout);
+		result = publisher_submit(&r->publisher,
+			&(struct publish_origin){
+				fanout_worker(&r->fanout, worker)->uid, worker.slot, worker.id, request},
+			channel, payload);
 		if (result < 0)
-			worker_published(
-				&r->fanout, worker, request, "busy", "the relay's publish queue is full");
+			worker_published(&r->fanout, worker, request, "busy",
+				"the relay's publish queue, or this user's share of it, is full");
 		return;
 	}
 	result = decode_notification(&r->decode, channel, payload, &decoded);
