@@ -36,7 +36,7 @@ enum { PLAN_TOKEN, PLAN_FUNCTION, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
 /* How far the server's history has the run of the token, which is not its present one. */
 #define RUN_SQL                                                                                              \
-	"SELECT upto FROM pgherald.server_run WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+	"SELECT pg_catalog.max(upto) FROM pgherald.server_run WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
 
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
