@@ -14,7 +14,11 @@
 #define TEXT_OID 25
 #define TEXT_ARRAY_OID 1009
 
-#define BATCH_SQL "SELECT count(pg_notify(c, p)) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
+/* Each name is qualified: the role's search_path may hold others' functions. */
+#define BATCH_SQL                                                                                            \
+	"SELECT pg_catalog.count(pg_catalog.pg_notify(c, p))"                                                \
+	" FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),"                                         \
+	" pg_catalog.unnest($2::pg_catalog.text[])) AS n (c, p)"
 
 /* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half
  * the time. */
