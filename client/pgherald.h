@@ -74,10 +74,10 @@ struct pgherald_message {
 /* Changes may have been lost before this moment: an app reads anew what it needs, as it does when it
  * starts. */
 struct pgherald_gap {
-	/* "overrun": this process was slower than the relay's backlog is large; "restart": the cursor is of
-	 * a relay run that is gone; "upstream": the relay was without PostgreSQL; "recovery": the database
-	 * could not tell what was missed; "refused": a subscription is refused, or live again after that
-	 * (see pgherald_subscribe). Others may be added. */
+	/* "overrun": this process was slower than the relay's backlog is large, and than the relay can keep
+	 * what it missed; "restart": the cursor is of a relay run that is gone; "upstream": the relay was
+	 * without PostgreSQL; "recovery": the database could not tell what was missed; "refused": a
+	 * subscription is refused, or live again after that (see pgherald_subscribe). Others may be added. */
 	const char *cause;
 	const char *text; /* for people */
 	uint64_t seq;     /* 0: none */

@@ -4,7 +4,9 @@
 #include "diag.h"
 #include "upstream.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PLAN_SECONDS 5.
@@ -19,18 +21,28 @@
 #define TEXT_OID 25
 #define VARCHAR_OID 1043
 
-/* One snapshot for the token and for the rows. Where the server left the timeline that it had followed is the
- * end of what it replayed, unless that was crash recovery after its promotion: then it has no memory of
- * having received anything. A backend whose client is gone must not go on with a function that hangs:
- * client_connection_check_interval, where the version has it. */
-#define PLAN_SQL                                                                                             \
-	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                             \
-	"SELECT " CHECKPOINT_TOKEN_SQL ","                                                                   \
-	" CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END,"                \
-	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL, " UPSTREAM_IDENTITY_SQL ","    \
-	" (SELECT set_config(name, '1s', true) FROM pg_settings"                                             \
-	"  WHERE name = 'client_connection_check_interval')"
-#define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_snapshot)"
+/* One snapshot for the token and for the rows. A backend whose client is gone must not go on with a function
+ * that hangs: client_connection_check_interval, where the version has it. The settings of a role or a
+ * database are meant for other statements: what takes how long here is recovery_timeout's business. */
+#define PLAN_SQL                                                                                                                                                         \
+	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                                         \
+	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                                         \
+		"pg_catalog.pg_current_snapshot()") ", pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " UPSTREAM_IDENTITY_SQL \
+						    ", (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                                           \
+						    " FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"                              \
+						    " ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"                   \
+						    " pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
+enum { PLAN_TOKEN, PLAN_FUNCTION, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
+
+/* How far the server's history has the run of the token, which is not its present one. */
+#define RUN_SQL                                                                                              \
+	"SELECT upto FROM pgherald.server_run WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+
+#define NO_ANSWER "the server ended a statement without an answer"
+
+#define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
+
+static struct diag_limit null_limit;
 
 static void trouble(struct changes_since *c, const char *what)
 {
@@ -45,14 +57,31 @@ static void stop_timers(struct changes_since *c)
 	ev_timer_stop(c->session.loop, &c->pace);
 }
 
+static void forget(struct changes_since *c)
+{
+	free(c->since);
+	c->since = NULL;
+}
+
+static void forget_plan(struct changes_since *c)
+{
+	free(c->token);
+	c->token = NULL;
+	c->snapshot[0] = c->trouble[0] = '\0';
+	c->asks_run = false;
+}
+
 static void finish(struct changes_since *c, enum changes_outcome outcome)
 {
+	char *token = c->token;
+
 	stop_timers(c);
-	c->since[0] = '\0';
-	if (c->session.conn) {
+	forget(c);
+	if (c->session.conn)
 		timer_arm(c->session.loop, &c->idle, c->config->checkpoint_interval * IDLE_INTERVALS);
-	}
-	c->events->done(c->context, outcome, c->token[0] ? c->token : NULL, c->trouble);
+	c->token = NULL;
+	c->events->done(c->context, outcome, token, c->trouble);
+	free(token);
 }
 
 /* The server answered what it should not have: the connection's transaction is void too. */
@@ -71,6 +100,7 @@ static void try_again(struct changes_since *c, const char *error)
 	stop_timers(c);
 	if (!changes_busy(c))
 		return;
+	c->failed = true;
 	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
 	timer_arm(c->session.loop, &c->retry, wait);
 }
@@ -114,7 +144,7 @@ static void on_pace(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 static void spend(struct changes_since *c)
 {
-	double rate = c->config->recovery_rate, now = clock_now();
+	double rate = c->rate, now = clock_now();
 
 	if (rate <= 0)
 		return;
@@ -152,9 +182,17 @@ static void on_row(struct changes_since *c, const PGresult *result)
 	}
 	for (int i = 0; i < PQntuples(result); i++) {
 		c->n_rows++;
-		if (PQgetisnull(result, i, 0) || PQgetisnull(result, i, 1)) {
-			trouble(c, "pgherald.changes_since() returned a NULL");
+		if (PQgetisnull(result, i, 0)) {
+			trouble(c, "pgherald.changes_since() returned a channel that is NULL");
 			c->n_bad_rows++;
+			continue;
+		}
+		/* No NOTIFY could have told of it either. */
+		if (PQgetisnull(result, i, 1)) {
+			diag_limited(&null_limit, DIAG_WARNING,
+				"a recovered row is skipped, since its value is NULL; mend the row or the function "
+				"channel=\"%s\"",
+				PQgetvalue(result, i, 0));
 			continue;
 		}
 		struct wire_str value = {PQgetvalue(result, i, 1), (uint32_t)PQgetlength(result, i, 1)};
@@ -204,7 +242,12 @@ static void on_rows(void *context, PGresult *result)
 
 static void ask_rows(struct changes_since *c)
 {
-	struct session_param params[] = {{.value = c->snapshot}};
+	struct checkpoint_parts since;
+
+	/* The plan has read it already. */
+	if (checkpoint_parse(c->since, &since) < 0)
+		return;
+	struct session_param params[] = {{.value = c->snapshot[0] ? c->snapshot : since.snapshot}};
 
 	c->wants_pause = false;
 	c->n_rows = c->n_bad_rows = 0;
@@ -216,51 +259,96 @@ static void ask_rows(struct changes_since *c)
 
 /* The plan */
 
-/* A snapshot counts transaction ids, and after a failover the new primary counts some of them anew. So on
- * another timeline only a checkpoint will do whose LSN is not beyond the fork: of the one in question and
- * those of the history, the newest. Where the fork was, the new primary knows as the end of what it replayed,
- * until it is restarted. It tells of the last fork only, so the checkpoint must be of the timeline before. */
-static bool find_snapshot(struct changes_since *c, const char *fork_text)
+/* The server has the history of the token's run up to this LSN. If the token is beyond, the next best is one
+ * that this relay passed on before, if it sees no more than the token: by their LSNs alone it might. */
+static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 {
-	struct checkpoint_parts since, here, older;
-	uint64_t fork;
+	struct checkpoint_parts since, older;
 
-	if (checkpoint_parse(c->since, &since) < 0 || checkpoint_parse(c->token, &here) < 0) {
-		trouble(c, "the checkpoint is none");
+	if (checkpoint_parse(c->since, &since) < 0)
 		return false;
-	}
-	if (since.system_identifier != here.system_identifier) {
-		trouble(c, "the checkpoint is of another PostgreSQL cluster");
-		return false;
-	}
-	if (since.timeline == here.timeline) {
-		if (since.lsn > here.lsn) {
-			trouble(c, "the checkpoint is of a future that this server does not have");
-			return false;
-		}
-		snprintf(c->snapshot, sizeof c->snapshot, "%s", since.snapshot);
+	if (since.lsn <= upto)
 		return true;
-	}
-	if (since.timeline + 1 != here.timeline || !fork_text || checkpoint_parse_lsn(fork_text, &fork) < 0) {
-		trouble(c,
-			"there was a failover, and this server does not know where its timeline left the checkpoint's");
-		return false;
-	}
-	if (since.lsn <= fork) {
-		snprintf(c->snapshot, sizeof c->snapshot, "%s", since.snapshot);
-		return true;
-	}
 	for (unsigned i = c->history->n; i-- > 0;) {
-		if (checkpoint_parse(c->history->items[i]->token, &older) == 0 &&
-			older.system_identifier == since.system_identifier &&
-			older.timeline == since.timeline && older.lsn <= fork) {
+		const char *token = c->history->items[i]->token;
+		if (checkpoint_covers(c->since, token) && checkpoint_parse(token, &older) == 0 &&
+			older.lsn <= upto) {
 			snprintf(c->snapshot, sizeof c->snapshot, "%s", older.snapshot);
 			return true;
 		}
 	}
-	trouble(c,
-		"there was a failover, and every checkpoint known is beyond what the new primary had received");
 	return false;
+}
+
+/* A snapshot counts transaction ids, and a server that took another way from some moment on gives the same
+ * ids to other transactions. Where runs are one, the way is one. Else the server must know. */
+static void compare_runs(struct changes_since *c)
+{
+	struct checkpoint_parts since, here;
+
+	if (checkpoint_parse(c->token, &here) < 0) {
+		trouble(c, "the server's own moment cannot be read");
+		fail(c, CHANGES_WRONG);
+	} else if (checkpoint_parse(c->since, &since) < 0) {
+		trouble(c, "the checkpoint cannot be read; an older version may have made it");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (since.system_identifier != here.system_identifier) {
+		trouble(c, "the checkpoint is of another PostgreSQL cluster");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (since.run != here.run) {
+		c->asks_run = true;
+	} else if (since.lsn > here.lsn) {
+		trouble(c, "the checkpoint is of a future that this server does not have");
+		fail(c, CHANGES_OTHER_TIME);
+	}
+}
+
+static void on_run(void *context, PGresult *result)
+{
+	struct changes_since *c = context;
+	uint64_t upto;
+
+	if (!result) {
+		if (c->asks_run)
+			try_again(c, NO_ANSWER);
+		else
+			ask_rows(c);
+		return;
+	}
+	if (!session_succeeded(result)) {
+		if (heals(result)) {
+			try_again(c, session_error(result));
+			return;
+		}
+		trouble(c,
+			"PostgreSQL was restarted or failed over since the checkpoint, and this role cannot read "
+			"pgherald.server_run, which would tell what it kept; run recovery.sql");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (!session_is_row(result, 1) || checkpoint_parse_lsn(PQgetvalue(result, 0, 0), &upto) < 0) {
+		trouble(c,
+			"PostgreSQL was restarted or failed over since the checkpoint, and knows nothing of the "
+			"time before");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (choose_snapshot(c, upto)) {
+		c->asks_run = false;
+	} else {
+		trouble(c,
+			"PostgreSQL failed over or was set back, and every checkpoint known is beyond what it "
+			"kept");
+		fail(c, CHANGES_OTHER_TIME);
+	}
+}
+
+static void ask_run(struct changes_since *c)
+{
+	struct checkpoint_parts since;
+	char run[24];
+
+	if (checkpoint_parse(c->since, &since) < 0)
+		return;
+	snprintf(run, sizeof run, "%" PRIu64, since.run);
+	struct session_param params[] = {{.value = run}};
+	session_query(&c->session, RUN_SQL, params, 1, false, PLAN_SECONDS, on_run);
 }
 
 static void on_plan(void *context, PGresult *result)
@@ -268,33 +356,40 @@ static void on_plan(void *context, PGresult *result)
 	struct changes_since *c = context;
 
 	if (!result) {
-		ask_rows(c);
+		if (!c->token)
+			try_again(c, NO_ANSWER);
+		else if (c->asks_run)
+			ask_run(c);
+		else
+			ask_rows(c);
 		return;
 	}
 	if (PQresultStatus(result) == PGRES_COMMAND_OK)
 		return;
-	if (PQresultStatus(result) != PGRES_TUPLES_OK) {
+	if (!session_is_row(result, PLAN_FIELDS)) {
 		try_again(c, session_error(result));
 		return;
 	}
 	/* What the other server has is not what the upstream hears of from now on. Where the upstream hears
 	 * none, it will recover what it missed of whichever it comes to, for all. */
-	if (c->identity[0] && strcmp(c->identity, PQgetvalue(result, 0, 3)) != 0) {
+	if (c->identity[0] && strcmp(c->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
 		try_again(c, "it reached another server than the LISTEN connection");
 		return;
 	}
-	snprintf(c->token, sizeof c->token, "%s", PQgetvalue(result, 0, 0));
-	if (PQgetvalue(result, 0, 2)[0] != 't') {
+	c->token = strdup(PQgetvalue(result, 0, PLAN_TOKEN));
+	if (!c->token) {
+		try_again(c, "out of memory");
+	} else if (PQgetvalue(result, 0, PLAN_FUNCTION)[0] != 't') {
 		trouble(c, "there is no function pgherald.changes_since(pg_snapshot)");
 		fail(c, CHANGES_NO_FUNCTION);
-	} else if (!find_snapshot(c, PQgetisnull(result, 0, 1) ? NULL : PQgetvalue(result, 0, 1))) {
-		fail(c, CHANGES_OTHER_TIME);
+	} else {
+		compare_runs(c);
 	}
 }
 
 static void ask_plan(struct changes_since *c)
 {
-	c->token[0] = c->trouble[0] = '\0';
+	forget_plan(c);
 	c->events->asking(c->context);
 	session_query(&c->session, PLAN_SQL, NULL, 0, false, PLAN_SECONDS, on_plan);
 }
@@ -359,14 +454,21 @@ void changes_init(struct changes_since *c, struct ev_loop *loop, const struct co
 	timer_init(&c->idle, on_idle, c);
 }
 
-void changes_ask(struct changes_since *c, const char *since)
+void changes_ask(struct changes_since *c, const char *since, double rate)
 {
 	ev_timer_stop(c->session.loop, &c->idle);
-	snprintf(c->since, sizeof c->since, "%s", since);
-	if (c->session.conn)
+	c->rate = rate;
+	c->failed = false;
+	c->since = strdup(since);
+	forget_plan(c);
+	if (!c->since) {
+		trouble(c, "out of memory");
+		finish(c, CHANGES_WRONG);
+	} else if (c->session.conn) {
 		ask_plan(c);
-	else if (!c->session.attempt)
+	} else if (!c->session.attempt) {
 		connect_now(c);
+	}
 }
 
 void changes_more(struct changes_since *c)
@@ -378,7 +480,8 @@ void changes_more(struct changes_since *c)
 
 void changes_abort(struct changes_since *c)
 {
-	c->since[0] = '\0';
+	forget(c);
+	forget_plan(c);
 	stop_timers(c);
 	session_close(&c->session);
 }

@@ -1,8 +1,8 @@
 /* One question to the database: what changed since this checkpoint? Finds out whether the checkpoint means
- * anything on the server that it reached, after a failover too, and whether that is the server of the LISTEN
- * connection, since in a failover both may be there; reads the rows of pgherald.changes_since one at a time,
- * no faster than they are taken; tries again when the connection fails. Whom the rows are for is recovery's
- * business, which calls it. Keeps its connection for the next question, for a while. */
+ * anything on the server that it reached, after a restart or failover too, and whether that is the server of
+ * the LISTEN connection, since in a failover both may be there. Reads the rows of pgherald.changes_since one
+ * at a time, no faster than they are taken. Tries again when the connection fails. Whom the rows are for is
+ * recovery's business, which calls it. Keeps its connection for the next question, for a while. */
 #pragma once
 
 #include "backoff.h"
@@ -12,9 +12,8 @@
 
 enum changes_outcome {
 	CHANGES_COMPLETE,
-	CHANGES_WRONG,      /* the function raised, hung, or answered with something that is no change */
-	CHANGES_OTHER_TIME, /* the checkpoint means nothing there: another cluster, or no way back to a fork
-			     */
+	CHANGES_WRONG,      /* the function raised, hung, or answered in another shape */
+	CHANGES_OTHER_TIME, /* the server does not know that its history has the checkpoint */
 	CHANGES_NO_FUNCTION,
 };
 
@@ -23,7 +22,9 @@ struct changes_events {
 	void (*asking)(void *context);
 	/* Returns whether the next may come; when not, changes_more() lets it. */
 	bool (*row)(void *context, const char *channel, struct wire_str value);
-	/* token: the moment that was asked about, when COMPLETE or WRONG; text: what is wrong, for people. */
+	/* token: the moment that was asked about, with its whole snapshot; it is not on disk yet, so it is
+	 * good for asking this run of the server again and nothing else. NULL where none was had. text: what
+	 * is wrong, for people. Both are borrowed for the call. */
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
 
@@ -41,10 +42,14 @@ struct changes_since {
 	struct ev_timer pace;    /* until the rate allows the next rows */
 	struct ev_timer idle;    /* until a connection that nobody needs is closed */
 
-	char since[CHECKPOINT_TOKEN_MAX + 1];       /* the question; empty when there is none */
-	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1]; /* what of it is asked */
-	char token[CHECKPOINT_TOKEN_MAX + 1];
+	char *since; /* the question: a token; NULL when there is none */
+	char *token; /* the moment of the plan; NULL before it */
+	char snapshot[CHECKPOINT_SNAPSHOT_MAX +
+		      1]; /* what is asked, where it is not since's own; else empty */
+	bool asks_run;    /* the plan is there, and whether the server knows since's run is not */
+	bool failed;      /* the question was tried before in vain */
 	bool wants_pause; /* by the taker */
+	double rate;      /* rows a second; 0: unlimited */
 	uint64_t n_rows, n_bad_rows;
 	double allowance; /* rows that the rate allows by now */
 	double allowance_at;
@@ -54,8 +59,9 @@ struct changes_since {
 void changes_init(struct changes_since *changes, struct ev_loop *loop, const struct config *config,
 	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
 	void *context);
-/* since: a token from anywhere. done follows, perhaps at once; no question may be under way. */
-void changes_ask(struct changes_since *changes, const char *since);
+/* since: a token from anywhere, copied. rate: rows a second at most, 0 for no limit. done follows, perhaps at
+ * once; no question may be under way. */
+void changes_ask(struct changes_since *changes, const char *since, double rate);
 /* After row() said no. */
 void changes_more(struct changes_since *changes);
 /* Forget the question, without done. */
@@ -63,5 +69,5 @@ void changes_abort(struct changes_since *changes);
 void changes_close(struct changes_since *changes);
 static inline bool changes_busy(const struct changes_since *changes)
 {
-	return changes->since[0] != '\0';
+	return changes->since != NULL;
 }

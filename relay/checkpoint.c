@@ -1,7 +1,10 @@
 #include "checkpoint.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +22,8 @@ struct checkpoint *checkpoint_new(struct wire_str token, uint64_t seq)
 
 struct checkpoint *checkpoint_ref(struct checkpoint *c)
 {
-	c->refs++;
+	if (c)
+		c->refs++;
 	return c;
 }
 
@@ -27,6 +31,13 @@ void checkpoint_unref(struct checkpoint *c)
 {
 	if (c && --c->refs == 0)
 		free(c);
+}
+
+void checkpoint_set(struct checkpoint **place, struct checkpoint *c)
+{
+	checkpoint_ref(c);
+	checkpoint_unref(*place);
+	*place = c;
 }
 
 void checkpoint_history_add(struct checkpoint_history *h, struct checkpoint *c)
@@ -93,13 +104,11 @@ int checkpoint_parse_lsn(const char *text, uint64_t *out)
 int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 {
 	const char *p = token;
-	uint64_t timeline, xid;
+	uint64_t xid;
 
-	if (strlen(token) > CHECKPOINT_TOKEN_MAX ||
-		!number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
-		!number(&p, 16, ';', UINT32_MAX, &timeline) || !lsn(&p, ';', &out->lsn))
+	if (!number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
+		!number(&p, 10, ';', INT64_MAX, &out->run) || !lsn(&p, ';', &out->lsn))
 		return -EBADMSG;
-	out->timeline = (uint32_t)timeline;
 	out->snapshot = p;
 	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
 		out->xmin == 0 || out->xmin > out->xmax)
@@ -142,16 +151,28 @@ static bool sees(const struct checkpoint_parts *s, uint64_t xid)
 	return xid < s->xmax;
 }
 
+/* False for a text that is not a token, too. */
+static bool parse_of_one_run(
+	const char *a, const char *b, struct checkpoint_parts *x, struct checkpoint_parts *y)
+{
+	return checkpoint_parse(a, x) == 0 && checkpoint_parse(b, y) == 0 &&
+	       x->system_identifier == y->system_identifier && x->run == y->run;
+}
+
+bool checkpoint_same_run(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	return parse_of_one_run(a, b, &x, &y);
+}
+
 bool checkpoint_covers(const char *a, const char *b)
 {
 	struct checkpoint_parts x, y;
 	uint64_t xid, n_unseen = 0;
 
-	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0 ||
-		x.system_identifier != y.system_identifier || x.timeline < y.timeline)
+	if (!parse_of_one_run(a, b, &x, &y))
 		return false;
-	if (x.timeline > y.timeline)
-		return true;
 	for (const char *p = running(&x); next_running(&p, &xid);)
 		if (sees(&y, xid))
 			return false;
@@ -165,8 +186,7 @@ bool checkpoint_precedes(const char *a, const char *b)
 {
 	struct checkpoint_parts x, y;
 
-	return checkpoint_parse(a, &x) == 0 && checkpoint_parse(b, &y) == 0 &&
-	       x.system_identifier == y.system_identifier && x.timeline == y.timeline && x.lsn <= y.lsn;
+	return parse_of_one_run(a, b, &x, &y) && x.lsn <= y.lsn;
 }
 
 bool checkpoint_is_newer(const char *a, const char *b)
@@ -175,6 +195,52 @@ bool checkpoint_is_newer(const char *a, const char *b)
 
 	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0)
 		return false;
-	return x.system_identifier != y.system_identifier || x.timeline > y.timeline ||
-	       (x.timeline == y.timeline && x.lsn > y.lsn);
+	return x.system_identifier != y.system_identifier || x.run != y.run || x.lsn > y.lsn;
+}
+
+struct checkpoint *checkpoint_before_both(const char *a, const char *b)
+{
+	char token[CHECKPOINT_TOKEN_MAX + 1];
+	struct checkpoint_parts x, y;
+
+	bool good = parse_of_one_run(a, b, &x, &y);
+	assert(good);
+	(void)good;
+	uint64_t lsn = x.lsn < y.lsn ? x.lsn : y.lsn, xmin = x.xmin < y.xmin ? x.xmin : y.xmin;
+	snprintf(token, sizeof token,
+		"%" PRIu64 ";%" PRIu64 ";%" PRIX32 "/%" PRIX32 ";%" PRIu64 ":%" PRIu64 ":",
+		x.system_identifier, x.run, (uint32_t)(lsn >> 32), (uint32_t)lsn, xmin, xmin);
+	return checkpoint_new(wire_str(token), 0);
+}
+
+/* Waiting */
+
+void checkpoint_wait(struct checkpoint_waiting *w, const char *token, double now)
+{
+	struct checkpoint *c = w->n < CHECKPOINT_WAITING_MAX ? checkpoint_new(wire_str(token), 0) : NULL;
+
+	if (!c)
+		return;
+	w->items[w->n].token = c;
+	w->items[w->n++].heard = now;
+}
+
+struct checkpoint *checkpoint_waited(struct checkpoint_waiting *w, double heard)
+{
+	struct checkpoint *newest = NULL;
+	unsigned n = 0;
+
+	while (n < w->n && w->items[n].heard <= heard) {
+		checkpoint_unref(newest);
+		newest = w->items[n++].token;
+	}
+	w->n -= n;
+	memmove(w->items, w->items + n, w->n * sizeof *w->items);
+	return newest;
+}
+
+void checkpoint_waiting_clear(struct checkpoint_waiting *w)
+{
+	while (w->n)
+		checkpoint_unref(w->items[--w->n].token);
 }

@@ -27,6 +27,7 @@ enum setting_id {
 	RECONCILE,
 	RECOVERY_RATE,
 	RECOVERY_TIMEOUT,
+	RECOVERY_SIZE,
 	ALLOW,
 	WORKERS_MAX,
 	WORKERS_PER_UID_MAX,
@@ -95,6 +96,10 @@ static struct setting {
 		.flag = "recovery-timeout",
 		.fallback = "10",
 		.help = "seconds without a row after which a recovery query is given up"},
+	[RECOVERY_SIZE] = {.env = "PGHERALD_RECOVERY_SIZE",
+		.flag = "recovery-size",
+		.fallback = "64M",
+		.help = "bytes of recovered changes to keep for workers that catch up slowly"},
 	[ALLOW] = {.env = "PGHERALD_ALLOW",
 		.flag = "allow",
 		.fallback = "",
@@ -407,6 +412,8 @@ static int interpret(struct config *config)
 		(r = parse_bool(RECONCILE, &config->reconcile)) < 0 ||
 		(r = parse_real(RECOVERY_RATE, 0, 1e9, &config->recovery_rate)) < 0 ||
 		(r = parse_real(RECOVERY_TIMEOUT, 0.1, 3600, &config->recovery_timeout)) < 0 ||
+		(r = parse_size(RECOVERY_SIZE, RECOVERY_SIZE_MIN, (size_t)64 << 30, &config->recovery_size)) <
+			0 ||
 		(r = parse_allow(config)) < 0 ||
 		(r = parse_count(WORKERS_MAX, 1 << 20, &config->workers_max)) < 0 ||
 		(r = parse_count(WORKERS_PER_UID_MAX, 1 << 20, &config->workers_per_uid_max)) < 0 ||

@@ -14,6 +14,8 @@
 #define CHANNELS_MAX 63
 /* NAMEDATALEN - 1 of PostgreSQL: it refuses a longer channel in pg_notify, and LISTEN would cut it off. */
 #define CHANNEL_NAME_MAX 63
+/* What one worker that catches up, and some others, cannot do without. */
+#define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"
 
 enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
@@ -42,6 +44,7 @@ struct config {
 	bool reconcile;
 	double recovery_rate;    /* rows a second; 0: unlimited */
 	double recovery_timeout; /* seconds without a row */
+	size_t recovery_size;    /* bytes of recovered changes that wait for workers */
 	struct access access;
 
 	/* Limits: what a peer can make grow. */

@@ -25,8 +25,8 @@ struct decode {
  * is no change; it was counted and logged. -ENOMEM: it may be one. */
 int decode_notification(
 	struct decode *decode, const char *channel, struct wire_str payload, struct decoded *out);
-/* The same for a recovered row, whose value is the pubkey itself, or the payload. -EBADMSG: the value is no
- * UTF-8, or longer than a notification can be. */
+/* The same for a recovered row, whose value is the pubkey itself, or the payload. -EBADMSG: no NOTIFY
+ * carries the value: it is not UTF-8, or longer than a notification can be. */
 int decode_recovered(struct decode *decode, const char *channel, struct wire_str value, struct decoded *out);
 void decoded_release(struct decoded *decoded);
 

@@ -403,7 +403,7 @@ static void overrun(struct worker *w)
 	w->fanout->requests.catch_up(w->fanout->requests.context, w);
 }
 
-void delivery_flush(struct worker *w)
+static void send_what_is_owed(struct worker *w)
 {
 	struct fanout *f = w->fanout;
 	struct gathered g;
@@ -466,6 +466,15 @@ void delivery_flush(struct worker *w)
 		unblock(w);
 	follow(w);
 	reader_resume(w);
+}
+
+void delivery_flush(struct worker *w)
+{
+	const struct worker_requests *requests = &w->fanout->requests;
+
+	send_what_is_owed(w);
+	if (w->catch_up && worker_takes_more(w))
+		requests->takes_more(requests->context, w);
 }
 
 uint64_t delivery_lag(struct worker *w, uint64_t *bytes)

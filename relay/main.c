@@ -81,6 +81,7 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
 	reconcile_reset(&r->reconcile);
+	checkpoint_waiting_clear(&r->waiting);
 	if (!r->ready) {
 		if (!heals)
 			refuse_start(r, error);
@@ -118,11 +119,10 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
 	}
 	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
-	 * last checkpoint will do for longer, unless after a gap it means nothing any more. */
+	 * last checkpoint will do for longer. */
+	(void)token;
 	if (r->proved[0])
 		fanout_checkpoint(&r->fanout, r->proved);
-	else if (token && outcome != CHANGES_COMPLETE)
-		fanout_checkpoint(&r->fanout, token);
 	go_live(r);
 }
 
@@ -157,8 +157,7 @@ static void on_proved(void *context, const char *token)
 	struct relay *r = context;
 
 	set_reconciling(r);
-	reconcile_begin(&r->reconcile, token);
-	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
+	reconcile_reset(&r->reconcile);
 	if (r->ready) {
 		diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
 		recover(r, token);
@@ -168,6 +167,10 @@ static void on_proved(void *context, const char *token)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
 			"to have them recovered, install recovery.sql or write the function for your schema");
+	else if (!r->upstream.notes_runs)
+		diag(DIAG_WARNING,
+			"there is no function pgherald.note_run() that this role may call, so a restart or failover of "
+			"PostgreSQL is announced as a gap; run recovery.sql again, or grant EXECUTE on it");
 	fanout_checkpoint(&r->fanout, token);
 	canary_start(&r->canary);
 	open_gates(r);
@@ -202,32 +205,46 @@ static void on_unproven(void *context, const char *error)
 	recover(r, NULL);
 }
 
-static bool on_turn(void *context, const char *token, const char *settled, const char *from, bool own)
+/* Where nobody reconciles, a checkpoint is passed on once it is an interval old, so that a NOTIFY which
+ * follows its commit within that time is heard before it. */
+static void pass_on_with_delay(struct relay *r, const char *token)
 {
-	struct relay *r = context;
 	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
-	bool known = strcmp(settled, CANARY_NOT_YET) != 0 && strcmp(settled, CANARY_NOBODY_KNOWS) != 0;
+	double now = clock_now();
+	struct checkpoint *due = checkpoint_waited(&r->waiting, now - r->config.checkpoint_interval);
 
-	if (!reconcile_turn(&r->reconcile, token, known ? settled : NULL, from, own))
-		return false;
-	/* Until what the upstream missed is recovered, a checkpoint of the fleet's is not ours. */
-	if (r->upstream.state == UPSTREAM_LIVE) {
-		if (strcmp(settled, CANARY_NOBODY_KNOWS) == 0)
-			fanout_checkpoint(&r->fanout, r->last_turn);
-		/* After a change of clusters, what was settled in the old one is newer than nothing here. */
-		else if (known && !checkpoint_is_newer(settled, token) &&
-			 (!latest || checkpoint_is_newer(settled, latest->token)))
-			fanout_checkpoint(&r->fanout, settled);
-	}
-	snprintf(r->last_turn, sizeof r->last_turn, "%s", token);
-	return true;
+	checkpoint_wait(&r->waiting, token, now);
+	if (due && latest && checkpoint_is_newer(due->token, latest->token))
+		fanout_checkpoint(&r->fanout, due->token);
+	checkpoint_unref(due);
 }
 
-static bool on_pending(void *context)
+static void on_claim(void *context, struct canary_claim *out)
+{
+	struct relay *r = context;
+
+	reconcile_claim(&r->reconcile, r->upstream.state == UPSTREAM_LIVE, out);
+}
+
+static bool on_turn(void *context, const struct canary_turn *turn)
+{
+	struct relay *r = context;
+
+	/* Until what the upstream missed is recovered, no account joins on to ours. */
+	if (r->upstream.state != UPSTREAM_LIVE)
+		return false;
+	if (!r->reconcile.enabled)
+		pass_on_with_delay(r, turn->token);
+	return reconcile_turn(&r->reconcile, turn);
+}
+
+static bool on_pending(void *context, const char *owed)
 {
 	const struct relay *r = context;
+	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
 
-	return reconcile_pending(&r->reconcile);
+	return (owed && !(latest && checkpoint_covers(latest->token, owed))) ||
+	       reconcile_pending(&r->reconcile);
 }
 
 /* Publisher */
@@ -300,14 +317,21 @@ static void on_catch_up(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_catch_up(&r->recovery, worker, r->config.mode == MODE_POSTGRES && r->upstream.recoverable);
+	catch_up_begin(&r->catch_up, worker, r->config.mode == MODE_POSTGRES && r->upstream.recoverable);
+}
+
+static void on_takes_more(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_takes_more(&r->catch_up, worker);
 }
 
 static void on_forget(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_forget(&r->recovery, worker);
+	catch_up_forget(&r->catch_up, worker);
 }
 
 static void on_worker_accepted(void *context, int fd)
@@ -469,13 +493,13 @@ static void start_postgres(struct relay *r)
 	static const struct publisher_events publisher_events = {
 		on_published, on_publisher_connected, on_publisher_lost};
 	static const struct canary_events canary_events = {
-		on_proved, on_deaf, on_unproven, on_turn, on_pending};
+		on_proved, on_deaf, on_unproven, on_claim, on_turn, on_pending};
 
 	timer_arm(r->loop, &r->start_deadline, START_SECONDS);
 	r->fanout.hold = on_hold;
 	r->fanout.hold_context = r;
-	canary_init(&r->canary, r->loop, r->fanout.epoch, r->config.checkpoint_interval, &r->publisher,
-		&r->upstream, r->reconcile.settled, r->reconcile.settled_from, &canary_events, r);
+	canary_init(&r->canary, r->loop, &r->config, r->fanout.epoch, &r->publisher, &r->upstream,
+		&canary_events, r);
 	upstream_start(&r->upstream, r->loop, &r->config, &upstream_events, r);
 	publisher_start(&r->publisher, r->loop, &r->config, &publisher_events, r);
 }
@@ -494,7 +518,7 @@ int main(int argc, char **argv)
 {
 	static struct relay relay;
 	struct relay *r = &relay;
-	struct worker_requests requests = {r, on_publish, on_catch_up, on_forget};
+	struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
 
 	int result = config_load(&r->config, argc, argv);
 	if (result != 0)
@@ -518,7 +542,9 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
-	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
+	catch_up_init(&r->catch_up, r->loop, &r->config, &r->fanout, &r->recovery, &r->upstream);
+	reconcile_init(
+		&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
 	ops_init(&r->ops, r);
 	metrics_socket_init(&r->metrics_socket, r);
 	ev_timer_start(r->loop, &r->second);
@@ -543,7 +569,9 @@ int main(int argc, char **argv)
 	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
 	gates_close(&r->gates);
 	reconcile_close(&r->reconcile);
+	catch_up_close(&r->catch_up);
 	recovery_close(&r->recovery);
+	checkpoint_waiting_clear(&r->waiting);
 	fanout_close(&r->fanout);
 	/* A thread that is still connecting would outlive what exit() takes down. */
 	if (session_attempts() > 0)

@@ -133,8 +133,22 @@ static void print_postgres(struct page *p, const struct relay *r)
 	counter(p, "pgherald_recovery_questions_total", "Questions to the database about what was missed.",
 		r->recovery.n_questions);
 	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery.n_rows);
+	gauge(p, "pgherald_recovery_workers", "Workers that are caught up from the database.",
+		r->catch_up.n_workers);
+	gauge(p, "pgherald_recovery_bytes", "Memory for the recovered changes that they have yet to take.",
+		(double)r->catch_up.held);
 	counter(p, "pgherald_announced_total", "Changes that nobody had notified, found and published.",
 		r->reconcile.n_announced);
+	gauge(p, "pgherald_reconcile_leading",
+		"Whether this relay asks the database, for all relays, what nobody notified.",
+		r->reconcile.leading);
+	gauge(p, "pgherald_reconcile_failing_seconds",
+		"For how long this relay could not find out what nobody notified, and no other relay did; 0 while "
+		"all is well.",
+		reconcile_failing(&r->reconcile));
+	gauge(p, "pgherald_runs_noted",
+		"Whether the database keeps note of the server's runs, without which a restart of PostgreSQL is a gap.",
+		r->upstream.notes_runs);
 }
 
 static void print_fanout(struct page *p, const struct relay *r)
@@ -164,7 +178,7 @@ static void print_fanout(struct page *p, const struct relay *r)
 	counter(p, "pgherald_overruns_total", "Workers that fell out of the backlog.", f->n_overruns);
 	family(p, "pgherald_gaps_total", "counter", "Gaps told: once to all workers, or to one alone.");
 	labelled(p, "to", "all", f->n_gaps);
-	labelled(p, "to", "one", r->recovery.n_gaps);
+	labelled(p, "to", "one", r->catch_up.n_gaps);
 }
 
 static void print_workers(struct page *p, const struct relay *r)
@@ -192,6 +206,7 @@ static void print_limits(struct page *p, const struct relay *r)
 		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
 	labelled(p, "limit", "publish_queue", r->publisher.n_full);
 	labelled(p, "limit", "publishes_per_uid", r->publisher.n_full_for_user);
+	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
 }
 
 /* The names that every Prometheus client library uses. */

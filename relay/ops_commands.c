@@ -98,6 +98,7 @@ static void run_workers(struct command_line *l)
 		report_count(&r, "pubkeys", w->n_edges);
 		report_count(&r, "lag frames", frames);
 		report_count(&r, "lag bytes", bytes);
+		report_count(&r, "to recover", catch_up_rows_left(w));
 		report_count(&r, "sent", w->n_sent);
 		report_count(&r, "drops", w->n_dropped);
 		report_count(&r, "overruns", w->n_overruns);

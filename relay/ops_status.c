@@ -30,6 +30,21 @@ static void report_canary(struct report *r, const struct relay *relay)
 	report_seconds(r, "age", latest ? clock_now() - relay->fanout.checkpoint_at : -1);
 	report_flag(r, "recovery", relay->upstream.recoverable);
 	report_flag(r, "reconciles", relay->reconcile.enabled);
+	report_flag(r, "survives restarts", relay->upstream.notes_runs);
+}
+
+static void report_reconciliation(struct report *r, const struct relay *relay)
+{
+	const struct reconcile *rc = &relay->reconcile;
+	double failing = reconcile_failing(rc);
+
+	report_group(r, "reconciliation");
+	report_named(r);
+	report_flag(r, "on", rc->enabled);
+	report_flag(r, "leads", rc->leading);
+	report_count(r, "announced", rc->n_announced);
+	report_seconds(r, "fails for", failing > 0 ? failing : -1);
+	report_text(r, "why", failing > 0 ? rc->trouble : "none");
 }
 
 static void report_publisher(struct report *r, const struct relay *relay)
@@ -98,6 +113,7 @@ void ops_status_print(const struct relay *relay, FILE *out, enum report_form for
 	if (postgres) {
 		report_upstream(&r, relay);
 		report_canary(&r, relay);
+		report_reconciliation(&r, relay);
 		report_publisher(&r, relay);
 	}
 	report_group(&r, "heard");
@@ -113,7 +129,7 @@ void ops_status_print(const struct relay *relay, FILE *out, enum report_form for
 	report_count(&r, "connected", f->n_workers);
 	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
 	report_count(&r, "overruns", f->n_overruns);
-	report_count(&r, "gaps", f->n_gaps + relay->recovery.n_gaps);
+	report_count(&r, "gaps", f->n_gaps + relay->catch_up.n_gaps);
 	if (postgres) {
 		report_line(&r, "last error");
 		report_text(&r, "last error", last_error(relay));
@@ -130,10 +146,13 @@ void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form f
 	report_begin(&r);
 	report_upstream(&r, relay);
 	report_canary(&r, relay);
+	report_reconciliation(&r, relay);
 	report_publisher(&r, relay);
 	report_group(&r, "recovery");
 	report_count(&r, "questions", relay->recovery.n_questions);
 	report_count(&r, "rows", relay->recovery.n_rows);
+	report_count(&r, "workers", relay->catch_up.n_workers);
+	report_count(&r, "bytes", relay->catch_up.held);
 	report_count(&r, "announced", relay->reconcile.n_announced);
 	report_group(&r, "last error");
 	report_named(&r);

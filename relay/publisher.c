@@ -246,8 +246,7 @@ static void on_batch(void *context, PGresult *result)
 	struct publish_request *r;
 
 	if (result) {
-		p->refused = PQresultStatus(result) != PGRES_TUPLES_OK &&
-			     PQresultStatus(result) != PGRES_COMMAND_OK;
+		p->refused = !session_succeeded(result);
 		if (!p->refused)
 			return;
 		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));

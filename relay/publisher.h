@@ -63,7 +63,7 @@ struct publisher {
 	char refusal[256];
 
 	const char *statement; /* the canary's, waiting or in flight */
-	struct session_param params[4];
+	struct session_param params[6];
 	int n_params;
 	bool statement_sent;
 	publisher_statement_fn *on_statement;

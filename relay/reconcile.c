@@ -1,5 +1,6 @@
 #include "reconcile.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <stdio.h>
@@ -54,16 +55,27 @@ static bool set_has(const struct heard_set *s, uint64_t key)
 	return s->size && s->keys[place_of(s, key)] == key;
 }
 
-static bool heard_since(const struct reconcile *rc, uint64_t turn, uint64_t key)
+/* Of the turns 0..last. */
+static bool was_heard(const struct reconcile *rc, unsigned last, uint64_t key)
 {
-	/* Turns that are forgotten heard nothing. */
-	for (uint64_t t = rc->turn; t >= turn && t + RECONCILE_TURNS > rc->turn; t--) {
-		if (set_has(&rc->heard[t % RECONCILE_TURNS], key))
+	for (unsigned i = 0; i <= last; i++)
+		if (set_has(&rc->heard[i], key))
 			return true;
-		if (t == 0)
-			break;
-	}
 	return false;
+}
+
+static void forget_heard(struct reconcile *rc)
+{
+	for (unsigned i = 0; i < RECONCILE_TURNS; i++)
+		set_clear(&rc->heard[i]);
+	rc->heard_since = clock_now();
+}
+
+static void begin_turn(struct reconcile *rc)
+{
+	set_clear(&rc->heard[RECONCILE_TURNS - 1]);
+	memmove(rc->heard + 1, rc->heard, (RECONCILE_TURNS - 1) * sizeof *rc->heard);
+	rc->heard[0] = (struct heard_set){0};
 }
 
 /* Lists */
@@ -97,30 +109,93 @@ static bool list_add(struct suspect_list *l, uint64_t key, unsigned topic, struc
 	return true;
 }
 
-/* Announcing */
+/* The term */
 
-/* The next question starts from what is settled, and finds again what was found and is dropped here. */
-static void start_over(struct reconcile *rc)
+static struct checkpoint *latest(const struct reconcile *rc)
 {
-	rc->leading = false;
-	rc->about_to_settle[0] = rc->last_own[0] = '\0';
+	return checkpoint_history_latest(&rc->fanout->checkpoints);
+}
+
+/* What was found and is dropped here the next term finds again: it begins with our checkpoint. */
+static void end_term(struct reconcile *rc)
+{
+	if (rc->asking)
+		recovery_abort(rc->recovery);
+	rc->leading = rc->asking = false;
+	checkpoint_set(&rc->from, NULL);
+	checkpoint_set(&rc->asked, NULL);
+	checkpoint_set(&rc->turn, NULL);
+	checkpoint_set(&rc->settling, NULL);
+	checkpoint_set(&rc->settled, NULL);
 	list_clear(&rc->suspects);
 	list_clear(&rc->found);
+	forget_heard(rc);
 }
 
-static void settle_if_confirmed(struct reconcile *rc)
+static void begin_term(struct reconcile *rc, struct checkpoint *from)
 {
-	if (rc->n_unconfirmed > 0 || rc->asking)
+	static struct diag_limit limit;
+
+	/* What was heard since the turn before counts. What was heard earlier does not: a change may have
+	 * come after it that nobody notified. */
+	if (clock_now() - rc->heard_since > rc->config->checkpoint_interval * RECONCILE_TAKEOVER_INTERVALS)
+		forget_heard(rc);
+	rc->leading = true;
+	rc->failed = false;
+	checkpoint_set(&rc->from, from);
+	diag_limited(&limit, DIAG_INFO, "this relay announces what nobody notified, from now on");
+}
+
+static void note_failure(struct reconcile *rc, const char *why)
+{
+	rc->undone = true;
+	if (!rc->failing_since)
+		rc->failing_since = clock_now();
+	snprintf(rc->trouble, sizeof rc->trouble, "%s", why);
+}
+
+/* Our next canaries say so, until a turn is done. */
+static void fail_turn(struct reconcile *rc, const char *why)
+{
+	static struct diag_limit limit;
+
+	diag_limited(&limit, DIAG_WARNING,
+		"changes that nobody notified cannot be announced by this relay: %s", why);
+	note_failure(rc, why);
+}
+
+static void note_success(struct reconcile *rc)
+{
+	rc->undone = false;
+	rc->failing_since = 0;
+	rc->trouble[0] = '\0';
+}
+
+double reconcile_failing(const struct reconcile *rc)
+{
+	double limit = rc->config->checkpoint_interval * RECONCILE_FAILS_INTERVALS;
+	double seconds = rc->failing_since ? clock_now() - rc->failing_since : 0;
+
+	return seconds > limit ? seconds : 0;
+}
+
+static void finish_turn_if_done(struct reconcile *rc)
+{
+	if (!rc->leading || rc->asking || rc->n_unconfirmed > 0)
 		return;
 	if (rc->failed) {
-		start_over(rc);
-		rc->unfinished = true;
-		rc->failed = false;
-	} else if (rc->about_to_settle[0]) {
-		memcpy(rc->settled, rc->about_to_settle, sizeof rc->settled);
-		rc->about_to_settle[0] = '\0';
+		end_term(rc);
+		fail_turn(rc, "an announcement was not committed");
+		return;
 	}
+	if (rc->settling)
+		checkpoint_set(&rc->settled, rc->settling);
+	note_success(rc);
 }
+
+/* Announcing */
+
+static struct diag_limit too_long_limit;
 
 static void announce(struct reconcile *rc, unsigned topic, struct wire_str value)
 {
@@ -130,11 +205,15 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 
 	if (channel->kind == CHANNEL_CHANGES) {
 		int len = change_encode(value, (struct wire_str){0}, payload, sizeof payload);
-		text = (struct wire_str){payload, (uint32_t)(len > 0 ? len : 0)};
+		if (len < 0) {
+			diag_limited(&too_long_limit, DIAG_WARNING,
+				"a change that nobody notified cannot be announced, since no NOTIFY carries a "
+				"payload of 8000 bytes channel=\"%s\" length=%u",
+				channel->name, value.len);
+			return;
+		}
+		text = (struct wire_str){payload, (uint32_t)len};
 	}
-	/* What no NOTIFY can carry cannot be announced now or ever. */
-	if (text.len == 0 && channel->kind == CHANNEL_CHANGES)
-		return;
 	if (publisher_submit(rc->publisher, NULL, channel->name, text) < 0) {
 		rc->failed = true;
 		return;
@@ -147,7 +226,7 @@ void reconcile_published(struct reconcile *rc, bool committed)
 {
 	rc->n_unconfirmed--;
 	rc->failed |= !committed;
-	settle_if_confirmed(rc);
+	finish_turn_if_done(rc);
 }
 
 /* The question */
@@ -158,163 +237,208 @@ static bool on_row(void *context, struct decoded *d)
 	struct wire_str value = d->change.pubkey.ptr ? d->change.pubkey : d->payload;
 	uint64_t key = fanout_key(rc->fanout, d);
 
-	if (!heard_since(rc, rc->base_turn, key) && !list_add(&rc->found, key, d->topic, value))
+	if (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value))
 		announce(rc, d->topic, value);
 	return true;
 }
 
-/* What was settled means nothing any more. Our workers have all up to the latest checkpoint, or were told; so
- * if that is of this server's time, it is from there that we answer for all. */
-static void begin_anew(struct reconcile *rc, const char *now)
+/* Our checkpoint means nothing on this server, so nobody can say what our workers lack. The canary of this
+ * turn is the checkpoint from which we go on. */
+static void begin_anew(struct reconcile *rc, const char *why)
 {
-	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
-	bool good = latest && checkpoint_precedes(latest->token, now);
-
-	snprintf(rc->begin, sizeof rc->begin, "%s", good ? latest->token : now);
-	rc->settled[0] = '\0';
+	diag(DIAG_ERROR, "all workers are told of a gap, since what nobody notified cannot be found: %s",
+		why);
+	fanout_gap(rc->fanout, "upstream", why);
+	fanout_checkpoint(rc->fanout, rc->turn->token);
 }
 
-static void on_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
+static void on_done(void *context, enum changes_outcome outcome, const char *asked, const char *text)
 {
-	static struct diag_limit limit;
 	struct reconcile *rc = context;
 
 	rc->asking = false;
 	if (outcome != CHANGES_COMPLETE) {
-		diag_limited(
-			&limit, DIAG_WARNING, "changes that nobody notified cannot be announced: %s", text);
-		start_over(rc);
-		rc->unfinished = true;
-		if (outcome == CHANGES_OTHER_TIME && token)
-			begin_anew(rc, token);
+		if (outcome == CHANGES_OTHER_TIME) {
+			begin_anew(rc, text);
+			note_failure(rc, text);
+		} else {
+			fail_turn(rc, text);
+		}
+		end_term(rc);
 		return;
 	}
 	for (uint32_t i = 0; i < rc->suspects.n; i++) {
 		const struct suspect *s = &rc->suspects.items[i];
-		if (!heard_since(rc, rc->suspect_turn, s->key))
+		if (!was_heard(rc, 2, s->key))
 			announce(rc, s->topic, (struct wire_str){s->value, s->len});
 	}
 	list_clear(&rc->suspects);
 	rc->suspects = rc->found;
 	rc->found = (struct suspect_list){0};
-	rc->suspect_turn = rc->base_turn;
-	settle_if_confirmed(rc);
+	/* Out of memory for it, the next question asks since the term began, and finds more. */
+	checkpoint_unref(rc->asked);
+	rc->asked = checkpoint_new(wire_str(asked), 0);
+	finish_turn_if_done(rc);
 }
 
 static const struct recovery_taker taker = {on_row, on_done};
 
-static void give_up_lead(struct reconcile *rc)
-{
-	if (rc->asking)
-		recovery_abort(rc->recovery);
-	rc->asking = rc->unfinished = false;
-	start_over(rc);
-}
-
-static uint64_t turn_of(const struct reconcile *rc, const char *token)
-{
-	for (uint64_t t = rc->turn; t + RECONCILE_TURNS > rc->turn; t--) {
-		if (strcmp(rc->tokens[t % RECONCILE_TURNS], token) == 0)
-			return t;
-		if (t == 0)
-			break;
-	}
-	/* It is so old that nothing counts as heard since. */
-	return rc->turn + 1;
-}
-
 static void ask(struct reconcile *rc, const char *token)
 {
-	const char *since = rc->leading ? rc->last_own : rc->settled[0] ? rc->settled : rc->begin;
+	struct checkpoint *turn = checkpoint_new(wire_str(token), 0);
 
-	/* What was found in the turn before, which began with last_own, is dealt with in this one. */
-	memcpy(rc->about_to_settle, rc->last_own, sizeof rc->about_to_settle);
-	rc->failed = false;
-	rc->base_turn = turn_of(rc, since);
-	rc->asking = recovery_for_reconciliation(rc->recovery, since, &taker, rc) == 0;
-	if (!rc->asking) {
-		rc->about_to_settle[0] = '\0';
+	if (!turn || !latest(rc)) {
+		checkpoint_unref(turn);
+		fail_turn(rc, "out of memory");
 		return;
 	}
-	if (since == rc->begin)
-		memcpy(rc->settled_from, since, sizeof rc->settled_from);
-	rc->leading = true;
-	rc->unfinished = false;
-	rc->n_turns++;
-	memcpy(rc->last_own, token, strlen(token) + 1);
-}
-
-/* Another relay answers for all that was committed from a moment on. Whether we do for all before it: it was
- * settled, or our workers have it. Otherwise, what a relay that has only just started says would have us
- * forget what is older than its start. */
-static bool joins_on(const struct reconcile *rc, const char *from)
-{
-	const struct checkpoint *latest = checkpoint_history_latest(&rc->fanout->checkpoints);
-
-	return checkpoint_covers(rc->settled, from) || (latest && checkpoint_covers(latest->token, from));
-}
-
-static void adopt(struct reconcile *rc, const char *settled, const char *from)
-{
-	/* Ours and theirs together; or theirs alone, if our workers alone have what is in between. */
-	if (!checkpoint_covers(rc->settled, from) || checkpoint_covers(rc->settled_from, from))
-		memcpy(rc->settled_from, from, strlen(from) + 1);
-	memcpy(rc->settled, settled, strlen(settled) + 1);
-}
-
-bool reconcile_turn(struct reconcile *rc, const char *token, const char *settled, const char *from, bool own)
-{
-	if (!own && (settled ? !joins_on(rc, from) : rc->enabled))
-		return false;
-	rc->turn++;
-	set_clear(&rc->heard[rc->turn % RECONCILE_TURNS]);
-	memcpy(rc->tokens[rc->turn % RECONCILE_TURNS], token, strlen(token) + 1);
-	if (!own) {
-		give_up_lead(rc);
-		if (settled)
-			adopt(rc, settled, from);
+	if (!rc->leading)
+		begin_term(rc, latest(rc));
+	begin_turn(rc);
+	rc->slow_turns = 0;
+	checkpoint_set(&rc->settling, rc->turn);
+	checkpoint_unref(rc->turn);
+	rc->turn = turn;
+	rc->asking = true;
+	if (recovery_for_reconciliation(rc->recovery, (rc->asked ? rc->asked : rc->from)->token, &taker, rc) <
+		0) {
+		rc->asking = false;
+		end_term(rc);
+		fail_turn(rc, "the relay recovers what it missed");
 	}
-	/* A question that takes longer than a turn, or announcements that do: they are finished first. */
-	if (own && rc->enabled && rc->begin[0] && !rc->asking && rc->n_unconfirmed == 0)
+}
+
+/* Turns */
+
+static void on_own_turn(struct reconcile *rc, const char *token)
+{
+	if (!rc->asking && rc->n_unconfirmed == 0) {
 		ask(rc, token);
+		return;
+	}
+	/* They are finished first. What is heard meanwhile belongs to the same turn. */
+	rc->slow_turns++;
+	if (recovery_failed(rc->recovery))
+		fail_turn(rc, "the database cannot be asked");
+	else if (rc->slow_turns > RECONCILE_SLOW_TURNS)
+		fail_turn(rc,
+			rc->asking ? "the database takes too long to answer" : "announcements take too long");
+}
+
+/* A relay that cannot ask has not what this term begins with: begin it with what that one has. */
+static void answer_for(struct reconcile *rc, const struct canary_turn *t)
+{
+	if (!rc->leading || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, rc->from->token) ||
+		checkpoint_covers(t->claim.from, rc->from->token) ||
+		!canary_channels_contain(rc->channels, t->channels))
+		return;
+	struct checkpoint *from = checkpoint_before_both(t->claim.from, rc->from->token);
+	if (!from)
+		return;
+	end_term(rc);
+	begin_term(rc, from);
+	checkpoint_unref(from);
+}
+
+/* Whether another's claim joins on to what our workers have, here and now. */
+static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	return ours && checkpoint_same_run(t->token, ours->token) &&
+	       checkpoint_covers(ours->token, t->claim.from) &&
+	       canary_channels_contain(t->channels, rc->channels);
+}
+
+/* What is settled is of this run, and not of a future. */
+static void pass_on(struct reconcile *rc, const struct canary_turn *t)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	if (ours && checkpoint_precedes(t->claim.settled, t->token) &&
+		checkpoint_same_run(t->claim.settled, ours->token) &&
+		checkpoint_is_newer(t->claim.settled, ours->token))
+		fanout_checkpoint(rc->fanout, t->claim.settled);
+}
+
+static bool claims(const struct canary_turn *t)
+{
+	return t->claim.kind == CANARY_CLAIMS_SOON || t->claim.kind == CANARY_CLAIMS_SETTLED;
+}
+
+bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
+{
+	/* Where this relay does not reconcile, whoever sends one passes for a turn: it needs no more. */
+	if (!rc->enabled)
+		return t->claim.kind != CANARY_CLAIMS_NOTHING;
+	/* Who leads gives way to progress alone: else two that are slow would end each other's questions. */
+	bool counts = claims(t) && joins_on(rc, t) &&
+		      (t->own || t->claim.kind == CANARY_CLAIMS_SETTLED || !rc->leading);
+	if (counts && t->claim.kind == CANARY_CLAIMS_SETTLED)
+		pass_on(rc, t);
+	if (t->own) {
+		on_own_turn(rc, t->token);
+		return true;
+	}
+	if (t->claim.kind == CANARY_CLAIMS_NOTHING)
+		answer_for(rc, t);
+	if (!counts)
+		return false;
+	end_term(rc);
+	/* It answers for what we could not. */
+	if (t->claim.kind == CANARY_CLAIMS_SETTLED)
+		note_success(rc);
 	return true;
 }
 
-void reconcile_begin(struct reconcile *rc, const char *token)
+void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim *out)
 {
-	if (!rc->begin[0])
-		memcpy(rc->begin, token, strlen(token) + 1);
-	memcpy(rc->tokens[rc->turn % RECONCILE_TURNS], token, strlen(token) + 1);
+	const struct checkpoint *from = rc->from ? rc->from : latest(rc);
+	bool done = !rc->undone && !recovery_failed(rc->recovery);
+
+	if (!rc->enabled) {
+		out->kind = CANARY_CLAIMS_NEVER;
+		return;
+	}
+	if (!live || !from)
+		return;
+	if (!done)
+		from = latest(rc);
+	memcpy(out->from, from->token, from->len + 1);
+	if (!done)
+		return;
+	out->kind = rc->settled ? CANARY_CLAIMS_SETTLED : CANARY_CLAIMS_SOON;
+	if (rc->settled)
+		memcpy(out->settled, rc->settled->token, rc->settled->len + 1);
 }
 
 void reconcile_heard(struct reconcile *rc, struct decoded *d)
 {
 	if (rc->enabled)
-		set_add(&rc->heard[rc->turn % RECONCILE_TURNS], fanout_key(rc->fanout, d));
+		set_add(&rc->heard[0], fanout_key(rc->fanout, d));
 }
 
 bool reconcile_pending(const struct reconcile *rc)
 {
-	return rc->unfinished || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
+	return rc->undone || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
 }
 
 void reconcile_reset(struct reconcile *rc)
 {
-	give_up_lead(rc);
-	for (int i = 0; i < RECONCILE_TURNS; i++) {
-		set_clear(&rc->heard[i]);
-		rc->tokens[i][0] = '\0';
-	}
+	end_term(rc);
 }
 
 void reconcile_init(struct reconcile *rc, const struct config *config, struct fanout *fanout,
-	struct publisher *publisher, struct recovery *recovery)
+	struct publisher *publisher, struct recovery *recovery, const char *channels)
 {
-	*rc = (struct reconcile){
-		.config = config, .fanout = fanout, .publisher = publisher, .recovery = recovery};
+	*rc = (struct reconcile){.config = config,
+		.fanout = fanout,
+		.publisher = publisher,
+		.recovery = recovery,
+		.channels = channels};
 }
 
 void reconcile_close(struct reconcile *rc)
 {
-	reconcile_reset(rc);
+	end_term(rc);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "canary.h"
+#include "catch_up.h"
 #include "config.h"
 #include "decode.h"
 #include "fanout.h"
@@ -24,6 +25,7 @@ struct relay {
 	struct publisher publisher;
 	struct canary canary;
 	struct recovery recovery;
+	struct catch_up catch_up;
 	struct reconcile reconcile;
 	struct ops ops;
 	struct metrics_socket metrics_socket;
@@ -32,9 +34,8 @@ struct relay {
 	struct ev_timer second;
 
 	double started;
-	/* The token of the last turn: where nobody reconciles, a checkpoint is passed on one turn late, so
-	 * that a NOTIFY that follows its commit closely is heard before it. */
-	char last_turn[CHECKPOINT_TOKEN_MAX + 1];
+	/* Tokens of canaries, where nobody reconciles, until they are an interval old. */
+	struct checkpoint_waiting waiting;
 	/* Of the canary that proved the upstream, while what it missed is recovered; empty when none did. */
 	char proved[CHECKPOINT_TOKEN_MAX + 1];
 	bool ready;    /* start-up is over: failures are retried from now on */

@@ -51,9 +51,23 @@ const char *session_error(const PGresult *result)
 {
 	static char buf[ERROR_MAX];
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *text = primary ? primary : PQresultErrorMessage(result);
 
-	one_line(primary ? primary : PQresultErrorMessage(result), buf);
+	one_line(*text ? text : "it answered with other rows than were asked for", buf);
 	return buf;
+}
+
+bool session_is_row(const PGresult *result, int n_fields)
+{
+	return PQresultStatus(result) == PGRES_SINGLE_TUPLE && PQntuples(result) == 1 &&
+	       PQnfields(result) == n_fields;
+}
+
+bool session_succeeded(const PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_SINGLE_TUPLE || status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
 }
 
 /* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
@@ -129,18 +143,37 @@ static void drain(struct session *s)
 	}
 }
 
+/* Where one row at most is expected, what follows the row says nothing more. False: it is another row. libpq
+ * would keep them all, and the server may never end. */
+static bool expected(struct session *s, const PGresult *result, bool *hand_out)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	*hand_out = s->any_rows || !(status == PGRES_TUPLES_OK && s->has_row);
+	if (status == PGRES_SINGLE_TUPLE && s->has_row && !s->any_rows)
+		return false;
+	s->has_row = status == PGRES_SINGLE_TUPLE;
+	return true;
+}
+
 static void take_results(struct session *s)
 {
 	while (s->conn && s->on_result && !s->paused && !PQisBusy(s->conn)) {
 		session_result_fn *on_result = s->on_result;
 		PGresult *result = PQgetResult(s->conn);
+		bool hand_out = true;
+		if (result && !expected(s, result, &hand_out)) {
+			PQclear(result);
+			lose(s, SESSION_LOST, "the server sent more rows than it was asked for");
+			return;
+		}
 		if (!result) {
 			s->on_result = NULL;
 			ev_timer_stop(s->loop, &s->deadline);
 		}
 		/* What came before the end of the statement is heard before the statement is over. */
 		drain(s);
-		if (s->conn)
+		if (s->conn && hand_out)
 			on_result(s->context, result);
 		PQclear(result);
 	}
@@ -316,9 +349,9 @@ void session_close(struct session *s)
 }
 
 int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
-	bool single_row, double seconds, session_result_fn *on_result)
+	bool any_rows, double seconds, session_result_fn *on_result)
 {
-	enum { PARAMS_MAX = 4 };
+	enum { PARAMS_MAX = 6 };
 	const char *values[PARAMS_MAX];
 	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
 	Oid types[PARAMS_MAX];
@@ -339,9 +372,9 @@ int session_query(struct session *s, const char *sql, const struct session_param
 		return -EIO;
 	}
 	s->on_result = on_result;
-	if (single_row)
-		PQsetSingleRowMode(s->conn);
-	s->late = false;
+	s->any_rows = any_rows;
+	s->has_row = s->late = false;
+	PQsetSingleRowMode(s->conn);
 	if (seconds > 0)
 		timer_arm(s->loop, &s->deadline, seconds);
 	flush(s);

@@ -31,8 +31,8 @@ struct session_events {
 	void (*heard)(void *context, const PGnotify *notify);
 };
 
-/* Each result of the statement, in order; then once with NULL: done, another may follow. result is freed
- * after the call. */
+/* Each result of the statement, in order; then once with NULL: done, another may follow. A row comes with the
+ * status PGRES_SINGLE_TUPLE. result is freed after the call. */
 typedef void session_result_fn(void *context, PGresult *result);
 
 struct session {
@@ -46,6 +46,8 @@ struct session {
 	struct ev_io reader, writer;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
+	bool any_rows;                /* it may return more than one row a result */
+	bool has_row;                 /* its present result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
 	unsigned reads_ahead; /* so many times more before the loop turns */
@@ -75,11 +77,12 @@ struct session_param {
 	bool binary;
 };
 
-/* Run one statement (or, without parameters, several in one string); the session must be idle. seconds: the
- * deadline for the whole of it, 0 for none. single_row: a result for each row. 0; on a negative errno, lost
- * follows by the loop. */
+/* Run one statement (or, without parameters, several in one string); the session must be idle. any_rows: each
+ * row comes as a result of its own, and at the end one without rows. Otherwise a statement returns one row at
+ * most, and a server that sends more is not believed: the session is lost. seconds: the deadline for the
+ * whole of it, 0 for none. 0; on a negative errno, lost follows by the loop. */
 int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
-	bool single_row, double seconds, session_result_fn *on_result);
+	bool any_rows, double seconds, session_result_fn *on_result);
 /* While paused nothing is read: the server waits. A session that listens may be paused for as long as nobody
  * minds to hear late. */
 void session_pause(struct session *session, bool pause);
@@ -89,6 +92,11 @@ void session_read_ahead(struct session *session, size_t bytes);
 
 /* Whether PostgreSQL has sent what was not read yet, and may be. */
 bool session_has_unread(const struct session *session);
+/* Whether the result is one row of so many columns, as the statement should have. A server may answer
+ * anything. */
+bool session_is_row(const PGresult *result, int n_fields);
+/* Whether the statement succeeded, with a row or without. */
+bool session_succeeded(const PGresult *result);
 
 /* The error of a result as one line without secrets, in a static buffer. */
 const char *session_error(const PGresult *result);

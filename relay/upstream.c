@@ -15,15 +15,36 @@
 /* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
  * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
  * message that explains nothing. */
-#define SETTINGS_SQL                                                                                         \
-	"SELECT set_config(name, value, false) FROM (VALUES ('idle_session_timeout', '0'),"                  \
-	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"      \
-	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value)"                  \
-	" JOIN pg_settings USING (name)"
+#define SETTINGS_SQL                                                                                                         \
+	"SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false)) FROM (VALUES ('idle_session_timeout', '0')," \
+	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"                      \
+	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                                 \
+	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name"
 
-#define CHECK_SQL                                                                                            \
-	"SELECT pg_is_in_recovery(), current_database(), " UPSTREAM_IDENTITY_SQL ", pg_backend_pid(),"       \
-	" to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL"
+/* The role may lack the schema as well as the function. */
+#define NOTES_RUNS_SQL                                                                                       \
+	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
+	" AND pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pgherald.note_run()'),"          \
+	" 'EXECUTE'), false)"
+#define READS_KEY_SQL                                                                                        \
+	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
+	" AND pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgherald.relay_key'), 'SELECT'), false)"
+#define KEY_SQL "SELECT key FROM pgherald.relay_key"
+#define CHECK_SQL                                                                                                    \
+	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL               \
+	", pg_catalog.pg_backend_pid(),"                                                                             \
+	" pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " NOTES_RUNS_SQL \
+	", " READS_KEY_SQL
+enum {
+	CHECK_STANDBY,
+	CHECK_DATABASE,
+	CHECK_IDENTITY,
+	CHECK_PID,
+	CHECK_RECOVERABLE,
+	CHECK_NOTES_RUNS,
+	CHECK_READS_KEY,
+	CHECK_FIELDS
+};
 
 static void enter(struct upstream *u, enum upstream_state state)
 {
@@ -127,6 +148,26 @@ static void send_listen(struct upstream *u)
 		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
 }
 
+/* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
+ */
+static void on_key(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+	size_t len = 0;
+
+	if (!result) {
+		send_listen(u);
+		return;
+	}
+	if (!session_is_row(result, 1))
+		return;
+	unsigned char *bytes = PQunescapeBytea((const unsigned char *)PQgetvalue(result, 0, 0), &len);
+	u->has_key = bytes && len == sizeof u->key;
+	if (u->has_key)
+		memcpy(u->key, bytes, len);
+	PQfreemem(bytes);
+}
+
 static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
@@ -134,21 +175,28 @@ static void on_check(void *context, PGresult *result)
 	char text[400];
 
 	if (!result) {
-		send_listen(u);
+		if (!u->identity[0])
+			fail(u, true, "the LISTEN connection is answered with nothing");
+		else if (u->reads_key)
+			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
+		else
+			send_listen(u);
 		return;
 	}
-	if (PQresultStatus(result) != PGRES_TUPLES_OK) {
+	if (!session_is_row(result, CHECK_FIELDS)) {
 		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
 			session_error(result));
 		fail(u, false, text);
 		return;
 	}
-	u->backend_pid = (int)strtol(PQgetvalue(result, 0, 3), NULL, 10);
-	u->pooled = u->backend_pid != PQbackendPID(u->session.conn);
-	u->recoverable = PQgetvalue(result, 0, 4)[0] == 't';
-	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, 1));
-	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, 2));
-	if (PQgetvalue(result, 0, 0)[0] == 't') {
+	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
+	u->recoverable = PQgetvalue(result, 0, CHECK_RECOVERABLE)[0] == 't';
+	u->notes_runs = PQgetvalue(result, 0, CHECK_NOTES_RUNS)[0] == 't';
+	u->reads_key = PQgetvalue(result, 0, CHECK_READS_KEY)[0] == 't';
+	u->has_key = false;
+	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
+	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
+	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't') {
 		snprintf(text, sizeof text,
 			"%s reaches a standby, which hears no NOTIFY; name the primary, or list all hosts and add "
 			"target_session_attrs=read-write",
@@ -178,7 +226,6 @@ static void on_heard(void *context, const PGnotify *notify)
 {
 	struct upstream *u = context;
 
-	u->n_notifications++;
 	u->events->heard(u->context, notify->relname, wire_str(notify->extra));
 }
 
@@ -253,7 +300,7 @@ static void on_probe_result(void *context, PGresult *result)
 	struct upstream *u = context;
 
 	/* What a probe that failed says of the connection, the connection says itself. */
-	if (result && PQresultStatus(result) == PGRES_TUPLES_OK)
+	if (result && session_is_row(result, 1))
 		u->on_probe(u->probe_context, PQgetvalue(result, 0, 0));
 }
 
@@ -264,6 +311,7 @@ int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *co
 		return -EBUSY;
 	u->on_probe = on_probe;
 	u->probe_context = context;
-	session_query(&u->session, "SELECT pg_current_snapshot()", NULL, 0, false, seconds, on_probe_result);
+	session_query(&u->session, "SELECT pg_catalog.pg_current_snapshot()", NULL, 0, false, seconds,
+		on_probe_result);
 	return 0;
 }

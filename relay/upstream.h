@@ -26,6 +26,9 @@ struct upstream_events {
 	void (*lost)(void *context, const char *error, bool heals, double retry);
 };
 
+/* SHA-256's size, which pgherald.relay_key has. */
+#define RELAY_KEY_SIZE 32
+
 struct upstream {
 	const struct config *config;
 	const struct upstream_events *events;
@@ -42,18 +45,23 @@ struct upstream {
 	/* What the last connection reached. */
 	int backend_pid;
 	char database[64];
-	bool pooled;      /* a pooler stands in between, of whatever kind */
 	bool recoverable; /* the recovery function is there */
+	bool notes_runs;  /* pgherald.note_run() is there, and we may call it */
+	bool reads_key;   /* pgherald.relay_key is there, and we may read it */
+	bool has_key;     /* the relays of this database share a key, and this is it */
+	unsigned char key[RELAY_KEY_SIZE];
 
-	uint64_t n_connects, n_losses, n_notifications;
+	uint64_t n_connects, n_losses;
 	char last_error[256];
 };
 
 /* SQL for a text that names the database of a running server among all. Clusters copied from each other have
  * the same system identifier, but two servers do not start at the same microsecond. */
 #define UPSTREAM_IDENTITY_SQL                                                                                \
-	"(SELECT concat_ws('/', system_identifier, oid, extract(epoch FROM pg_postmaster_start_time()))"     \
-	" FROM pg_control_system(), pg_database WHERE datname = current_database())"
+	"(SELECT pg_catalog.concat_ws('/', system_identifier, d.oid,"                                        \
+	" extract(epoch FROM pg_catalog.pg_postmaster_start_time()))"                                        \
+	" FROM pg_catalog.pg_control_system(), pg_catalog.pg_database AS d"                                  \
+	" WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
 
 void upstream_start(struct upstream *upstream, struct ev_loop *loop, const struct config *config,
 	const struct upstream_events *events, void *context);

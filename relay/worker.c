@@ -330,7 +330,7 @@ static bool subscribed(const struct worker *w, struct decoded *d)
 		       router_has(&w->fanout->router, fanout_key(w->fanout, d), w->slot));
 }
 
-bool worker_recovered(struct worker *w, struct decoded *d)
+void worker_recovered(struct worker *w, struct decoded *d)
 {
 	struct wire_frame frame;
 
@@ -338,7 +338,6 @@ bool worker_recovered(struct worker *w, struct decoded *d)
 		fanout_frame(d, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
 		delivery_queue(w, &frame);
 	}
-	return worker_takes_more(w);
 }
 
 void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)

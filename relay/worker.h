@@ -16,7 +16,7 @@
 
 struct decoded;
 struct fanout;
-struct recovery_member;
+struct catch_up_member;
 struct worker;
 
 /* Frames that a worker with pubkeys may be behind before it is sent by a walk of the backlog instead of from
@@ -115,7 +115,8 @@ struct worker {
 	enum worker_state state;
 	struct user *user;
 	struct ready asking, sending; /* its places in the schedules */
-	TAILQ_ENTRY(worker) next_parked;
+	bool starved;                 /* takes no recovered changes, for the same reason */
+	TAILQ_ENTRY(worker) next_parked, next_starved;
 	int fd;
 	struct ev_io reader, writer;
 	struct ev_timer hello_deadline;
@@ -152,7 +153,7 @@ struct worker {
 	uint64_t resume_seq;
 	uint64_t begin_id;                /* of the BEGIN that waits for its OK */
 	bool begun;                       /* begin_id waits */
-	struct recovery_member *catch_up; /* recovery's; NULL when it is not at work for this worker */
+	struct catch_up_member *catch_up; /* catch_up's; NULL when it is not at work for this worker */
 
 	uint32_t n_publishing; /* requests that wait for their answer */
 	double progress;       /* when the socket last took something */
@@ -176,6 +177,8 @@ struct worker_requests {
 	/* Find what changed since worker->passed; answered through worker_recovered() and worker_caught_up().
 	 */
 	void (*catch_up)(void *context, struct worker *worker);
+	/* While its catch_up is at work: worker_takes_more(), after the socket took something. */
+	void (*takes_more)(void *context, struct worker *worker);
 	/* The worker is gone, and its catch_up with it. */
 	void (*forget)(void *context, struct worker *worker);
 };
@@ -201,10 +204,10 @@ void worker_send(struct worker *worker);
 /* The queue or the input has grown or shrunk. */
 void worker_account(struct worker *worker);
 
-/* What catch_up found: one recovered change or message. Returns whether the worker can take more by now; when
- * not, wait for worker_takes_more(). */
-bool worker_recovered(struct worker *worker, struct decoded *decoded);
-bool worker_takes_more(const struct worker *worker);
+/* What catch_up found: one recovered change or message. Only while worker_takes_more(). */
+void worker_recovered(struct worker *worker, struct decoded *decoded);
+/* If not, requests.takes_more() follows. */
+bool worker_takes_more(struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
  * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when
  * nothing is missing. */

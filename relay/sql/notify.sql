@@ -11,36 +11,73 @@
 -- The originator's client id, if it is to be known, is set in the transaction: SET LOCAL pgherald.client_id = '...'.
 -- May be run again; notify_down.sql undoes it.
 
-CREATE SCHEMA IF NOT EXISTS pgherald;
-
-CREATE OR REPLACE FUNCTION pgherald.notify_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
-DECLARE
-    client_id text := nullif(current_setting('pgherald.client_id', true), '');
-    payload text := '{"p":' || to_json(NEW.user_id::text)
-                    || coalesce(',"c":' || to_json(client_id), '') || '}';
+DO $$
 BEGIN
-    -- pg_notify would raise, and the write would be lost for want of its announcement.
-    IF octet_length(payload) < 8000 THEN
-        PERFORM pg_notify('data_sync_changes', payload);
-    ELSE
-        RAISE WARNING 'a change is not notified: its payload would have % bytes', octet_length(payload);
-    END IF;
-    RETURN NULL;
+    PERFORM pg_catalog.set_config('pgherald.users',
+                coalesce(pg_catalog.to_regclass('user_revisions')::pg_catalog.oid::pg_catalog.text, ''), false),
+            pg_catalog.set_config('pgherald.searched', pg_catalog.current_setting('search_path'), false),
+            pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
 END
 $$;
 
 DO $$
 DECLARE
-    users regclass := to_regclass('user_revisions');
+    schema_owner oid := (SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald');
+    trusted oid[] := ARRAY(SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user
+                           UNION SELECT datdba FROM pg_database WHERE datname = current_database()
+                           UNION SELECT relowner FROM pg_class
+                                 WHERE oid = nullif(current_setting('pgherald.users'), '')::oid);
 BEGIN
-    IF users IS NULL THEN
-        RAISE EXCEPTION 'there is no table user_revisions in the search_path (%)', current_setting('search_path');
+    IF current_setting('pgherald.users') = '' THEN
+        RAISE EXCEPTION 'there is no table user_revisions in the search_path (%)', current_setting('pgherald.searched');
     END IF;
+    IF schema_owner <> ALL (trusted) THEN
+        RAISE EXCEPTION 'the schema pgherald belongs to %, who is neither the owner of the table or the database nor a superuser',
+                        pg_get_userbyid(schema_owner)
+              USING HINT = 'Look at what is in it, and drop it or change its owner.';
+    END IF;
+END
+$$;
+
+CREATE SCHEMA IF NOT EXISTS pgherald;
+
+-- It runs as whoever writes the table, in whatever search_path that is: so it has one of its own. A user that gets another
+-- id is told under both.
+CREATE OR REPLACE FUNCTION pgherald.notify_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    client_id text := nullif(current_setting('pgherald.client_id', true), '');
+    user_id text;
+    payload text;
+BEGIN
+    FOREACH user_id IN ARRAY CASE
+        WHEN TG_OP = 'UPDATE' AND OLD.user_id IS DISTINCT FROM NEW.user_id THEN ARRAY[OLD.user_id::text, NEW.user_id::text]
+        ELSE ARRAY[NEW.user_id::text] END
+    LOOP
+        payload := '{"p":' || to_json(user_id) || coalesce(',"c":' || to_json(client_id), '') || '}';
+        -- pg_notify would raise, and the write would be lost because it cannot be announced.
+        IF octet_length(payload) < 8000 THEN
+            PERFORM pg_notify('data_sync_changes', payload);
+        ELSE
+            RAISE WARNING 'a change is not notified: its payload would have % bytes', octet_length(payload);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+-- It fires ALWAYS: what logical replication applies is a change too.
+DO $$
+DECLARE
+    users regclass := current_setting('pgherald.users')::oid::regclass;
+BEGIN
     SET LOCAL lock_timeout = '2s';
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify') THEN
         EXECUTE format('CREATE TRIGGER pgherald_notify AFTER INSERT OR UPDATE ON %s'
                        ' FOR EACH ROW EXECUTE FUNCTION pgherald.notify_change()', users);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify' AND tgenabled = 'A') THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER pgherald_notify', users);
     END IF;
 END
 $$;

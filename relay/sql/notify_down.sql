@@ -3,8 +3,16 @@
 --   psql -v ON_ERROR_STOP=1 -f notify_down.sql "$DATABASE_DIRECT_URL"
 
 DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('pgherald.users',
+                coalesce(pg_catalog.to_regclass('user_revisions')::pg_catalog.oid::pg_catalog.text, ''), false),
+            pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+END
+$$;
+
+DO $$
 DECLARE
-    users regclass := to_regclass('user_revisions');
+    users regclass := nullif(current_setting('pgherald.users'), '')::oid::regclass;
 BEGIN
     SET LOCAL lock_timeout = '2s';
     IF users IS NOT NULL THEN

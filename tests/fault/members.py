@@ -1,22 +1,21 @@
-"""The workers and the writers of the model."""
+"""The workers of the model."""
 
 import json
 import os
-import random
 import signal
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 
-import psycopg2
-
-from datasync import WRITE
 from relay import CAT
+from database import is_of_run, passes
 from subscriber import Subscriber
-from worker import CHANNEL, NOTIFY, SUBSCRIBE, Bye, Change, Gap, Ok, Upstream, Worker
+from worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream
 
 STORE_SECONDS = 0.3  # how often a worker stores its cursor
+TRICKLE = 36         # bytes at once: a change, about
+TRICKLE_SECONDS = 0.002
 
 
 class Member:
@@ -25,20 +24,21 @@ class Member:
     def __init__(self, name, relay, pubkeys=None):
         self.name = name
         self.relay = relay
+        self.channels = relay.channels
         self.pubkeys = pubkeys
         self.subscribed_at = None
         self.heard = Counter()
+        self.trickles = False  # reads at a pace of its own
         self.gaps = []  # (when, text)
         self.n_recovered = self.n_resumed = 0
         self.n_owed_folded = self.n_heard_folded = self.n_deliveries_folded = 0
 
-    def wants(self, user):
-        return self.pubkeys is None or user in self.pubkeys
+    def wants(self, user, channel):
+        return channel in self.channels and (self.pubkeys is None or user in self.pubkeys)
 
-    def is_owed(self, change, covered):
-        """Whether it must hear the change, if the database has it. covered: when the last GAP came."""
-        return (self.subscribed_at is not None and change.began > self.subscribed_at and change.ended > covered
-                and self.wants(change.user))
+    def trouble(self):
+        """Why it is not live, or None; apart from what it has not heard."""
+        return None if self.subscribed_at else "never got OK to its subscription"
 
     def fold(self, user, owed):
         """Only count it from now on."""
@@ -52,11 +52,13 @@ class Bare(Member):
     """One that speaks the protocol bare, in a thread. It stores its cursor now and then; what it did since is undone by
     a kill, as a database would undo it."""
 
-    def __init__(self, model, name, relay, pubkeys=None, slow=0, witness=False):
+    def __init__(self, model, name, relay, pubkeys=None, slow=0, trickles=False, witness=False):
         super().__init__(name, relay, pubkeys)
         self.model = model
         self.slow = slow
+        self.trickles = trickles
         self.witness = witness  # it says when changes came
+        self.checkpoints = deque(maxlen=8)  # (when it came, checkpoint)
         self.last_live = None  # the clock at the last notification, of a time when the upstream was up
         self._up = True
         self._worker = None
@@ -108,12 +110,15 @@ class Bare(Member):
         except OSError:
             self._stop.wait(0.05)
             return
+        if self.trickles:
+            worker.bite = TRICKLE
         self._worker = worker
         self._position = 0
         try:
             pubkeys = sorted(self.pubkeys) if self.pubkeys is not None else None
-            for start in range(0, len(pubkeys or [1]), 1000):
-                self._last_request = worker.ask(SUBSCRIBE, CHANNEL, pubkeys and pubkeys[start:start + 1000])
+            for channel in self.channels:
+                for start in range(0, len(pubkeys or [1]), 1000):
+                    self._last_request = worker.ask(SUBSCRIBE, channel, pubkeys and pubkeys[start:start + 1000])
             if self._cursor:
                 worker.begin()
                 self.n_resumed += 1
@@ -133,6 +138,8 @@ class Bare(Member):
                     self.last_live = time.time()
             elif isinstance(frame, Upstream):
                 self._up = frame.state == "live"
+            elif isinstance(frame, Checkpoint):
+                self.checkpoints.append((time.monotonic(), frame.checkpoint))
             elif isinstance(frame, Gap):
                 gap = (time.monotonic(), f"{frame.cause}: {frame.text}")
                 self.gaps.append(gap)
@@ -164,8 +171,8 @@ class Bare(Member):
                     self._stored = self._cursor = self._worker.cursor
                     self._since_store = []
                     stored = time.monotonic()
-                if self.slow:
-                    self._stop.wait(self.slow)
+                if self.slow or self.trickles:
+                    self._stop.wait(self.slow or TRICKLE_SECONDS)
         except Exception:
             self.model.error(f"{self.name}: {traceback.format_exc()}")
 
@@ -177,6 +184,22 @@ class Bare(Member):
 
     def hurry(self):
         self.slow = 0
+
+    def passed(self, moment, since):
+        """Whether a checkpoint that came since then is beyond this moment."""
+        return any(at > since and passes(checkpoint, moment) for at, checkpoint in list(self.checkpoints))
+
+    def n_checkpoints(self, runs, since):
+        """How many different ones of this run of the server came since then."""
+        return len({checkpoint for at, checkpoint in list(self.checkpoints) if at > since and is_of_run(checkpoint, runs)})
+
+    def trouble(self):
+        worker = self._worker
+        if not self._thread.is_alive() or worker is None or worker.closed:
+            return "is not connected"
+        if not worker.is_caught_up:
+            return "has not come to the end of its catch-up"
+        return super().trouble() if self._up else "was told that the upstream is down"
 
     def close(self):
         self._stop.set()
@@ -197,14 +220,18 @@ class Library(Member):
         self._cursor = os.path.join(self.directory, "cursor")
         self._runs = 0
         self._killed = False
+        self._down = False
         self._read = {}  # output -> bytes taken
         self.process = None
 
     def start(self):
         arguments = ["--socket", self.relay.path, "--cursor", self._cursor]
+        for channel in self.channels:
+            arguments += ["--channel", channel]
         for pubkey in sorted(self.pubkeys or []):
             arguments += ["--pubkey", pubkey]
         self._runs += 1
+        self._down = False
         self.n_resumed += self._runs > 1
         self._output = os.path.join(self.directory, f"out{self._runs}")
         with open(self._output, "wb") as out, open(os.path.join(self.directory, "err"), "ab") as err:
@@ -227,7 +254,8 @@ class Library(Member):
                 self._take_line(json.loads(line))
 
     def come_back(self):
-        """Start again after a kill. From the thread that lives as long as the run: a process ends with the thread that started it."""
+        """Start again after a kill. From the thread that lives as long as the run: a process ends with the thread that
+        started it."""
         if self._killed:
             self._killed = False
             self.process.wait()
@@ -241,8 +269,15 @@ class Library(Member):
             self.n_recovered += line["recovered"]
         elif line["type"] == "gap":
             self.gaps.append((time.monotonic(), json.dumps(line)))
+        elif line["type"] == "upstream":
+            self._down = line["state"] == "down"
         elif line["type"] == "subscribed" and self.subscribed_at is None:
             self.subscribed_at = time.monotonic()
+
+    def trouble(self):
+        if self.process.poll() is not None:
+            return "does not run"
+        return super().trouble() or ("was told that the upstream is down" if self._down else None)
 
     def freeze(self, seconds):
         self.process.send_signal(signal.SIGSTOP)
@@ -265,100 +300,3 @@ class Library(Member):
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-
-
-class Writer:
-    """Commits changes, a third of them slowly, and then tells of them, or dies before."""
-
-    def __init__(self, model, number, seed, connect, relays, silent, pace=0.01):
-        self.model = model
-        self.name = f"w{number}"
-        self.random = random.Random(f"{seed}-writer-{number}")
-        self.connect = connect
-        self.relays = relays
-        self.silent = silent  # the share that never notifies
-        self.pace = pace
-        self._connection = None
-        self._publisher = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=self.name)
-        self.n = 0
-
-    def start(self):
-        self._thread.start()
-        return self
-
-    def _run(self):
-        try:
-            while not self._stop.is_set():
-                try:
-                    self._write()
-                except psycopg2.Error:
-                    self._drop()
-                    self._stop.wait(0.1)
-                self._stop.wait(self.random.random() * 2 * self.pace)
-        except Exception:
-            self.model.error(f"{self.name}: {traceback.format_exc()}")
-        finally:
-            self._drop()
-            if self._publisher:
-                self._publisher.close()
-
-    def _drop(self):
-        if self._connection:
-            try:
-                self._connection.close()
-            except psycopg2.Error:
-                pass
-        self._connection = None
-
-    def _write(self):
-        if self._connection is None:
-            self._connection = self.connect()
-            self._connection.autocommit = False
-        self.n += 1
-        user = f"{self.name}-{self.n}"
-        way = self.random.random()
-        held = self.random.random() < 0.3
-        hold = self.random.choice((0.05, 0.1, 0.3, 0.6, 1.5))
-        cursor = self._connection.cursor()
-        cursor.execute(WRITE, {"user": user})
-        if held:
-            self._stop.wait(hold)
-        began = time.monotonic()
-        kind = "silent" if way < self.silent else "by the relay" if way < 0.6 else "by pg_notify"
-        try:
-            self._connection.commit()
-        finally:
-            self.model.committed(user, began, ("held, " if held else "") + kind, kind != "silent")
-        if kind == "by the relay":
-            self._tell(user)
-        elif kind == "by pg_notify":
-            cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, json.dumps({"p": user})))
-            self._connection.commit()
-        elif self.random.random() < 0.2:
-            self._drop()  # it died between the commit and the notification
-            self.model.fault("kill-writer")
-
-    def _tell(self, user):
-        try:
-            if self._publisher is None:
-                self._publisher = Worker(self.random.choice(self.relays).path, self.name)
-                self._publisher.socket.settimeout(3)
-            id = self._publisher.ask(NOTIFY, CHANNEL, user, None)
-            end = time.monotonic() + 6
-            while not self._publisher.answered(id) and not self._publisher.closed and time.monotonic() < end \
-                    and not self._stop.is_set():
-                self._publisher.pump(0.1)
-            if not self._publisher.answered(id):
-                raise OSError("no answer")
-            del self._publisher.frames[1:]
-        except OSError:
-            if self._publisher:
-                self._publisher.close()
-            self._publisher = None
-
-    def close(self):
-        self._stop.set()
-        if self._thread.ident:
-            self._thread.join(20)

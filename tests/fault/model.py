@@ -5,10 +5,14 @@ commit began. (In a service a hint says "something of this user's changed", and 
 revision r covers all up to r. With one change a user the two are the same. And reconciliation, which sees a user once in
 an interval however many changes it had, is asked for each.)
 
-A member (a worker of the model) is owed each change of its users whose COMMIT was sent after its subscription was live,
-if the database has it at the end. What a failover took away, or a commit of which nobody knows whether it happened, is
-owed if and only if the database has it. A GAP covers whatever was committed before it came: an application reads
-everything then. Where recovery is installed, no GAP may come but after a failover that cannot be exact.
+A member (a worker of the model) is owed each change of its channels and users whose COMMIT was sent after its subscription
+was live, if the database has it at the end. What a failover took away, or a commit of which nobody knows whether it
+happened, is owed if and only if the database has it. A GAP covers whatever was committed before it came: an application
+reads everything then.
+
+Two things are owed only if their NOTIFY came in time, as PROTOCOL.md says: to the workers of a relay that does not
+reconcile, what is notified more than its interval after the commit; to all, what is committed while the recovery function
+is not installed.
 """
 
 import threading
@@ -18,10 +22,12 @@ from typing import NamedTuple
 
 FOLD_SECONDS = 30     # what is older, and was heard by all, is only counted
 UNDONE_SECONDS = 5    # a worker that is killed forgets no more than this
+PROMPT_SECONDS = 0.5  # between a commit and its NOTIFY, where nothing but the NOTIFY tells
 
 
 class Committed(NamedTuple):
     user: str
+    channel: str
     began: float  # when COMMIT was sent
     ended: float  # when it returned, or failed
 
@@ -32,20 +38,32 @@ class Model:
         self._changes = []
         self._n_folded = 0
         self._awaited = {}       # user -> when its commit returned, of those that are notified at once
+        self._notified = {}      # user -> when its NOTIFY is known to be committed
+        self._unrecorded = []    # [begin, end) of the times when the database did not record changes
         self.began = time.monotonic()
         self.latencies = {}      # minute -> [seconds]
         self.kinds = Counter()   # of writes
         self.faults = Counter()  # as they happened
+        self.seconds = Counter() # that they took
         self.errors = []         # what broke the model itself, or the protocol
+        self.stands = []         # who did not go on where it should have
+        self.disturbed = []      # [begin, end) of each fault after which relays may announce once more
 
-    def committed(self, user, began, kind, notified=False):
+    # What happens
+
+    def committed(self, user, channel, began, kind, notified=False):
         """notified: NOTIFY follows at once, so it counts for the latency."""
         with self._lock:
             ended = time.monotonic()
-            self._changes.append(Committed(user, began, ended))
+            self._changes.append(Committed(user, channel, began, ended))
             self.kinds[kind] += 1
             if notified:
                 self._awaited[user] = ended
+
+    def notified(self, user):
+        """Its NOTIFY is committed."""
+        with self._lock:
+            self._notified[user] = time.monotonic()
 
     def came(self, user):
         """To the witness, live."""
@@ -55,13 +73,28 @@ class Model:
             if ended is not None:
                 self.latencies.setdefault(int((ended - self.began) // 60), []).append(now - ended)
 
-    def fault(self, name):
+    def unrecorded(self, begin, end):
+        """What was committed then without a NOTIFY is known to nobody."""
         with self._lock:
+            self._unrecorded.append((begin, end))
+
+    def fault(self, name, begin, disturbs):
+        with self._lock:
+            end = time.monotonic()
             self.faults[name] += 1
+            self.seconds[name] += end - begin
+            if disturbs:
+                self.disturbed.append((begin, end))
 
     def error(self, text):
         with self._lock:
             self.errors.append(text)
+
+    def stand(self, text):
+        with self._lock:
+            self.stands.append(text)
+
+    # What is owed
 
     @property
     def n_changes(self):
@@ -71,92 +104,44 @@ class Model:
         with self._lock:
             return list(self._changes)
 
-    def fold(self, members):
-        """Forget, but for their number, the changes that everyone to whom they are owed has heard. Else a long run would keep them
-        all, and look at all of them again and again."""
-        now = time.monotonic()
-        covered = {m: max((at for at, _ in list(m.gaps) if at < now - UNDONE_SECONDS), default=0) for m in members}
-        changes, kept = self.changes(), []
-        for c in changes:
-            owed = [m for m in members if m.is_owed(c, covered[m])]
-            if c.ended > now - FOLD_SECONDS or not all(m.heard[c.user] > 0 for m in owed):
-                kept.append(c)
-                continue
-            for m in members:
-                m.fold(c.user, m in owed)
-        with self._lock:
-            self._n_folded += len(changes) - len(kept)
-            self._changes[:len(changes)] = kept
-            for user in [u for u, ended in self._awaited.items() if ended < now - FOLD_SECONDS]:
-                del self._awaited[user]
+    def _told_within(self, change, seconds):
+        notified = self._notified.get(change.user)
+        return notified is not None and notified - change.began < seconds
+
+    def is_owed(self, member, change, covered):
+        """Whether it must hear the change, if the database has it. covered: when the last GAP came."""
+        if (member.subscribed_at is None or change.began <= member.subscribed_at or change.ended <= covered
+                or not member.wants(change.user, change.channel)):
+            return False
+        if not member.relay.reconciles and not self._told_within(change, member.relay.interval * 0.9):
+            return False
+        return self._told_within(change, PROMPT_SECONDS) or not any(
+            begin < change.ended and change.began < end for begin, end in self._unrecorded)
 
     def owed(self, member, present):
         """The users that this member must have heard, of those the database has and which are not folded."""
         covered = max((at for at, _ in member.gaps), default=0)
-        return {c.user for c in self.changes() if c.user in present and member.is_owed(c, covered)}
+        return {c.user for c in self.changes() if c.user in present and self.is_owed(member, c, covered)}
 
-
-class Verdict(NamedTuple):
-    lost: dict        # member -> users
-    gaps: dict        # member -> texts of the GAPs that may not be
-    allowed: int      # GAPs that a failover excuses
-    report: str
-    errors: list      # what else went wrong
-    figures: dict     # what the report says, for programs
-    details: str = ""
-
-    @property
-    def good(self):
-        return not self.lost and not self.gaps and not self.errors
-
-    @property
-    def n_lost(self):
-        return sum(len(users) for users in self.lost.values())
-
-    @property
-    def n_gaps(self):
-        return sum(len(texts) for texts in self.gaps.values())
-
-
-EXCUSED = ("failover", "future")  # in a GAP's text: the checkpoint was beyond what the new primary had
-
-
-def judge(model, members, present, failed_over):
-    """The end: hold what was heard against what was owed."""
-    lost, gaps, allowed, rows = {}, {}, 0, []
-    known = {c.user for c in model.changes()}
-    for member in members:
-        owed = model.owed(member, present)
-        missing = {user for user in owed if not member.heard[user]}
-        bad = []
-        for _, text in member.gaps:
-            if failed_over and any(word in text for word in EXCUSED):
-                allowed += 1
-            else:
-                bad.append(text)
-        if missing:
-            lost[member.name] = missing
-        if bad:
-            gaps[member.name] = bad
-        counts = member.heard.copy()
-        # what was folded and came once more is a duplicate
-        heard = member.n_heard_folded + sum(1 for user, n in counts.items() if n > 0 and user in known)
-        deliveries = member.n_deliveries_folded + sum(counts.values())
-        rows.append({"member": member.name, "owed": member.n_owed_folded + len(owed), "heard": heard, "deliveries": deliveries,
-                     "duplicates": deliveries - heard, "recovered": member.n_recovered, "resumed": member.n_resumed,
-                     "gaps": len(member.gaps), "lost": len(missing)})
-    figures = {"changes": model.n_changes, "kinds": dict(model.kinds), "not_in_the_database": model.n_changes - len(present),
-               "faults": dict(model.faults), "members": rows, "lost": sum(map(len, lost.values())),
-               "gaps": sum(map(len, gaps.values())), "gaps_excused": allowed, "latency": latency_by_minute(model)}
-    return Verdict(lost, gaps, allowed, "", model.errors, figures)
-
-
-def latency_by_minute(model):
-    """From the return of COMMIT, in the writer, until the witness has decoded the CHANGE: of what was notified at once and heard
-    live. Both are threads of this driver, whose turn they wait for; so much of it is the driver's own."""
-    rows = []
-    for minute, seconds in sorted(model.latencies.items()):
-        ordered = sorted(seconds)
-        rows.append({"minute": minute + 1, "changes": len(ordered), "p50_ms": round(ordered[len(ordered) // 2] * 1e3, 2),
-                     "p99_ms": round(ordered[len(ordered) * 99 // 100] * 1e3, 2)})
-    return rows
+    def fold(self, members):
+        """Forget, but for their number, the changes that everyone to whom they are owed has heard. Else a long run would keep
+        them all, and look at all of them again and again. Returns the users."""
+        now = time.monotonic()
+        covered = {m: max((at for at, _ in list(m.gaps) if at < now - UNDONE_SECONDS), default=0) for m in members}
+        changes, kept, folded = self.changes(), [], []
+        for c in changes:
+            owed = [m for m in members if self.is_owed(m, c, covered[m])]
+            if c.ended > now - FOLD_SECONDS or not all(m.heard[c.user] > 0 for m in owed):
+                kept.append(c)
+                continue
+            folded.append(c.user)
+            for m in members:
+                m.fold(c.user, m in owed)
+        with self._lock:
+            self._n_folded += len(folded)
+            self._changes[:len(changes)] = kept
+            for user in folded:
+                self._notified.pop(user, None)
+            for user in [u for u, ended in self._awaited.items() if ended < now - FOLD_SECONDS]:
+                del self._awaited[user]
+        return folded

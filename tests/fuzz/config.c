@@ -57,6 +57,7 @@ static void check_accepted(void)
 	must(config.checkpoint_interval >= 0.1 && config.checkpoint_interval <= 3600);
 	must(config.recovery_rate >= 0 && config.recovery_rate <= 1e9);
 	must(config.recovery_timeout >= 0.1 && config.recovery_timeout <= 3600);
+	must(config.recovery_size >= RECOVERY_SIZE_MIN);
 	must(config.workers_max >= 1 && config.workers_per_uid_max >= 1 && config.subscriptions_max >= 1);
 	must(config.worker_queue_size >= 1024 && config.worker_publishes_max >= 1);
 	must(config.publish_queue_max >= 1 && config.publish_queue_size >= 8192);

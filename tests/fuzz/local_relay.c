@@ -26,14 +26,21 @@ static void on_catch_up(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_catch_up(&r->recovery, worker, false);
+	catch_up_begin(&r->catch_up, worker, false);
+}
+
+static void on_takes_more(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_takes_more(&r->catch_up, worker);
 }
 
 static void on_forget(void *context, struct worker *worker)
 {
 	struct relay *r = context;
 
-	recovery_forget(&r->recovery, worker);
+	catch_up_forget(&r->catch_up, worker);
 }
 
 static void load(struct config *config)
@@ -48,7 +55,7 @@ static void load(struct config *config)
 struct relay *local_relay_start(void)
 {
 	struct relay *r = &relay;
-	struct worker_requests requests = {r, on_publish, on_catch_up, on_forget};
+	struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
 	struct config config = r->config;
 
 	/* The settings are those of a process. */
@@ -65,7 +72,9 @@ struct relay *local_relay_start(void)
 	memset(r->fanout.router.secret, 1, sizeof r->fanout.router.secret);
 	memcpy(r->fanout.epoch, LOCAL_RELAY_EPOCH, sizeof LOCAL_RELAY_EPOCH);
 	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
-	reconcile_init(&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery);
+	catch_up_init(&r->catch_up, r->loop, &r->config, &r->fanout, &r->recovery, &r->upstream);
+	reconcile_init(
+		&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
 	ops_init(&r->ops, r);
 	metrics_socket_init(&r->metrics_socket, r);
 	return r;
@@ -79,6 +88,7 @@ void local_relay_end(void)
 	metrics_socket_close(&r->metrics_socket);
 	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
 	reconcile_close(&r->reconcile);
+	catch_up_close(&r->catch_up);
 	recovery_close(&r->recovery);
 	fanout_close(&r->fanout);
 }

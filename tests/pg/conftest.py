@@ -4,10 +4,12 @@ import os
 
 import pytest
 
+from datasync import DataSync
+from liar import Liar
 from machine import INSTALLED
 from procs import Run, wait_until
 from relay import CAT, DAEMON, Cat, Relay
-from servers import Bouncer, Postgres, make_template
+from servers import PASSWORD, Bouncer, Postgres, make_template
 from syncd import SYNCD, Syncd
 
 
@@ -161,3 +163,22 @@ def make_syncd(run, cleanup):
     if not os.path.exists(SYNCD):
         pytest.skip(f"there is no {SYNCD}")
     return lambda relay=None, *flags, **environment: cleanup.add(Syncd(run, relay, *flags, **environment))
+
+
+@pytest.fixture
+def liar(own_pg, cleanup):
+    """A way to the server that may change its answers."""
+    return cleanup.add(Liar(own_pg.port))
+
+
+@pytest.fixture
+def deceived(make_relay, own_db, liar):
+    """A relay, not started yet, whose connections go that way."""
+    url = f"postgresql://app:{PASSWORD}@127.0.0.1:{liar.port}/{own_db.name}?sslmode=disable&gssencmode=disable"
+    return lambda **environment: make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, **environment)
+
+
+@pytest.fixture
+def recoverable(run, own_db):
+    """The data-sync tables with their migration, in a server of the test's own."""
+    return DataSync(run, own_db).recoverable()

@@ -50,7 +50,8 @@ class Forward:
 class Pair:
     """The primary, and a standby that streams from it through a Forward."""
 
-    def __init__(self, run, primary):
+    def __init__(self, run, primary, port=None):
+        """port: the standby's, else a free one."""
         self.run = run
         self.primary = primary
         self.way = Forward(run, primary.port)
@@ -59,7 +60,7 @@ class Pair:
         # a checkpoint after a crash would remove what the standby has still to receive
         primary.sql("ALTER SYSTEM SET wal_keep_size = '128MB'")
         primary.sql("SELECT pg_reload_conf()")
-        self.standby = Postgres(run, None)
+        self.standby = Postgres(run, None, port)
         self._follow()
 
     def _follow(self):
@@ -94,10 +95,15 @@ class Pair:
 
     def renew(self):
         """After a failover: a new standby at the address of the one that died follows the new primary."""
-        gone, self.primary = self.primary, self.standby
+        gone = self.primary
         gone.close()
-        self.way.lead_to(self.primary.port)
-        self.standby = Postgres(self.run, None, gone.port)
+        self.follow(self.standby, gone.port)
+
+    def follow(self, primary, port):
+        """This server takes the writes now, and a new standby at this port follows it."""
+        self.primary = primary
+        self.way.lead_to(primary.port)
+        self.standby = Postgres(self.run, None, port)
         self._follow()
 
     def url(self, database, user="app", password=PASSWORD):

@@ -29,6 +29,10 @@ class Subscriber(Worker):
         self._begin = self.ask(BEGIN)
         return self._begin
 
+    @property
+    def is_caught_up(self):
+        return self._caught_up
+
     def caught_up(self, deadline=30):
         """Wait for the OK to BEGIN, and return it."""
         answer = self.answer(self._begin, deadline)

@@ -1,5 +1,6 @@
 """The workers of client/examples that are written in other languages: each speaks the protocol from its own msgpack."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,6 +56,14 @@ class Example:
             assert self.process.poll() is None, f"it ended: {self.errors()}"
             return all(self.lines().count(line) >= times for line in expected)
         wait_until(printed, lambda: f"{expected} in {self.lines()}; {self.errors()}")
+        return self
+
+    def stores(self, epoch):
+        """Wait until its cursor on disk is of this run of the relay: it prints first, and stores then."""
+        def stored():
+            with open(os.path.join(self._directory, "cursor")) as file:
+                return json.load(file)[0] == epoch
+        wait_until(stored, "the cursor on disk")
         return self
 
     def kill(self):
@@ -163,8 +172,9 @@ def test_it_is_told_of_a_gap(local_relay, example):
     local_relay.start()
     worker.prints("live", times=2)
     assert len(worker.gaps()) == 1
-    worker.kill()
-    local_relay.worker().publish("alice")
+    other = local_relay.worker()
+    worker.stores(other.welcome.epoch).kill()
+    other.publish("alice")
     worker.start().prints("live", "changed alice")
     assert len(worker.gaps()) == 1, "its cursor is of the new run"
 

@@ -199,7 +199,8 @@ def test_requests_of_all_that_wait(stuck, setting, payload):
 
 @pytest.mark.parametrize("setting", ["WORKERS_MAX", "WORKERS_PER_UID_MAX", "SUBSCRIPTIONS_MAX", "SUBSCRIPTIONS_PER_UID_MAX",
                                      "SUBSCRIPTIONS_TOTAL_MAX", "WORKER_QUEUE_SIZE", "WORKER_QUEUES_PER_UID_SIZE",
-                                     "WORKER_QUEUES_TOTAL_SIZE", "WORKER_PUBLISHES_MAX", "PUBLISHES_PER_UID_MAX", "PUBLISH_QUEUE_MAX", "PUBLISH_QUEUE_SIZE"])
+                                     "WORKER_QUEUES_TOTAL_SIZE", "WORKER_PUBLISHES_MAX", "PUBLISHES_PER_UID_MAX", "PUBLISH_QUEUE_MAX",
+                                     "PUBLISH_QUEUE_SIZE", "RECOVERY_SIZE"])
 @pytest.mark.parametrize("value", ["0", "-1", "x", "99999999999999999999"])
 def test_limits_that_cannot_work(make_relay, setting, value):
     assert f"PGHERALD_{setting}" in make_relay(**{f"PGHERALD_{setting}": value}).launch().fails()

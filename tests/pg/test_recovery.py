@@ -206,7 +206,6 @@ BROKEN = {
     "one-column": ("sql", "SELECT 'data_sync_changes'::text", "SETOF text"),
     "other-names": ("sql", "SELECT 'data_sync_changes'::text, 'x'::text", "TABLE (a text, b text)"),
     "null-channel": ("sql", "SELECT NULL::text, 'x'::text", "TABLE (channel text, value text)"),
-    "null-value": ("sql", "SELECT 'data_sync_changes'::text, NULL::text", "TABLE (channel text, value text)"),
     "hangs": ("plpgsql", "BEGIN PERFORM pg_sleep(1000); END", "TABLE (channel text, value text)"),
     "hangs-late": ("sql", "SELECT 'data_sync_changes'::text, i::text FROM generate_series(1, 5000) i UNION ALL"
                    " SELECT 'x', 'y' FROM pg_sleep(1000)", "TABLE (channel text, value text)"),

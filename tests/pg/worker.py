@@ -148,6 +148,7 @@ class Worker:
         self.path = path
         self.frames = []   # all that came, in order
         self.closed = False
+        self.bite = 1 << 18  # bytes that it reads at once
         self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False)
         self._last_id = 0
         self._asked = {}   # id -> (type, channel, pubkeys), not answered yet
@@ -165,12 +166,12 @@ class Worker:
 
     # Receiving
 
-    def pump(self, timeout=0):
-        """Take in what has arrived, waiting at most timeout for something. True if there was something."""
+    def pump(self, timeout=0, most=None):
+        """Take in what has arrived, at most so many bytes (or self.bite), waiting at most timeout for something. True if there was something."""
         if self.closed or not select.select([self.socket], [], [], timeout)[0]:
             return False
         try:
-            data = self.socket.recv(1 << 18)
+            data = self.socket.recv(most or self.bite)
         except ConnectionResetError:
             data = b""
         if not data:

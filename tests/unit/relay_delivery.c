@@ -51,6 +51,12 @@ static void catch_up(void *context, struct worker *worker)
 	caught_up_asked = worker;
 }
 
+static void takes_more(void *context, struct worker *worker)
+{
+	(void)context;
+	(void)worker;
+}
+
 static void forget(void *context, struct worker *worker)
 {
 	(void)context;
@@ -59,7 +65,7 @@ static void forget(void *context, struct worker *worker)
 
 static void start(void)
 {
-	static const struct worker_requests requests = {NULL, publish, catch_up, forget};
+	static const struct worker_requests requests = {NULL, publish, catch_up, takes_more, forget};
 
 	loop = ev_default_loop(EVFLAG_AUTO);
 	config = (struct config){.mode = MODE_LOCAL,

@@ -1,0 +1,98 @@
+"""A plain LISTEN connection of the driver: how often each change is announced by relays, and which relay leads."""
+
+import json
+import select
+import threading
+import time
+from typing import NamedTuple
+
+import psycopg2
+
+CANARY = "pgherald_canary"
+LAST, CALM = "last", "calm"  # what the users of the changes at the end begin with
+
+
+class Announced(NamedTuple):
+    times: int
+    first: float
+    last: float
+
+
+class Ear:
+    """Writers give a client id, relays that announce give none: that tells them apart."""
+
+    def __init__(self, site):
+        self.site = site
+        self.announced = {}  # user -> Announced
+        self.told = set()    # the users at the end of whom the driver told
+        self.flips = []      # when another relay than the last sent the canary, among those with the same channels
+        self.leader = None   # the epoch in the last canary
+        self._leaders = {}   # channels -> epoch
+        self._connection = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ear")
+
+    def start(self):
+        self._thread.start()
+        return self
+
+    def _run(self):
+        while not self._stop.is_set():
+            try:
+                if self._connection is None:
+                    self._connect()
+                if select.select([self._connection], [], [], 0.1)[0]:
+                    self._take()
+            except (psycopg2.Error, OSError, ValueError):
+                self._drop()
+                self._stop.wait(0.05)
+        self._drop()
+
+    def _connect(self):
+        connection = self.site.connect("postgres", 5000, "ear")
+        connection.autocommit = True
+        self._connection = connection
+        for channel in (CANARY, *self.site.channels):
+            connection.cursor().execute(f"LISTEN {channel}")
+
+    def _drop(self):
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
+
+    def _take(self):
+        self._connection.poll()
+        notifies, self._connection.notifies[:] = list(self._connection.notifies), []
+        now = time.monotonic()
+        for notify in notifies:
+            if notify.channel == CANARY:
+                self._canary(notify.payload.split(" "), now)
+                continue
+            change = json.loads(notify.payload)
+            if "c" in change:
+                if change["p"].startswith((LAST, CALM)):
+                    self.told.add(change["p"])
+            else:
+                a = self.announced.get(change["p"])
+                self.announced[change["p"]] = Announced(a.times + 1, a.first, now) if a else Announced(1, now, now)
+
+    def _canary(self, words, now):
+        """MAGIC RELAY NUMBER XID TOKEN, and more; the eighth is a hash of its channels."""
+        relay, channels = words[1], words[7] if len(words) > 7 else ""
+        if self._leaders.get(channels, relay) != relay:
+            self.flips.append(now)
+        self.leader = self._leaders[channels] = relay
+
+    def forget(self, users):
+        """What was announced once at the most, and long ago."""
+        for user in users:
+            if user in self.announced and self.announced[user].times <= 1:
+                del self.announced[user]
+
+    def n_flips(self, begin, end):
+        return sum(1 for at in list(self.flips) if begin <= at <= end)
+
+    def close(self):
+        self._stop.set()
+        if self._thread.ident:
+            self._thread.join(10)

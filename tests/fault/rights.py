@@ -1,0 +1,107 @@
+"""What an operator does to a relay's role, and to the recovery function, under a running service."""
+
+import time
+
+import psycopg2
+
+from procs import wait_until
+
+TAKES_OVER = 20  # seconds: another relay must have taken over long before
+
+
+def _a_leader(system, rng):
+    """The relay that leads, if it is one that may ask; else any such."""
+    system.await_relays()
+    able = [host for host in system.hosts if host.answers]
+    for host in able:
+        if host.epoch() == system.ear.leader:
+            return host
+    return rng.choice(able)
+
+
+def _another_takes_over(system, host, what):
+    """What is committed now is announced, and passed, by the relays for whom this one is not the only one to answer."""
+    since = time.monotonic()
+    try:
+        system.driver.one_each("takeover", "silent, as its leader is hindered")
+        moment = system.site.moment()
+    except psycopg2.Error:
+        return  # another fault is on
+    end = since + TAKES_OVER
+    led = system.hosts.led(but=host)
+    while stands := [h for h in led if not system.passed(h, moment, since)]:
+        system.take()
+        if time.monotonic() > end:
+            for h in stands:
+                system.model.stand(f"{h.name} passes no checkpoint for {TAKES_OVER} s, while {host.name} {what}")
+            return
+        time.sleep(0.05)
+
+
+def revoke_select(system, rng):
+    """A relay cannot ask for a while. Its own workers have a gap if it misses something meanwhile; nobody else's may."""
+    host = _a_leader(system, rng)
+    excuse = system.excuses.add("a role that may not read", [host], times=10)
+    system.site.revoke(host.role)
+    try:
+        _another_takes_over(system, host, "may not read the tables")
+        time.sleep(rng.uniform(0, 2))
+    finally:
+        system.site.grant(host.role)
+        excuse.close()
+
+
+def connection_limit(system, rng):
+    """A relay's role has no connection left for questions."""
+    host = _a_leader(system, rng)
+    system.site.terminate("pgherald recovery", host.role)
+    left = system.site.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND application_name <> 'pgherald recovery'",
+                           (host.role,))[0][0]
+    system.site.sql(f"ALTER ROLE {host.role} CONNECTION LIMIT {left}")
+    try:
+        system.site.terminate("pgherald recovery", host.role)
+        _another_takes_over(system, host, "has no connection left for questions")
+        time.sleep(rng.uniform(0, 2))
+    finally:
+        system.site.sql(f"ALTER ROLE {host.role} CONNECTION LIMIT -1")
+
+
+def statement_timeout(system, rng):
+    """A relay's role has a time for statements that suffices for all but a recovery whose workers read slowly."""
+    host = rng.choice([host for host in system.hosts if host.may_ask])
+    system.site.sql(f"ALTER ROLE {host.role} SET statement_timeout = '{rng.choice((50, 100, 250))}ms'")
+    try:
+        system.site.terminate(None, host.role)  # it holds for new connections
+        system.driver.burst(3000, rng)
+        for victim in [v for v in system.victims if v.relay is host][:1]:
+            victim.freeze(2)
+        time.sleep(rng.uniform(1, 4))
+    finally:
+        system.site.sql(f"ALTER ROLE {host.role} RESET statement_timeout")
+        system.site.terminate(None, host.role)
+
+
+def migration(system, rng):
+    """recovery.sql is taken down and installed again, under load. Meanwhile an outage is a gap, and nobody finds what was not
+    notified; what was committed before and is not announced yet must be all the same. Relays find the function again when
+    they reconnect."""
+    between = rng.uniform(0, 2)
+    reconnects = rng.random() < 0.5  # one that does so meanwhile finds no function
+    host = rng.choice(system.hosts.all)
+    excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5)
+    began = time.monotonic()
+    try:
+        system.site.data.migrate("recovery_down")
+        if reconnects:
+            system.site.terminate("pgherald upstream", host.role)
+        time.sleep(between)
+    finally:
+        system.site.data.migrate("recovery")
+        for host in system.hosts:
+            system.reconnect(host)
+        wait_until(system.all_listen, "the relays are back", 30)
+        excuse.close()
+        system.model.unrecorded(began, time.monotonic())
+
+
+RIGHTS = (revoke_select, connection_limit, statement_timeout, migration)

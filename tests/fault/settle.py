@@ -1,0 +1,95 @@
+"""The end of a run: no more faults. All that is owed is heard, every checkpoint moves past a last change, every worker is
+live, and then, in the calm, nothing is announced that need not be."""
+
+import time
+
+from ear import CALM, LAST
+from members import TRICKLE_SECONDS
+from procs import wait_until
+from report import report
+from verdict import judge
+
+RELAYS_SECONDS = 60    # until all relays hear
+OWED_SECONDS = 90      # until all that is owed is heard, but by who reads at its own pace
+MOVES_SECONDS = 60     # until every checkpoint is past a last change, and every worker has heard it
+QUIET_SECONDS = 20     # for what is kept a while after the last fault
+CALM_CHANGES = 15      # of each kind, on each channel
+CALM_PAUSE = 0.05
+
+
+def settle(system):
+    """Returns the verdict."""
+    system.driver.let_go()
+    for writer in system.writers:
+        writer.close()
+    for member in system.members:
+        member.hurry()
+    if system.timestamps:
+        _hear_all(system, 10)
+    else:
+        if _left(system, lambda: not system.all_listen(), RELAYS_SECONDS):
+            system.model.stand(f"not all relays hear PostgreSQL within {RELAYS_SECONDS} s")
+        _hear_all(system, OWED_SECONDS)
+        told = set(_all_move(system, LAST, 1))
+        wait_until(lambda: system.ear.told >= told, "the driver's LISTEN hears")
+        told = _all_move(system, CALM, CALM_CHANGES)
+        if not system.ear.told >= set(told):
+            system.model.error("the driver's LISTEN was lost in the calm")
+    time.sleep(0.2)
+    system.take()
+    grown = system.watch.finish(QUIET_SECONDS)
+    verdict = judge(system, system.site.present())
+    figures = {"seed": system.seed, **verdict.figures, "processes": system.watch.figures()}
+    return verdict._replace(errors=[*verdict.errors, *grown], figures=figures, report=report(figures))
+
+
+def _left(system, find, seconds):
+    """Wait until nothing is in the way. find() returns what is; returns that of the deadline."""
+    end = time.monotonic() + seconds
+    while True:
+        system.take()
+        left = find()
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.1)
+
+
+def _hear_all(system, seconds):
+    """What the database has is owed. What is missing at the end is found by the verdict."""
+    model, present = system.model, system.site.present()
+
+    def missing(members):
+        return [m for m in members if any(not m.heard[user] for user in model.owed(m, present))]
+    _left(system, lambda: missing([m for m in system.members if not m.trickles]), seconds)
+    # Who reads at its own pace needs so long for all that the database has, twice over; and must not need longer.
+    _left(system, lambda: missing([m for m in system.members if m.trickles]),
+          seconds + len(present) * TRICKLE_SECONDS * 2)
+
+
+def _all_move(system, what, count):
+    """Some changes of each channel that are notified, as many that are not, and then none: each worker hears them, and is
+    live, and each relay's checkpoint comes to be beyond them. Returns the users of those that were notified."""
+    since, told, users = time.monotonic(), [], []
+    for n in range(count):
+        for channel in system.site.channels:
+            for kind in ("told", "silent"):
+                user = f"{what}-{kind}-{channel}-{n}"
+                system.driver.commit([user], channel, f"{what}, {kind}", kind == "told")
+                users.append((user, channel))
+                told += [user] if kind == "told" else []
+        time.sleep(CALM_PAUSE)
+    moment = system.site.moment()
+    for host in _left(system, lambda: [h for h in system.hosts if not system.passed(h, moment, since)], MOVES_SECONDS):
+        system.model.stand(f"{host.name} stands: within {MOVES_SECONDS} s none of its checkpoints passes the {what} changes\n"
+                           + host.ops("status").rstrip())
+    for text in _left(system, lambda: list(_troubles(system, users)), MOVES_SECONDS):
+        system.model.stand(text)
+    return told
+
+
+def _troubles(system, users):
+    for member in system.members:
+        deaf = [user for user, channel in users if not member.heard[user] and member.wants(user, channel)]
+        trouble = member.trouble() or (f"has not heard {', '.join(deaf[:5])}" if deaf else None)
+        if trouble:
+            yield f"{member.name}, of {member.relay.name}, is not live: it {trouble}"

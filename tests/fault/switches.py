@@ -1,0 +1,152 @@
+"""Another server takes the place of the one that took the writes, and does not have all that it had."""
+
+import os
+import time
+
+from database import Barred, lsn_of
+from failover import Forward
+from procs import wait_until
+from servers import pg_bin
+
+FEW = 40    # changes that the next server commits before any relay sees it
+LOOKS = 8   # seconds: how long a new server waits for relays to come
+
+
+def _loses(system, what):
+    """Call it before the next server's history ends. It excuses a GAP where nothing could have spared it: a relay that has no
+    checkpoint from before, of this run of the server, has nothing to go back to."""
+    return system.excuses.add(what, [host for host in system.hosts if not system.knows(host)])
+
+
+def _promote(server):
+    server.sql("SELECT pg_promote()")
+    wait_until(lambda: not server.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
+
+
+def _write_past(system, server, lsn, rng):
+    """Changes that relays must find, with transaction ids and log positions that the last server gave away too. lsn: its
+    last. Writers come back with them; relays are still kept out."""
+    system.site.postgres = server
+    for n in range(FEW):
+        system.driver.burst(1, rng, notify=n % 2 == 0)
+    while _last_lsn(server) <= lsn:
+        server.sql("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000))")
+    for n in range(FEW):
+        system.driver.burst(1, rng, notify=n % 2 == 0)
+
+
+def _last_lsn(server):
+    return lsn_of(server.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+
+
+def failover(system, rng):
+    """The standby misses the last of what the primary commits."""
+    _fail_over(system, rng, "a failover")
+
+
+def failover_restart(system, rng):
+    """And it is restarted before any relay has seen it: then it has forgotten where its timeline began."""
+    _fail_over(system, rng, "a failover", rng.choice(("fast", "immediate")))
+
+
+def _fail_over(system, rng, what, restart=None):
+    site, pair = system.site, system.site.pair
+    behind = rng.uniform(0.3, 2.5)
+    excuse = _loses(system, what)
+    pair.in_step()
+    pair.cut()
+    time.sleep(behind)  # the primary goes on alone
+    if restart:
+        with Barred(pair.standby):
+            server = pair.fail_over()
+            server.restart(restart)
+            site.lead_to(server)
+    else:
+        site.lead_to(pair.fail_over())
+    pair.renew()
+    excuse.close()
+    system.switched()
+
+
+def double_failover(system, rng):
+    """The standby is promoted, and dies. Another standby never heard of that promotion: it is promoted too, and gives its
+    timeline the same number."""
+    site, pair = system.site, system.site.pair
+    way = Forward(site.run, pair.primary.port)
+    spare = next(port for port in site.ports if port not in (pair.primary.port, pair.standby.port))
+    third = site.server(spare)
+    apart, extra = rng.uniform(0.2, 1), rng.uniform(0.2, 1)
+    try:
+        _copy(pair.primary, third, way.port)
+        third.start()
+        first, second = pair.primary, pair.standby
+        pair.in_step()
+        # relays that look at the second server get checkpoints of it, of which the third has never heard
+        excuse = system.excuses.add("a double failover", system.hosts)
+        way.close()
+        time.sleep(apart)
+        pair.in_step()
+        pair.cut()
+        site.lead_to(pair.fail_over())
+        _wait_for_some(system)
+        time.sleep(extra)
+        lsn = _last_lsn(second)
+        with Barred(third):
+            second.stop("immediate")
+            _promote(third)
+            _write_past(system, third, lsn, rng)
+            site.lead_to(third)
+        first.close()
+        second.close()
+        pair.follow(third, first.port)
+        excuse.close()
+        system.switched()
+    finally:
+        way.close()
+
+
+def _wait_for_some(system):
+    """Until a relay has a checkpoint of the server as it is now, or for a while."""
+    end = time.monotonic() + LOOKS
+    while time.monotonic() < end and not any(system.knows(host) for host in system.hosts):
+        system.take()
+        time.sleep(0.05)
+
+
+def set_back(system, rng):
+    """The disk is set back to a copy from a while ago: the same timeline, on which other things are written now. Before any
+    relay is back it is past what the checkpoints know."""
+    site, pair = system.site, system.site.pair
+    old = site.postgres
+    copy = site.server(old.port)
+    goes_on = rng.uniform(1, 4)
+    excuse = _loses(system, "a disk that was set back")
+    _copy(old, copy)
+    end = time.monotonic() + goes_on
+    while time.monotonic() < end:  # what is checkpointed now will be undone
+        system.take()
+        time.sleep(0.05)
+    lsn = _last_lsn(old)
+    old.stop("immediate")
+    with Barred(copy):
+        copy.start()
+        _write_past(system, copy, lsn, rng)
+        site.lead_to(copy)
+    standby = pair.standby
+    standby.close()
+    old.close()
+    pair.follow(copy, standby.port)
+    excuse.close()
+    system.switched()
+
+
+def _copy(server, into, port=None):
+    """A copy of its files, as they are now; a standby that follows it through this port, or a server of its own."""
+    server.run.call([pg_bin("pg_basebackup"), "-h", server.directory, "-p", str(server.port), "-U", "postgres",
+                     "-D", into.data, "-c", "fast", "-X", "stream", *(["-R"] if port else [])], unprivileged=True)
+    if port:
+        with open(os.path.join(into.data, "postgresql.auto.conf"), "a") as file:
+            file.write(f"primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n")
+
+
+SWITCHES = (failover, failover_restart, double_failover, set_back)

@@ -1,0 +1,255 @@
+"""Who writes: programs that commit and then tell, or die before; many changes at once; transactions that stay open."""
+
+import json
+import random
+import threading
+import time
+import traceback
+
+import psycopg2
+
+from database import write
+from worker import CHANNEL, NOTIFY, Ok, Worker
+
+CROWD = 110  # writers at once
+CROWD_PACE = 0.02
+
+
+def payload(user, client="driver"):
+    """With a client id, which tells it from what relays announce."""
+    return json.dumps({"p": user, "c": client})
+
+
+class Writer:
+    """Commits changes, a third of them slowly, and then tells of them, or dies before."""
+
+    def __init__(self, model, number, seed, site, hosts, silent, pace=0.01):
+        self.model = model
+        self.name = f"w{number}"
+        self.random = random.Random(f"{seed}-writer-{number}")
+        self.site = site
+        self.hosts = list(hosts)
+        self.silent = silent  # the share that never notifies
+        self.pace = pace
+        self._connection = None
+        self._publisher = self._host = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self.name)
+        self.n = 0
+
+    def start(self):
+        self._thread.start()
+        return self
+
+    def _run(self):
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._write()
+                except psycopg2.Error:
+                    self._drop()
+                    self._stop.wait(0.1)
+                self._stop.wait(self.random.random() * 2 * self.pace)
+        except Exception:
+            self.model.error(f"{self.name}: {traceback.format_exc()}")
+        finally:
+            self._drop()
+            if self._publisher:
+                self._publisher.close()
+
+    def _drop(self):
+        if self._connection:
+            try:
+                self._connection.close()
+            except psycopg2.Error:
+                pass
+        self._connection = None
+
+    def _write(self):
+        if self._connection is None:
+            self._connection = self.site.connect()
+        self.n += 1
+        user = f"{self.name}-{self.n}"
+        channel = CHANNEL if self.random.random() < 0.5 else self.random.choice(self.site.channels)
+        way = self.random.random()
+        held = self.random.random() < 0.3
+        hold = self.random.choice((0.05, 0.1, 0.3, 0.6, 1.5))
+        cursor = self._connection.cursor()
+        write(cursor, channel, [user])
+        if held:
+            self._stop.wait(hold)
+        began = time.monotonic()
+        kind = "silent" if way < self.silent else "by the relay" if way < 0.6 else "by pg_notify"
+        try:
+            self._connection.commit()
+        finally:
+            self.model.committed(user, channel, began, ("held, " if held else "") + kind, kind != "silent")
+        if kind == "by the relay":
+            self._tell(user, channel)
+        elif kind == "by pg_notify":
+            cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload(user, self.name)))
+            self._connection.commit()
+            self.model.notified(user)
+        elif self.random.random() < 0.2:
+            self._drop()  # it died between the commit and the notification
+            self.model.fault("kill-writer", began, False)
+
+    def _publisher_for(self, channel):
+        """A connection to a host that has the channel."""
+        if self._publisher and channel not in self._host.channels:
+            self._publisher.close()
+            self._publisher = None
+        if self._publisher is None:
+            self._host = self.random.choice([host for host in self.hosts if channel in host.channels])
+            self._publisher = Worker(self._host.path, self.name)
+            self._publisher.socket.settimeout(3)
+        return self._publisher
+
+    def _tell(self, user, channel):
+        try:
+            publisher = self._publisher_for(channel)
+            id = publisher.ask(NOTIFY, channel, user, self.name)
+            end = time.monotonic() + 6
+            while not publisher.answered(id) and not publisher.closed and time.monotonic() < end \
+                    and not self._stop.is_set():
+                publisher.pump(0.1)
+            if not publisher.answered(id):
+                raise OSError("no answer")
+            if isinstance(publisher.answer(id), Ok):
+                self.model.notified(user)
+            del publisher.frames[1:]
+        except OSError:
+            if self._publisher:
+                self._publisher.close()
+            self._publisher = None
+
+    def close(self):
+        self._stop.set()
+        if self._thread.ident:
+            self._thread.join(20)
+
+
+class Driver:
+    """What the driver writes itself. Every user of its own is new."""
+
+    def __init__(self, model, site):
+        self.model = model
+        self.site = site
+        self._n = 0
+        self._stop_holding = threading.Event()
+        self._holders = []
+
+    def _name(self, what):
+        self._n += 1
+        return f"{what}{self._n}"
+
+    def commit(self, users, channel, kind, notify=False):
+        """One transaction with a change of each, and perhaps the NOTIFYs after it. Raises what PostgreSQL raises."""
+        connection = self.site.connect()
+        began = time.monotonic()
+        try:
+            with connection.cursor() as cursor:
+                write(cursor, channel, users)
+                began = time.monotonic()
+                try:
+                    connection.commit()
+                finally:
+                    for user in users:
+                        self.model.committed(user, channel, began, kind)
+                if notify:
+                    cursor.execute("SELECT count(pg_notify(%s, p)) FROM unnest(%s) AS p",
+                                   (channel, [payload(user) for user in users]))
+                    connection.commit()
+                    for user in users:
+                        self.model.notified(user)
+        finally:
+            connection.close()
+
+    def one_each(self, what, kind):
+        """A change of each channel, that nobody notifies."""
+        for channel in self.site.channels:
+            self.commit([self._name(what)], channel, kind)
+
+    def burst(self, count, rng, notify=False):
+        name = self._name("burst")
+        try:
+            self.commit([f"{name}-{n}" for n in range(count)], rng.choice(self.site.channels), "in bursts", notify)
+        except psycopg2.Error:
+            pass  # another fault is on
+
+    def hold(self, seconds, rng):
+        """A transaction with a change that nobody notifies stays open so long, whatever else happens."""
+        thread = threading.Thread(target=self._hold, args=(self._name("long"), rng.choice(self.site.channels), seconds))
+        thread.start()
+        self._holders.append(thread)
+
+    def _hold(self, user, channel, seconds):
+        try:
+            connection = self.site.connect()
+            try:
+                write(connection.cursor(), channel, [user])
+                self._stop_holding.wait(seconds)
+                began = time.monotonic()
+                try:
+                    connection.commit()
+                finally:
+                    self.model.committed(user, channel, began, "held for long, silent")
+            finally:
+                connection.close()
+        except psycopg2.Error:
+            pass  # the server went away with it
+
+    def crowd(self, seconds, rng):
+        """So many writers at once, behind a transaction that stays open, that the text of a snapshot is longer than what a
+        checkpoint may carry. Each tells of its change, once."""
+        name, channel, n = self._name("crowd"), rng.choice(self.site.channels), 0
+        open_ones = []
+        old = None
+        try:
+            old = self.site.connect()
+            write(old.cursor(), channel, [f"{name}-old"])
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                if len(open_ones) < CROWD:
+                    open_ones.append((self.site.connect(), None))
+                    connection = open_ones[-1][0]
+                else:
+                    time.sleep(CROWD_PACE)
+                    connection, user = open_ones.pop(0)
+                    self._commit_one(connection, channel, user)
+                    open_ones.append((connection, None))
+                user = f"{name}-{n}"
+                n += 1
+                write(connection.cursor(), channel, [user])
+                open_ones[-1] = (connection, user)
+            for connection, user in open_ones:
+                self._commit_one(connection, channel, user)
+            self._commit_one(old, channel, f"{name}-old")
+        except psycopg2.Error:
+            pass  # the server went away; so did all transactions that were open
+        finally:
+            for connection, _ in [*open_ones, (old, None)]:
+                if connection:
+                    connection.close()
+
+    def _commit_one(self, connection, channel, user):
+        began = time.monotonic()
+        try:
+            connection.commit()
+        finally:
+            self.model.committed(user, channel, began, "in a crowd")
+        connection.cursor().execute("SELECT pg_notify(%s, %s)", (channel, payload(user)))
+        connection.commit()
+        self.model.notified(user)
+
+    def let_go(self):
+        self._stop_holding.set()
+        for thread in self._holders:
+            thread.join()
+        self._holders = []
+        self._stop_holding.clear()
+
+    def close(self):
+        self._stop_holding.set()
+        for thread in self._holders:
+            thread.join()

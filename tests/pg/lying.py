@@ -1,0 +1,31 @@
+"""A relay whose way to PostgreSQL leads through a liar, and what must hold of it."""
+
+from procs import wait_until
+from subscriber import subscriber
+
+LIES = ["no-row", "one-column", "nulls", "two-rows", "nothing", "endless"]
+MEMORY_MAX = 128 << 20  # bytes more than before; a relay that kept all rows would need four times as much
+
+
+def is_live(host):
+    return '"state":"live"' in host.ops("upstream json")
+
+
+def survives(host, liar, data, fragment, how, provoke):
+    """It lies until the lie was told, while the relay is provoked to ask. Afterwards all is as it should be."""
+    worker = subscriber(host)
+    before = host.rss()
+    liar.lie(fragment, how)
+
+    def told():
+        provoke()
+        return liar.told > 0
+    wait_until(told, f"the statement with {fragment}", 30)
+    peak = host.rss()
+    liar.honest()
+    wait_until(lambda: is_live(host), "the upstream", 60)
+    user = f"after-{how}-{abs(hash(fragment))}"
+    data.write(user)
+    worker.wait_until(lambda: user in worker.pubkeys, f"what is written after {how} of {fragment}", 60)
+    assert max(peak, host.rss()) - before < MEMORY_MAX, (before, peak, host.rss())
+    worker.close()

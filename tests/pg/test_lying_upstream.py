@@ -1,0 +1,36 @@
+"""The LISTEN connection and recovery with a server that answers with other rows than were asked for: see test_lying_server."""
+
+import pytest
+
+from lying import LIES, is_live, survives
+
+# A piece of each statement that returns a row.
+UPSTREAM = ["pg_is_in_recovery", "FROM pgherald.relay_key", "'idle_session_timeout'"]
+RECOVERY = ["BEGIN ISOLATION LEVEL", "FROM pgherald.changes_since"]
+
+
+def deafen(host, data):
+    """End the LISTEN connection, if it hears."""
+    if is_live(host):
+        data.database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                          " AND application_name = 'pgherald upstream'", user="postgres")
+
+
+@pytest.mark.parametrize("how", LIES)
+def test_the_statements_of_the_listen_connection(deceived, liar, recoverable, how):
+    host = deceived(PGHERALD_CHECKPOINT_INTERVAL="0.2").start()
+    for fragment in UPSTREAM:
+        survives(host, liar, recoverable, fragment, how, lambda: deafen(host, recoverable))
+
+
+@pytest.mark.parametrize("how", LIES)
+def test_the_statements_of_recovery(deceived, liar, recoverable, how):
+    host = deceived(PGHERALD_CHECKPOINT_INTERVAL="0.2").start()
+
+    def provoke():
+        recoverable.write("missed")
+        deafen(host, recoverable)
+    # Here many rows are rightly read, and each is sent to a worker.
+    liar.endless_bytes = 8 << 20
+    for fragment in RECOVERY:
+        survives(host, liar, recoverable, fragment, how, provoke)
