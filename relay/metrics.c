@@ -205,8 +205,8 @@ static void print_limits(struct page *p, const struct relay *r)
 	for (unsigned i = 0; i < LIMITS_N; i++)
 		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
 	labelled(p, "limit", "publish_queue", r->publisher.n_full);
-	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
 	labelled(p, "limit", "publishes_per_uid", r->publisher.n_full_for_user);
+	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
 }
 
 /* The names that every Prometheus client library uses. */

@@ -43,9 +43,19 @@ static bool has_room(const struct worker *w)
 	return delivery_queued(w) <= w->fanout->config->worker_queue_size && user_has_room(w);
 }
 
-bool worker_takes_more(const struct worker *w)
+bool worker_takes_more(struct worker *w)
 {
-	return delivery_queued(w) <= w->fanout->config->worker_queue_size / 2 && user_has_room(w);
+	/* If not, a flush asks again. */
+	if (delivery_queued(w) > w->fanout->config->worker_queue_size / 2)
+		return false;
+	if (user_has_room(w))
+		return true;
+	if (!w->starved) {
+		w->starved = true;
+		TAILQ_INSERT_TAIL(&w->user->starved, w, next_starved);
+		w->fanout->n_parked++;
+	}
+	return false;
 }
 
 static void wait_until_it_reads(struct worker *w)
@@ -107,15 +117,38 @@ static void wake_first(struct user *user)
 	worker_ask(first);
 }
 
+static void end_starving(struct worker *w)
+{
+	w->starved = false;
+	TAILQ_REMOVE(&w->user->starved, w, next_starved);
+	w->fanout->n_parked--;
+}
+
+static void feed(struct user *user)
+{
+	struct worker *w;
+
+	while ((w = TAILQ_FIRST(&user->starved)) && user_has_room(w)) {
+		const struct worker_requests *requests = &w->fanout->requests;
+		end_starving(w);
+		if (w->catch_up)
+			requests->takes_more(requests->context, w);
+	}
+}
+
 void reader_wake(struct fanout *f)
 {
 	struct user *user;
 
 	if (f->n_parked == 0)
 		return;
-	for (unsigned i = 0; i < USERS_BUCKETS; i++)
+	for (unsigned i = 0; i < USERS_BUCKETS; i++) {
 		LIST_FOREACH(user, &f->users.buckets[i], next)
-	wake_first(user);
+		{
+			wake_first(user);
+			feed(user);
+		}
+	}
 }
 
 /* Whether the next frame may be done; if not, something wakes it. The worker may be dead after this. */
@@ -345,5 +378,7 @@ void reader_free(struct worker *w)
 {
 	if (w->parked)
 		unpark(w);
+	if (w->starved)
+		end_starving(w);
 	drop_bytes(&w->input);
 }

@@ -28,6 +28,7 @@ struct user *users_get(struct users *users, uid_t uid)
 	share_init(&user->asking);
 	share_init(&user->sending);
 	TAILQ_INIT(&user->parked);
+	TAILQ_INIT(&user->starved);
 	LIST_INSERT_HEAD(&users->buckets[uid % USERS_BUCKETS], user, next);
 	users->n++;
 	return user;

@@ -23,6 +23,8 @@ struct user {
 	size_t queued;            /* bytes of its workers' queues and unfinished requests */
 	/* Workers whose requests wait until the user has fewer bytes queued. */
 	TAILQ_HEAD(, worker) parked;
+	/* And those that are caught up, whose recovered changes wait for the same. */
+	TAILQ_HEAD(, worker) starved;
 };
 
 struct users {

@@ -115,7 +115,8 @@ struct worker {
 	enum worker_state state;
 	struct user *user;
 	struct ready asking, sending; /* its places in the schedules */
-	TAILQ_ENTRY(worker) next_parked;
+	bool starved;                 /* takes no recovered changes, for the same reason */
+	TAILQ_ENTRY(worker) next_parked, next_starved;
 	int fd;
 	struct ev_io reader, writer;
 	struct ev_timer hello_deadline;
@@ -205,7 +206,8 @@ void worker_account(struct worker *worker);
 
 /* What catch_up found: one recovered change or message. Only while worker_takes_more(). */
 void worker_recovered(struct worker *worker, struct decoded *decoded);
-bool worker_takes_more(const struct worker *worker);
+/* If not, requests.takes_more() follows. */
+bool worker_takes_more(struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
  * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when
  * nothing is missing. */
