@@ -3,6 +3,7 @@
  * name. */
 #include "gate.h"
 
+#include "clock.h"
 #include "diag.h"
 
 #include <errno.h>
@@ -15,8 +16,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* In an iteration of the event loop. Each takes some 20 microseconds, and more is done for those who came. */
-#define ACCEPT_BATCH 8
+/* At a time, and a pause if there are more: each takes some 20 microseconds, and what is then done for it
+ * again. The rest wait in the kernel's queue, and some 10,000 are let in a second. */
+#define ACCEPT_BATCH 16
+#define ACCEPT_REST_SECONDS 0.001
+/* After an accept that failed for want of descriptors or memory. */
 #define ACCEPT_PAUSE_SECONDS 0.1
 
 static struct diag_limit accept_limit;
@@ -39,13 +43,18 @@ int gate_claim(struct gate *g, const char *path)
 	return r;
 }
 
+static void pause_accepting(struct gate *g, double seconds)
+{
+	ev_io_stop(g->loop, &g->acceptor);
+	timer_arm(g->loop, &g->pause, seconds);
+}
+
 /* The connection stays in the queue, so without a pause this would spin. */
-static void pause_accepting(struct gate *g, const char *why)
+static void cannot_accept(struct gate *g, const char *why)
 {
 	diag_limited(
 		&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s", why, g->path);
-	ev_io_stop(g->loop, &g->acceptor);
-	ev_timer_again(g->loop, &g->pause);
+	pause_accepting(g, ACCEPT_PAUSE_SECONDS);
 }
 
 static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
@@ -54,7 +63,7 @@ static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int event
 
 	(void)loop;
 	if (events & EV_ERROR) {
-		pause_accepting(g, "the kernel watches no more sockets for the relay");
+		cannot_accept(g, "the kernel watches no more sockets for the relay");
 		return;
 	}
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
@@ -64,12 +73,13 @@ static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int event
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			pause_accepting(g, strerror(errno));
+			cannot_accept(g, strerror(errno));
 			return;
 		}
 		if (errno != EINTR && errno != ECONNABORTED)
 			return;
 	}
+	pause_accepting(g, ACCEPT_REST_SECONDS);
 }
 
 static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -77,7 +87,6 @@ static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int even
 	struct gate *g = timer->data;
 
 	(void)events;
-	ev_timer_stop(loop, timer);
 	ev_io_start(loop, &g->acceptor);
 }
 
@@ -136,9 +145,8 @@ int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accept
 	g->accepted = accepted;
 	g->context = context;
 	ev_io_init(&g->acceptor, on_acceptable, g->fd, EV_READ);
-	ev_init(&g->pause, on_pause_over);
-	g->pause.repeat = ACCEPT_PAUSE_SECONDS;
-	g->acceptor.data = g->pause.data = g;
+	timer_init(&g->pause, on_pause_over, g);
+	g->acceptor.data = g;
 	ev_io_start(loop, &g->acceptor);
 	return 0;
 }

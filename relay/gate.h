@@ -13,7 +13,7 @@ struct gate {
 	bool inherited; /* the path is systemd's: it outlives us */
 	int lock_fd, fd;
 	struct ev_io acceptor;
-	struct ev_timer pause; /* after an accept that failed for want of descriptors or memory */
+	struct ev_timer pause; /* nobody is let in until it ends */
 	/* Takes the descriptor over. */
 	void (*accepted)(void *context, int fd);
 	void *context;

@@ -159,7 +159,9 @@ int publish_queue_add(struct publish_queue *q, const struct publish_origin *orig
 	memcpy(r->payload, payload, len);
 	if (share->n_waiting++ == 0)
 		enter(share, &q->ring);
-	if (TAILQ_EMPTY(&line->waiting))
+	if (line->n == 0)
+		TAILQ_INSERT_HEAD(&share->lines, line, next);
+	else if (TAILQ_EMPTY(&line->waiting))
 		TAILQ_INSERT_TAIL(&share->lines, line, next);
 	TAILQ_INSERT_TAIL(&line->waiting, r, next);
 	TAILQ_INSERT_TAIL(&q->by_age, r, by_age);
@@ -194,8 +196,11 @@ struct publish_request *publish_queue_take(struct publish_queue *q)
 	struct publish_request *r = TAILQ_FIRST(&line->waiting);
 	leave(share);
 	enter(share, &q->ring);
-	TAILQ_REMOVE(&share->lines, line, next);
-	TAILQ_INSERT_TAIL(&share->lines, line, next);
+	if (++line->in_turn == PUBLISH_IN_TURN) {
+		line->in_turn = 0;
+		TAILQ_REMOVE(&share->lines, line, next);
+		TAILQ_INSERT_TAIL(&share->lines, line, next);
+	}
 	publish_queue_withdraw(r);
 	return r;
 }

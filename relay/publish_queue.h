@@ -1,7 +1,10 @@
 /* What waits to be published: in the order of each connection, and round robin between users, and between
- * the connections of a user. When the queue is full, whoever has less in it than another user takes a place
- * from that user: so one user's flood makes the relay busy for nobody else. Leaves out PostgreSQL: the
- * publisher puts requests in, takes batches out, and frees what is answered. */
+ * the connections of a user: PUBLISH_IN_TURN requests of one, or else the answers to a batch would go to as
+ * many connections as it has requests. So that nobody who publishes now and then waits for those who do all
+ * the time, a connection of which nothing waits or is under way is next. When the queue is full, whoever has
+ * less in it than another user takes a place from that user: so one user's flood makes the relay busy for
+ * nobody else. Leaves out PostgreSQL: the publisher puts requests in, takes batches out, and frees what is
+ * answered. */
 #pragma once
 
 #include <stdbool.h>
@@ -33,12 +36,15 @@ struct publish_request {
 
 TAILQ_HEAD(publish_list, publish_request);
 
+#define PUBLISH_IN_TURN 16
+
 /* Of one connection; of all that have the slot one after the other. */
 struct publish_line {
 	TAILQ_ENTRY(publish_line) next; /* of its share's that have some that wait */
 	struct publish_list waiting;
 	struct publish_share *share;
-	unsigned n; /* that were not freed yet */
+	unsigned n;       /* that were not freed yet */
+	unsigned in_turn; /* that were taken since its turn began */
 };
 
 TAILQ_HEAD(publish_lines, publish_line);

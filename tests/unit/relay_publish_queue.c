@@ -58,22 +58,35 @@ static enum publish_room room(uid_t uid, size_t len, uid_t *evicted)
 
 Test(publish_queue, is_round_robin_by_user_and_then_by_connection)
 {
-	for (uint64_t i = 0; i < 3; i++)
-		for (uint32_t slot = 0; slot < 2; slot++)
+	struct publish_request *under_way[2];
+
+	for (uint32_t slot = 0; slot < 2; slot++)
+		for (uint64_t i = 0; i < 40; i++)
 			put(1, slot, i, 5);
 	put(2, 7, 0, 5);
 	put(2, 7, 1, 5);
-	expect_next(1, 0, 0);
-	expect_next(2, 7, 0);
+	/* The last that came had nothing under way. */
 	expect_next(1, 1, 0);
-	expect_next(2, 7, 1);
-	expect_next(1, 0, 1);
+	expect_next(2, 7, 0);
 	expect_next(1, 1, 1);
+	expect_next(2, 7, 1);
+	for (uint64_t i = 2; i < PUBLISH_IN_TURN; i++)
+		expect_next(1, 1, i);
+	for (uint64_t i = 0; i < PUBLISH_IN_TURN; i++)
+		expect_next(1, 0, i);
+	expect_next(1, 1, PUBLISH_IN_TURN);
+	/* One that publishes now and then is next, but not when it does all the time. */
+	put(1, 9, 0, 5);
+	under_way[0] = publish_queue_take(&queue);
+	cr_assert_eq(under_way[0]->origin.slot, 9);
+	put(1, 9, 1, 5);
+	under_way[1] = publish_queue_take(&queue);
+	cr_assert_neq(under_way[1]->origin.slot, 9);
 	put(3, 9, 0, 5);
-	expect_next(1, 0, 2);
+	expect_next(1, 1, PUBLISH_IN_TURN + 2);
 	expect_next(3, 9, 0);
-	expect_next(1, 1, 2);
-	cr_assert_null(publish_queue_take(&queue));
+	publish_queue_free(&queue, under_way[0]);
+	publish_queue_free(&queue, under_way[1]);
 }
 
 Test(publish_queue, lets_one_user_have_it_all_but_its_limit)
@@ -82,7 +95,7 @@ Test(publish_queue, lets_one_user_have_it_all_but_its_limit)
 
 	for (uint64_t i = 0; i < 80; i++) {
 		cr_assert_eq(room(1, 5, &evicted), PUBLISH_ROOM);
-		put(1, (uint32_t)i % 3, i, 5);
+		put(1, 0, i, 5);
 	}
 	cr_assert_eq(room(1, 5, &evicted), PUBLISH_FULL_FOR_USER);
 	cr_assert_eq(room(2, 5, &evicted), PUBLISH_ROOM);
@@ -95,7 +108,7 @@ Test(publish_queue, makes_room_at_the_cost_of_who_has_most)
 	uid_t evicted = 0;
 
 	for (uint64_t i = 0; i < 60; i++)
-		put(1, (uint32_t)i % 3, i, 5);
+		put(1, 0, i, 5);
 	for (uint64_t i = 0; i < 40; i++)
 		put(2, 10, i, 5);
 	cr_assert_eq(room(1, 5, &evicted), PUBLISH_FULL, "who has most makes itself none");
@@ -155,7 +168,7 @@ Test(publish_queue, keeps_users_apart_who_have_a_slot_one_after_the_other)
 	put(1, 0, 0, 5);
 	put(2, 0, 1, 5);
 	put(1, 0, 2, 5);
-	expect_next(1, 0, 0);
-	expect_next(2, 0, 1);
 	expect_next(1, 0, 2);
+	expect_next(2, 0, 1);
+	expect_next(1, 0, 0);
 }
