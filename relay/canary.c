@@ -44,6 +44,10 @@
 				    " $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text) AS text" \
 				    " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn               \
 				    " AS lsn OFFSET 0) AS moment OFFSET 0) AS canary"
+/* Asked anew each time: whoever took the migration down may have left the schema's name to a stranger. */
+#define NOTED_LSN_SQL                                                                                        \
+	"CASE WHEN " UPSTREAM_NOTE_RUN_OWNER_SQL " OPERATOR(pg_catalog.=) '' THEN pgherald.note_run()"       \
+	" ELSE pg_catalog.pg_current_wal_insert_lsn() END"
 /* sha256(key || sha256(key || text)): the outer one keeps anybody from appending to the text. */
 #define SIGNATURE_SQL                                                                                        \
 	"pg_catalog.encode(pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                   \
@@ -205,7 +209,7 @@ static void send_canary(struct canary *c)
 	c->committed_at = clock_now();
 	c->n_sent++;
 	publisher_ask(c->publisher,
-		c->notes_runs ? CANARY_SQL("pgherald.note_run()")
+		c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
 			      : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
 		params, 6, on_statement, c);
 }

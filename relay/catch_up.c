@@ -1,11 +1,11 @@
 #include "catch_up.h"
 
-#include "clock.h"
 #include "diag.h"
+#include "question.h"
+#include "shortage.h"
 
 #include <assert.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Workers that ask from the same checkpoint, as after a restart of the relay, come at about the same time. */
 #define GATHER_SECONDS 0.005
@@ -13,146 +13,16 @@
  * the next has its turn. */
 #define ROWS_AN_ITERATION 4096
 #define ROWS_A_MEMBER 256
-/* How often to look again while there is no room. */
-#define LOOK_SECONDS 0.5
+/* After a question that its workers left unanswered, and with it the connection: whoever comes and goes all
+ * the time does not make PostgreSQL start a process each time. */
+#define REST_SECONDS 0.1
 
 static void assign(struct catch_up *c);
-
-static void wake(struct catch_up *c)
-{
-	if (!ev_is_active(&c->turn))
-		timer_arm(c->loop, &c->turn, 0);
-}
 
 static void watch_shortage(struct catch_up *c)
 {
 	if (!ev_is_active(&c->shortage))
-		timer_arm(c->loop, &c->shortage, LOOK_SECONDS);
-}
-
-/* Memory */
-
-/* A user may hold three times as much as it leaves free. So one alone gets three quarters, and of two each
- * three sevenths; and however much one takes, another that comes finds some. */
-static bool may_take_more(const struct catch_up *c, const struct catch_up_user *u)
-{
-	size_t size = c->config->recovery_size, held = c->held + SPOOL_CHUNK;
-
-	return held <= size && u->held + SPOOL_CHUNK <= 3 * (size - held);
-}
-
-/* After whatever changes how much the question's spool holds. */
-static void account(struct catch_up *c, struct catch_up_question *q)
-{
-	if (q->spool.held < q->held)
-		wake(c);
-	c->held += q->spool.held - q->held;
-	q->user->held += q->spool.held - q->held;
-	q->held = q->spool.held;
-}
-
-/* Whether the next row may come. */
-static bool make_room(struct catch_up *c, struct catch_up_question *q)
-{
-	if (!spool_has_room(&q->spool) && may_take_more(c, q->user) && spool_reserve(&q->spool) == 0)
-		account(c, q);
-	return spool_has_room(&q->spool);
-}
-
-/* Users */
-
-/* NULL: memory is short. */
-static struct catch_up_user *user_of(struct catch_up *c, uid_t uid)
-{
-	struct catch_up_user *u;
-
-	TAILQ_FOREACH (u, &c->users, link)
-		if (u->uid == uid)
-			return u;
-	u = calloc(1, sizeof *u);
-	if (!u)
-		return NULL;
-	u->uid = uid;
-	TAILQ_INIT(&u->waiting);
-	TAILQ_INIT(&u->questions);
-	TAILQ_INSERT_TAIL(&c->users, u, link);
-	return u;
-}
-
-static void drop_idle_user(struct catch_up *c, struct catch_up_user *u)
-{
-	if (!TAILQ_EMPTY(&u->waiting) || !TAILQ_EMPTY(&u->questions))
-		return;
-	TAILQ_REMOVE(&c->users, u, link);
-	free(u);
-}
-
-/* Members */
-
-static void place(struct catch_up_member *m, struct catch_up_members *list)
-{
-	if (m->list)
-		TAILQ_REMOVE(m->list, m, link);
-	if (list)
-		TAILQ_INSERT_TAIL(list, m, link);
-	m->list = list;
-}
-
-static void join(struct catch_up_question *q, struct catch_up_member *m)
-{
-	m->question = q;
-	TAILQ_INSERT_TAIL(&q->members, m, sibling);
-	q->n_members++;
-	spool_join(&q->spool, &m->reader);
-	place(m, &q->hungry);
-}
-
-/* All that wait and ask from the same checkpoint. */
-static void join_all(struct catch_up_question *q, const char *token)
-{
-	for (struct catch_up_member *m = TAILQ_FIRST(&q->user->waiting), *next; m; m = next) {
-		next = TAILQ_NEXT(m, link);
-		if (strcmp(m->worker->passed->token, token) == 0)
-			join(q, m);
-	}
-}
-
-/* The worker is no longer a member. Its question stays, even if nobody is left. */
-static void remove_member(struct catch_up *c, struct catch_up_member *m)
-{
-	struct catch_up_question *q = m->question;
-
-	place(m, NULL);
-	if (q) {
-		TAILQ_REMOVE(&q->members, m, sibling);
-		q->n_members--;
-		spool_leave(&q->spool, &m->reader);
-		account(c, q);
-	}
-	m->worker->catch_up = NULL;
-	c->n_workers--;
-	free(m);
-}
-
-/* Questions */
-
-/* NULL: there is no memory for it now. */
-static struct catch_up_question *new_question(struct catch_up *c, struct catch_up_user *u)
-{
-	struct catch_up_question *q = may_take_more(c, u) ? calloc(1, sizeof *q) : NULL;
-
-	if (!q)
-		return NULL;
-	if (spool_open(&q->spool) < 0) {
-		free(q);
-		return NULL;
-	}
-	q->user = u;
-	TAILQ_INIT(&q->members);
-	TAILQ_INIT(&q->hungry);
-	TAILQ_INSERT_TAIL(&u->questions, q, link);
-	account(c, q);
-	return q;
+		timer_arm(c->loop, &c->shortage, SHORTAGE_LOOK_SECONDS);
 }
 
 static void leave_lane(struct catch_up_question *q)
@@ -165,39 +35,16 @@ static void leave_lane(struct catch_up_question *q)
 /* The last member may be gone. */
 static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 {
-	struct catch_up_user *u = q->user;
+	struct catch_up_lane *lane = q->lane;
 
 	if (!TAILQ_EMPTY(&q->members))
 		return;
-	if (q->lane) {
-		changes_abort(&q->lane->changes);
+	if (lane) {
+		changes_abort(&lane->changes);
+		timer_arm(c->loop, &lane->rest, REST_SECONDS);
 		leave_lane(q);
-		timer_arm(c->loop, &c->gather, GATHER_SECONDS);
 	}
-	spool_close(&q->spool);
-	account(c, q);
-	checkpoint_unref(q->latest);
-	TAILQ_REMOVE(&u->questions, q, link);
-	free(q);
-	drop_idle_user(c, u);
-}
-
-/* moment: what the server said it is asked about. */
-static bool is_of_run(const struct checkpoint *latest, const char *moment)
-{
-	return latest && moment && checkpoint_precedes(latest->token, moment);
-}
-
-/* The checkpoint that a worker continues from. The moment that was asked about may not be on disk yet. So it
- * is the relay's own of the time when the question was asked, if that is of the same run; else the worker's,
- * but after a gap that one may mean nothing: NULL. */
-static const char *passed_by(const struct catch_up_question *q, const struct worker *w, bool gap)
-{
-	bool counts = q->lane ? is_of_run(q->latest, q->lane->changes.token) : q->latest_counts;
-
-	if (counts && (gap || checkpoint_is_newer(q->latest->token, w->passed->token)))
-		return q->latest->token;
-	return gap ? NULL : w->passed->token;
+	question_free(c, q);
 }
 
 /* The member has been given all. */
@@ -206,8 +53,8 @@ static void finish(struct catch_up *c, struct catch_up_member *m)
 	struct catch_up_question *q = m->question;
 	struct worker *w = m->worker;
 
-	remove_member(c, m);
-	worker_caught_up(w, q->head, passed_by(q, w, false), NULL, NULL);
+	question_remove(c, m);
+	worker_caught_up(w, q->head, question_passed(q, w, false), NULL, NULL);
 	drop_idle_question(c, q);
 }
 
@@ -230,8 +77,8 @@ static void give_up(struct catch_up *c, struct catch_up_member *m, const char *c
 	bool kept = q->asked && q->head + 1 >= backlog->first;
 	struct worker *w = m->worker;
 
-	remove_member(c, m);
-	tell_gap(c, w, kept ? q->head : backlog->head, passed_by(q, w, true), cause, text);
+	question_remove(c, m);
+	tell_gap(c, w, kept ? q->head : backlog->head, question_passed(q, w, true), cause, text);
 	drop_idle_question(c, q);
 }
 
@@ -250,6 +97,22 @@ static void give_up_all(
 	}
 }
 
+static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
+{
+	struct catch_up_member *m = TAILQ_FIRST(&q->members), *next;
+
+	/* The question goes with its last member, and then there is no next. */
+	for (; m; m = next) {
+		next = TAILQ_NEXT(m, sibling);
+		if (!m->overdue)
+			continue;
+		c->n_evicted++;
+		give_up(c, m, "overrun",
+			"it took what it missed too slowly, and there is no room for more "
+			"(PGHERALD_RECOVERY_SIZE)");
+	}
+}
+
 /* Feeding */
 
 /* Returns how many rows were looked at, or a little more. */
@@ -262,12 +125,12 @@ static int feed(struct catch_up *c, struct catch_up_member *m)
 
 	for (n = 0; n < ROWS_A_MEMBER; n++) {
 		if (!worker_takes_more(w)) {
-			place(m, NULL);
+			question_place(m, NULL);
 			break;
 		}
 		if (!spool_next(&q->spool, &m->reader, &row)) {
 			if (q->lane) {
-				place(m, &q->hungry);
+				question_place(m, &q->hungry);
 				break;
 			}
 			finish(c, m);
@@ -284,24 +147,18 @@ static int feed(struct catch_up *c, struct catch_up_member *m)
 		if (w->state == WORKER_DEAD)
 			return n + 1;
 	}
-	account(c, q);
+	question_account(c, q);
 	/* The others' turn. */
 	if (m->list == &c->ready)
-		place(m, &c->ready);
+		question_place(m, &c->ready);
 	return n + 1;
-}
-
-static bool is_paused(const struct catch_up_lane *lane)
-{
-	/* Once its connection is lost, it asks anew. */
-	return lane->question && lane->changes.wants_pause && lane->changes.session.conn;
 }
 
 static void use_room(struct catch_up *c)
 {
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		struct catch_up_lane *lane = &c->lanes[i];
-		if (is_paused(lane) && make_room(c, lane->question))
+		if (catch_up_is_paused(lane) && question_make_room(c, lane->question))
 			changes_more(&lane->changes);
 	}
 	assign(c);
@@ -318,120 +175,23 @@ static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
 		n += feed(c, m);
 	use_room(c);
 	if (!TAILQ_EMPTY(&c->ready))
-		wake(c);
-}
-
-/* Shortage */
-
-static bool is_short(const struct catch_up_user *u)
-{
-	return (u->refused && !TAILQ_EMPTY(&u->waiting)) || (u->lane && is_paused(u->lane));
-}
-
-/* For a lane, or for the rows of one that is paused. */
-static bool somebody_waits(const struct catch_up *c)
-{
-	const struct catch_up_user *u;
-
-	TAILQ_FOREACH (u, &c->users, link)
-		if (!TAILQ_EMPTY(&u->waiting) ||
-			(u->lane && is_paused(u->lane) && !TAILQ_EMPTY(&u->lane->question->hungry)))
-			return true;
-	return false;
-}
-
-/* first: any of them. */
-static struct catch_up_user *heaviest_user(const struct catch_up *c, struct catch_up_user *first)
-{
-	struct catch_up_user *u, *heaviest = first;
-
-	TAILQ_FOREACH (u, &c->users, link)
-		if (u->held > heaviest->held)
-			heaviest = u;
-	return heaviest;
-}
-
-/* Memory is kept for its sake, and it is its socket that takes nothing: the relay is not behind with feeding
- * it. */
-static bool is_stalled(const struct catch_up_member *m)
-{
-	return !m->list && spool_is_held_by(&m->question->spool, &m->reader);
-}
-
-/* Adds up for how long it has stood in the way. While nobody waits, whoever takes something begins anew. */
-static void blame(struct catch_up_member *m, bool others_wait)
-{
-	bool took_some = m->reader.n_rows != m->seen_rows;
-
-	m->seen_rows = m->reader.n_rows;
-	if (took_some && !others_wait)
-		m->stalled_for = 0;
-	else if (is_stalled(m))
-		m->stalled_for += LOOK_SECONDS;
-}
-
-static bool is_overdue(const struct catch_up_member *m, double limit)
-{
-	return is_stalled(m) && m->stalled_for >= limit;
-}
-
-static uint64_t bytes_left(const struct catch_up_member *m)
-{
-	return m->question->spool.n_bytes - m->reader.n_bytes;
-}
-
-/* Of the members of the user that holds most, the question of the overdue one for which most is kept. NULL:
- * none is overdue. */
-static struct catch_up_question *blame_user(struct catch_up_user *u, bool others_wait, double limit)
-{
-	struct catch_up_question *q;
-	struct catch_up_member *m, *heaviest = NULL;
-
-	TAILQ_FOREACH (q, &u->questions, link)
-		TAILQ_FOREACH (m, &q->members, sibling) {
-			blame(m, others_wait);
-			if (is_overdue(m, limit) && (!heaviest || bytes_left(m) > bytes_left(heaviest)))
-				heaviest = m;
-		}
-	return heaviest ? heaviest->question : NULL;
-}
-
-static void evict_overdue(struct catch_up *c, struct catch_up_question *q, double limit)
-{
-	struct catch_up_member *m = TAILQ_FIRST(&q->members), *next;
-
-	/* The question goes with its last member, and then there is no next. */
-	for (; m; m = next) {
-		next = TAILQ_NEXT(m, sibling);
-		if (!is_overdue(m, limit))
-			continue;
-		c->n_evicted++;
-		give_up(c, m, "overrun",
-			"it took what it missed too slowly, and there is no room for more "
-			"(PGHERALD_RECOVERY_SIZE)");
-	}
+		catch_up_wake(c);
 }
 
 static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct catch_up *c = timer->data;
-	struct catch_up_user *u;
 
 	(void)loop;
 	(void)events;
 	/* Where memory itself was short, it may be there again. */
 	use_room(c);
-	TAILQ_FOREACH (u, &c->users, link)
-		if (is_short(u))
-			break;
-	if (!u)
+	if (!shortage_lasts(c))
 		return;
 	watch_shortage(c);
-	bool others_wait = somebody_waits(c);
-	double limit = others_wait ? CATCH_UP_PATIENCE_SECONDS : CATCH_UP_STALL_SECONDS;
-	struct catch_up_question *q = blame_user(heaviest_user(c, u), others_wait, limit);
+	struct catch_up_question *q = shortage_look(c);
 	if (q)
-		evict_overdue(c, q, limit);
+		evict_overdue(c, q);
 }
 
 /* The lanes */
@@ -450,7 +210,7 @@ static void on_asking(void *context)
 	c->recovery->n_questions++;
 	/* When it is asked again, the whole answer comes again, and has all that the first had. */
 	spool_clear(&q->spool);
-	account(c, q);
+	question_account(c, q);
 	TAILQ_FOREACH (m, &q->members, sibling) {
 		m->worker->cursor = q->head;
 		spool_join(&q->spool, &m->reader);
@@ -471,12 +231,12 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 	if (decoded.channel->kind == CHANNEL_CHANGES)
 		row.key = fanout_key(c->fanout, &decoded);
 	spool_add(&q->spool, &row);
-	account(c, q);
+	question_account(c, q);
 	while ((m = TAILQ_FIRST(&q->hungry))) {
-		place(m, &c->ready);
-		wake(c);
+		question_place(m, &c->ready);
+		catch_up_wake(c);
 	}
-	if (make_room(c, q))
+	if (question_make_room(c, q))
 		return true;
 	watch_shortage(c);
 	return false;
@@ -489,14 +249,14 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 	struct catch_up_question *q = lane->question;
 	struct catch_up_member *m;
 
-	q->latest_counts = is_of_run(q->latest, token);
+	q->latest_counts = question_is_of_run(q->latest, token);
 	leave_lane(q);
 	if (outcome == CHANGES_COMPLETE) {
 		spool_end(&q->spool);
-		account(c, q);
+		question_account(c, q);
 		while ((m = TAILQ_FIRST(&q->hungry)))
-			place(m, &c->ready);
-		wake(c);
+			question_place(m, &c->ready);
+		catch_up_wake(c);
 	} else {
 		give_up_all(c, q, outcome, text);
 	}
@@ -508,7 +268,7 @@ static const struct changes_events lane_events = {on_asking, on_row, on_done};
 static struct catch_up_lane *free_lane(struct catch_up *c)
 {
 	for (int i = 0; i < CATCH_UP_LANES; i++)
-		if (!c->lanes[i].question)
+		if (!c->lanes[i].question && !ev_is_active(&c->lanes[i].rest))
 			return &c->lanes[i];
 	return NULL;
 }
@@ -517,13 +277,13 @@ static struct catch_up_lane *free_lane(struct catch_up *c)
 static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lane *lane)
 {
 	const char *token = TAILQ_FIRST(&u->waiting)->worker->passed->token;
-	struct catch_up_question *q = new_question(c, u);
+	struct catch_up_question *q = question_new(c, u);
 
 	if (!q)
 		return false;
 	q->lane = u->lane = lane;
 	lane->question = q;
-	join_all(q, token);
+	question_join_all(q, token);
 	TAILQ_REMOVE(&c->users, u, link);
 	TAILQ_INSERT_TAIL(&c->users, u, link);
 	changes_ask(&lane->changes, token, c->config->recovery_rate);
@@ -543,7 +303,7 @@ static void assign(struct catch_up *c)
 			continue;
 		if (u->lane) {
 			if (!u->lane->question->asked)
-				join_all(u->lane->question, u->lane->changes.since);
+				question_join_all(u->lane->question, u->lane->changes.since);
 			continue;
 		}
 		if (!(lane = free_lane(c)))
@@ -555,6 +315,15 @@ static void assign(struct catch_up *c)
 	}
 }
 
+static void on_rested(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct catch_up_lane *lane = timer->data;
+
+	(void)loop;
+	(void)events;
+	assign(lane->catch_up);
+}
+
 static void on_gather(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	(void)loop;
@@ -564,12 +333,12 @@ static void on_gather(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 {
-	struct catch_up_user *u = recoverable && w->passed ? user_of(c, w->uid) : NULL;
+	struct catch_up_user *u = recoverable && w->passed ? question_user(c, w->uid) : NULL;
 	struct catch_up_member *m = u ? calloc(1, sizeof *m) : NULL;
 
 	if (!m) {
 		if (u)
-			drop_idle_user(c, u);
+			question_drop_idle_user(c, u);
 		tell_gap(c, w, c->fanout->backlog.head, NULL, own_cause(w),
 			!recoverable
 				? "what it missed is no longer in the backlog, and there is no recovery function"
@@ -581,7 +350,7 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 	m->user = u;
 	w->catch_up = m;
 	c->n_workers++;
-	place(m, &u->waiting);
+	question_place(m, &u->waiting);
 	if (!ev_is_active(&c->gather))
 		timer_arm(c->loop, &c->gather, GATHER_SECONDS);
 }
@@ -590,8 +359,8 @@ void catch_up_takes_more(struct catch_up *c, struct worker *w)
 {
 	if (w->catch_up->list)
 		return;
-	place(w->catch_up, &c->ready);
-	wake(c);
+	question_place(w->catch_up, &c->ready);
+	catch_up_wake(c);
 }
 
 void catch_up_forget(struct catch_up *c, struct worker *w)
@@ -599,11 +368,11 @@ void catch_up_forget(struct catch_up *c, struct worker *w)
 	struct catch_up_question *q = w->catch_up->question;
 	struct catch_up_user *u = w->catch_up->user;
 
-	remove_member(c, w->catch_up);
+	question_remove(c, w->catch_up);
 	if (q)
 		drop_idle_question(c, q);
 	else
-		drop_idle_user(c, u);
+		question_drop_idle_user(c, u);
 }
 
 uint64_t catch_up_rows_left(const struct worker *w)
@@ -621,6 +390,7 @@ void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config
 		c->lanes[i].catch_up = c;
 		changes_init(&c->lanes[i].changes, loop, config, &fanout->checkpoints, upstream->identity,
 			&lane_events, &c->lanes[i]);
+		timer_init(&c->lanes[i].rest, on_rested, &c->lanes[i]);
 	}
 	TAILQ_INIT(&c->users);
 	TAILQ_INIT(&c->ready);
@@ -635,6 +405,8 @@ void catch_up_close(struct catch_up *c)
 	ev_timer_stop(c->loop, &c->gather);
 	ev_timer_stop(c->loop, &c->turn);
 	ev_timer_stop(c->loop, &c->shortage);
-	for (int i = 0; i < CATCH_UP_LANES; i++)
+	for (int i = 0; i < CATCH_UP_LANES; i++) {
+		ev_timer_stop(c->loop, &c->lanes[i].rest);
 		changes_close(&c->lanes[i].changes);
+	}
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "changes_since.h"
+#include "clock.h"
 #include "fanout.h"
 #include "recovery.h"
 #include "spool.h"
@@ -16,11 +17,6 @@
 /* Questions that are read at once. One user has one lane at the most, so that whatever the workers of one
  * ask, those of another find a lane. */
 #define CATCH_UP_LANES 3
-/* When there is no room for more, the worker for which most is kept is told of a gap, if its socket has taken
- * nothing for so long. Longer than a healthy worker may pause between two reads. */
-#define CATCH_UP_STALL_SECONDS 15.
-/* The same while others wait: the times add up in which it takes too little to make room. */
-#define CATCH_UP_PATIENCE_SECONDS 5.
 
 TAILQ_HEAD(catch_up_members, catch_up_member);
 
@@ -33,6 +29,7 @@ struct catch_up_member {
 	struct catch_up_members *list; /* where it stands; NULL while its socket has to take more first */
 	uint64_t seen_rows;            /* that it had taken when it was last looked at */
 	double stalled_for;            /* seconds in which there was no room because of it */
+	bool overdue;                  /* it is to be told of a gap */
 	TAILQ_ENTRY(catch_up_member) link;
 	TAILQ_ENTRY(catch_up_member) sibling; /* of the question */
 };
@@ -66,7 +63,8 @@ struct catch_up_user {
 struct catch_up_lane {
 	struct catch_up *catch_up;
 	struct changes_since changes;
-	struct catch_up_question *question; /* NULL: the lane is free */
+	struct catch_up_question *question; /* NULL: it asks nothing */
+	struct ev_timer rest;               /* until it may ask again */
 };
 
 struct catch_up {
@@ -87,6 +85,19 @@ struct catch_up {
 	uint64_t n_gaps;    /* told */
 	uint64_t n_evicted; /* of them, those for want of memory */
 };
+
+/* There was no room for the next row. Once its connection is lost, it asks anew, and then there is. */
+static inline bool catch_up_is_paused(const struct catch_up_lane *lane)
+{
+	return lane->question && lane->changes.wants_pause && lane->changes.session.conn;
+}
+
+/* There is room again, or a member is ready. */
+static inline void catch_up_wake(struct catch_up *catch_up)
+{
+	if (!ev_is_active(&catch_up->turn))
+		timer_arm(catch_up->loop, &catch_up->turn, 0);
+}
 
 void catch_up_init(struct catch_up *catch_up, struct ev_loop *loop, const struct config *config,
 	struct fanout *fanout, struct recovery *recovery, const struct upstream *upstream);

@@ -24,19 +24,21 @@
 /* One snapshot for the token and for the rows. A backend whose client is gone must not go on with a function
  * that hangs: client_connection_check_interval, where the version has it. The settings of a role or a
  * database are meant for other statements: what takes how long here is recovery_timeout's business. */
-#define PLAN_SQL                                                                                                                                                         \
-	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                                         \
-	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                                         \
-		"pg_catalog.pg_current_snapshot()") ", pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " UPSTREAM_IDENTITY_SQL \
-						    ", (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                                           \
-						    " FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"                              \
-						    " ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"                   \
+#define PLAN_SQL                                                                                                                                       \
+	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                       \
+	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                       \
+		"pg_catalog.pg_current_snapshot()") ", " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                              \
+						    ", " UPSTREAM_IDENTITY_SQL                                                                         \
+						    ", (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                         \
+						    " FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"            \
+						    " ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value)," \
 						    " pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
-enum { PLAN_TOKEN, PLAN_FUNCTION, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
+enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
 /* How far the server's history has the run of the token, which is not its present one. */
 #define RUN_SQL                                                                                              \
-	"SELECT upto FROM pgherald.server_run WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+	"SELECT pg_catalog.max(upto) FROM pgherald.server_run"                                               \
+	" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
 
 #define NO_ANSWER "the server ended a statement without an answer"
 
@@ -379,8 +381,15 @@ static void on_plan(void *context, PGresult *result)
 	c->token = strdup(PQgetvalue(result, 0, PLAN_TOKEN));
 	if (!c->token) {
 		try_again(c, "out of memory");
-	} else if (PQgetvalue(result, 0, PLAN_FUNCTION)[0] != 't') {
+	} else if (PQgetisnull(result, 0, PLAN_OWNER)) {
 		trouble(c, "there is no function pgherald.changes_since(pg_snapshot)");
+		fail(c, CHANGES_NO_FUNCTION);
+	} else if (*PQgetvalue(result, 0, PLAN_OWNER)) {
+		char text[200];
+		snprintf(text, sizeof text,
+			"pgherald.changes_since() is not used, since it or the schema pgherald belongs to %s",
+			PQgetvalue(result, 0, PLAN_OWNER));
+		trouble(c, text);
 		fail(c, CHANGES_NO_FUNCTION);
 	} else {
 		compare_runs(c);

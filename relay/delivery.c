@@ -384,8 +384,8 @@ static void unblock(struct worker *w)
 /* There is more to do than one slice may. */
 static void go_on_later(struct worker *w)
 {
-	w->blocked = w->flushing = true;
-	worker_schedule(w);
+	w->blocked = true;
+	worker_send(w);
 }
 
 /* Fell out of the backlog: it starts again from the newest checkpoint it has passed. */
@@ -409,7 +409,6 @@ static void send_what_is_owed(struct worker *w)
 	struct gathered g;
 	bool more = true;
 
-	w->flushing = false;
 	advance(w);
 	for (int sends = 0; more; sends++) {
 		if (w->state == WORKER_DEAD)

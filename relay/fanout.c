@@ -49,7 +49,7 @@ static size_t round_room(const struct fanout *f)
 static bool wakes_in_vain(const struct fanout *f)
 {
 	return fanout_round_waits(f) && f->backlog.end - f->turn_ends[1] < FEW_BYTES &&
-	       f->router.n_edges == 0 && !f->stopping;
+	       f->router.n_edges == 0 && f->round_left == 0 && !f->stopping;
 }
 
 static void hold(struct fanout *f, bool held)
@@ -73,9 +73,41 @@ static void on_alarm(void *context)
 
 static bool round_is_due(struct fanout *f)
 {
-	if (!fanout_round_waits(f))
+	if (!fanout_round_waits(f) || f->round_left > 0)
 		return false;
 	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace, f->backlog.head - f->flushed_head));
+}
+
+static void flush_walker(struct fanout *f, struct worker *w)
+{
+	uint64_t wakes = f->n_wakes;
+
+	delivery_flush(w);
+	if (f->n_wakes != wakes && w->state != WORKER_DEAD)
+		pace_sent(&f->pace, w->fd);
+}
+
+static void flush_all_walkers(struct fanout *f)
+{
+	for (struct worker *w = f->walkers, *next; w; w = next) {
+		next = w->next_walker;
+		if (!w->blocked)
+			flush_walker(f, w);
+		if (next && next->state == WORKER_DEAD)
+			next = f->walkers;
+	}
+}
+
+/* Each when its turn comes. */
+static void schedule_walkers(struct fanout *f)
+{
+	for (struct worker *w = f->walkers; w; w = w->next_walker) {
+		if (w->blocked)
+			continue;
+		w->in_round = true;
+		f->round_left++;
+		worker_send(w);
+	}
 }
 
 static void flush_walkers(struct fanout *f)
@@ -83,17 +115,27 @@ static void flush_walkers(struct fanout *f)
 	pace_begin(&f->pace);
 	f->flushed_end = f->backlog.end;
 	f->flushed_head = f->backlog.head;
-	for (struct worker *w = f->walkers, *next; w; w = next) {
-		uint64_t wakes = f->n_wakes;
-		next = w->next_walker;
-		if (!w->blocked)
-			delivery_flush(w);
-		if (f->n_wakes != wakes && w->state != WORKER_DEAD)
-			pace_sent(&f->pace, w->fd);
-		if (next && next->state == WORKER_DEAD)
-			next = f->walkers;
-	}
-	pace_end(&f->pace);
+	if (fanout_is_shared(f))
+		schedule_walkers(f);
+	else
+		flush_all_walkers(f);
+	if (f->round_left == 0)
+		pace_end(&f->pace);
+}
+
+static void leave_round(struct fanout *f, struct worker *w)
+{
+	if (!w->in_round)
+		return;
+	w->in_round = false;
+	if (--f->round_left == 0)
+		pace_end(&f->pace);
+}
+
+void fanout_flush_in_round(struct fanout *f, struct worker *w)
+{
+	flush_walker(f, w);
+	leave_round(f, w);
 }
 
 /* The end of the loop's turn: whatever it appended goes out now, to each worker at once. A flush may kill
@@ -139,7 +181,9 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 		(r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
 		return r;
 	users_open(&f->users);
-	schedule_open(&f->schedule, loop);
+	/* Requests after all sockets' events, before any deadline. What is there to be sent goes before. */
+	schedule_open(&f->asking, loop, -1, SCHEDULE_REST_SECONDS);
+	schedule_open(&f->sending, loop, 0, 0);
 	ev_timer_init(&f->parked_check, on_parked_check, PARKED_CHECK_SECONDS, PARKED_CHECK_SECONDS);
 	f->parked_check.data = f;
 	ev_timer_start(loop, &f->parked_check);
@@ -157,7 +201,8 @@ void fanout_close(struct fanout *f)
 	while (f->leaving)
 		fanout_bury(f, f->leaving);
 	reap(f);
-	schedule_close(&f->schedule);
+	schedule_close(&f->asking);
+	schedule_close(&f->sending);
 	checkpoint_history_clear(&f->checkpoints);
 	pace_close(&f->pace);
 	router_close(&f->router);
@@ -216,7 +261,7 @@ int fanout_add(struct fanout *f, struct worker *w, uid_t uid)
 	w->id = f->next_id++;
 	link_worker(&f->workers, w);
 	f->n_workers++;
-	f->schedule.n_users += w->user->n_workers++ == 0;
+	f->asking.n_users += w->user->n_workers++ == 0;
 	f->n_accepted++;
 	fanout_add_walker(f, w);
 	return 0;
@@ -226,11 +271,12 @@ void fanout_remove(struct fanout *f, struct worker *w)
 {
 	if (!w->wanted_whole)
 		fanout_remove_walker(f, w);
+	leave_round(f, w);
 	f->slots[w->slot] = NULL;
 	unlink_worker(&f->workers, w);
 	link_worker(&f->leaving, w);
 	f->n_workers--;
-	f->schedule.n_users -= --w->user->n_workers == 0;
+	f->asking.n_users -= --w->user->n_workers == 0;
 }
 
 void fanout_bury(struct fanout *f, struct worker *w)
@@ -278,6 +324,11 @@ void fanout_remove_walker(struct fanout *f, struct worker *w)
 
 void fanout_mark(struct fanout *f, struct worker *w)
 {
+	if (fanout_is_shared(f)) {
+		if (!w->blocked)
+			worker_send(w);
+		return;
+	}
 	if (w->dirty)
 		return;
 	w->dirty = true;

@@ -26,7 +26,8 @@ struct fanout {
 	struct checkpoint_history checkpoints;
 
 	struct users users;
-	struct schedule schedule;
+	struct schedule asking, sending;
+	uint32_t round_left;    /* of a round that is under way: so many are still to be sent to */
 	struct worker *workers; /* all that are not dead */
 	struct worker *walkers; /* by next_walker: those that look at every frame of the backlog */
 	struct worker *leaving; /* by next: dead, and still with subscriptions */
@@ -105,12 +106,19 @@ struct worker *fanout_worker_by_id(struct fanout *fanout, uint64_t id);
 /* Walkers are flushed by rounds, at the end of a turn in which the backlog grew or later. */
 void fanout_add_walker(struct fanout *fanout, struct worker *worker);
 void fanout_remove_walker(struct fanout *fanout, struct worker *worker);
+/* Its turn in the round that is under way. The worker may be dead after this. */
+void fanout_flush_in_round(struct fanout *fanout, struct worker *worker);
+/* Several users have workers: whoever is sent much must not hold up the others. */
+static inline bool fanout_is_shared(const struct fanout *fanout)
+{
+	return fanout->asking.n_users > 1;
+}
 /* Some frames no round has sent yet. */
 static inline bool fanout_round_waits(const struct fanout *fanout)
 {
 	return fanout->backlog.head != fanout->flushed_head;
 }
-/* Flush it at the end of this turn. */
+/* Flush it at the end of this iteration; or, where several users have workers, when its turn comes. */
 void fanout_mark(struct fanout *fanout, struct worker *worker);
 /* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A
  * worker that takes nothing does not count: nobody waits for it. */

@@ -163,11 +163,12 @@ static void on_proved(void *context, const char *token)
 		recover(r, token);
 		return;
 	}
-	if (!r->upstream.recoverable)
+	/* That it distrusts one of them, the upstream has said. */
+	if (!r->upstream.recoverable && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
 			"to have them recovered, install recovery.sql or write the function for your schema");
-	else if (!r->upstream.notes_runs)
+	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so a restart or failover of "
 			"PostgreSQL is announced as a gap; run recovery.sql again, or grant EXECUTE on it");
@@ -291,10 +292,14 @@ static void on_publish(
 	int result;
 
 	if (r->config.mode == MODE_POSTGRES) {
-		result = publisher_submit(&r->publisher, worker.id, worker.slot, request, channel, payload);
+		r->publisher.shared = fanout_is_shared(&r->fanout);
+		result = publisher_submit(&r->publisher,
+			&(struct publish_origin){
+				fanout_worker(&r->fanout, worker)->uid, worker.slot, worker.id, request},
+			channel, payload);
 		if (result < 0)
-			worker_published(
-				&r->fanout, worker, request, "busy", "the relay's publish queue is full");
+			worker_published(&r->fanout, worker, request, "busy",
+				"the relay's publish queue, or this user's share of it, is full");
 		return;
 	}
 	result = decode_notification(&r->decode, channel, payload, &decoded);

@@ -122,10 +122,8 @@ static void print_postgres(struct page *p, const struct relay *r)
 		latest ? clock_now() - r->fanout.checkpoint_at : 0);
 	gauge(p, "pgherald_publisher_connected", "Whether the publishing connection is there.",
 		pub->session.conn != NULL);
-	gauge(p, "pgherald_publish_queue_requests", "Requests that wait for PostgreSQL.",
-		pub->queue.n + pub->in_flight.n);
-	gauge(p, "pgherald_publish_queue_bytes", "Their payloads.",
-		(double)(pub->queue.bytes + pub->in_flight.bytes));
+	gauge(p, "pgherald_publish_queue_requests", "Requests that wait for PostgreSQL.", pub->queue.n);
+	gauge(p, "pgherald_publish_queue_bytes", "Their payloads.", (double)pub->queue.bytes);
 	counter(p, "pgherald_publish_batches_total", "Statements that published.", pub->n_batches);
 	counter(p, "pgherald_published_total", "Requests that were committed.", pub->n_published);
 	counter(p, "pgherald_publish_failures_total",
@@ -208,6 +206,7 @@ static void print_limits(struct page *p, const struct relay *r)
 		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
 	labelled(p, "limit", "publish_queue", r->publisher.n_full);
 	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
+	labelled(p, "limit", "publishes_per_uid", r->publisher.n_full_for_user);
 }
 
 /* The names that every Prometheus client library uses. */

@@ -53,8 +53,8 @@ static void report_publisher(struct report *r, const struct relay *relay)
 
 	report_group(r, "publisher");
 	report_text(r, "state", p->session.conn ? "connected" : "down");
-	report_count(r, "queue", p->queue.n + p->in_flight.n);
-	report_count(r, "queue bytes", p->queue.bytes + p->in_flight.bytes);
+	report_count(r, "queue", p->queue.n);
+	report_count(r, "queue bytes", p->queue.bytes);
 	report_count(r, "published", p->n_published);
 	report_count(r, "batches", p->n_batches);
 	report_count(r, "failed", p->n_failed);

@@ -93,7 +93,7 @@ void reader_look_after_parked(struct fanout *f)
 	for (unsigned i = 0; i < USERS_BUCKETS; i++)
 		LIST_FOREACH(user, &f->users.buckets[i], next)
 	TAILQ_FOREACH (w, &user->parked, next_parked)
-		worker_schedule(w);
+		worker_ask(w);
 }
 
 /* One goes on; it wakes the next when it has been served. */
@@ -104,7 +104,7 @@ static void wake_first(struct user *user)
 	if (!first || !user_has_room(first))
 		return;
 	unpark(first);
-	worker_schedule(first);
+	worker_ask(first);
 }
 
 void reader_wake(struct fanout *f)
@@ -315,7 +315,7 @@ void reader_serve(struct worker *w)
 	if (w->state == WORKER_DEAD)
 		return;
 	if (more)
-		worker_schedule(w);
+		worker_ask(w);
 	wake_first(w->user);
 }
 
@@ -323,7 +323,7 @@ void reader_ready(struct worker *w)
 {
 	w->input.more = true;
 	ev_io_stop(w->fanout->loop, &w->reader);
-	worker_schedule(w);
+	worker_ask(w);
 }
 
 void reader_resume(struct worker *w)
@@ -332,7 +332,7 @@ void reader_resume(struct worker *w)
 		return;
 	w->reading = true;
 	w->input.more = true;
-	worker_schedule(w);
+	worker_ask(w);
 }
 
 void reader_stop(struct worker *w)

@@ -214,7 +214,7 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 		}
 		text = (struct wire_str){payload, (uint32_t)len};
 	}
-	if (publisher_submit(rc->publisher, 0, 0, 0, channel->name, text) < 0) {
+	if (publisher_submit(rc->publisher, NULL, channel->name, text) < 0) {
 		rc->failed = true;
 		return;
 	}

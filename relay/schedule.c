@@ -2,9 +2,6 @@
 
 #include "clock.h"
 
-/* Below every socket's, above every deadline's. */
-#define PRIORITY (-1)
-
 static void leave(struct schedule *s, struct share *share)
 {
 	TAILQ_REMOVE(share->in, share, next);
@@ -65,7 +62,7 @@ static void begin_rest(struct schedule *s)
 		enter(s, share, &s->resting);
 	}
 	if (!ev_is_active(&s->rest))
-		timer_arm(s->loop, &s->rest, SCHEDULE_REST_SECONDS);
+		timer_arm(s->loop, &s->rest, s->rest_seconds);
 }
 
 static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -92,7 +89,7 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 	do
 		serve_next(s);
 	while (!TAILQ_EMPTY(&s->ring) && clock_now() < end);
-	if (!TAILQ_EMPTY(&s->ring) && s->n_users > 1)
+	if (!TAILQ_EMPTY(&s->ring) && s->rest_seconds > 0 && s->n_users > 1)
 		begin_rest(s);
 }
 
@@ -103,13 +100,14 @@ static void on_idle(struct ev_loop *loop, struct ev_idle *watcher, int events)
 	(void)events;
 }
 
-void schedule_open(struct schedule *s, struct ev_loop *loop)
+void schedule_open(struct schedule *s, struct ev_loop *loop, int priority, double rest_seconds)
 {
 	*s = (struct schedule){.loop = loop,
+		.rest_seconds = rest_seconds,
 		.ring = TAILQ_HEAD_INITIALIZER(s->ring),
 		.resting = TAILQ_HEAD_INITIALIZER(s->resting)};
 	ev_check_init(&s->serving, on_check);
-	ev_set_priority(&s->serving, PRIORITY);
+	ev_set_priority(&s->serving, priority);
 	ev_idle_init(&s->busy, on_idle);
 	ev_set_priority(&s->busy, EV_MINPRI);
 	timer_init(&s->rest, on_rest_over, s);

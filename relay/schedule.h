@@ -2,7 +2,7 @@
  * iteration of the event loop. So a user with a thousand connections delays another by one slice, and what
  * many ask together never holds up the sockets of PostgreSQL, which are read first. What is done in one slice
  * is its owner's business, and takes some 20 microseconds: the workers' connections, the operators' and those
- * of the metrics each bring a function.
+ * of the metrics each bring a function. There are two schedules: of what is sent, and of what is asked.
  *
  * A list and not libev's priorities: those say which of two events comes first within one iteration, but
  * neither how much of it is done nor whose turn it was last. The list is served by an ev_check, when all
@@ -11,8 +11,9 @@
  * served.
  *
  * A user who is not done by then asks for more than others wait for; where there are others, it rests for a
- * while. Otherwise the relay would be busy all the time, and the kernel would let a process that always runs
- * wait for the processor behind those that run now and then: then whoever asks little waits too. */
+ * while before it may ask on. Otherwise the relay would be busy all the time, and the kernel would let a
+ * process that always runs wait for the processor behind those that run now and then: then whoever asks
+ * little waits too. */
 #pragma once
 
 #include <ev.h>
@@ -46,13 +47,15 @@ struct schedule {
 	struct ev_loop *loop;
 	struct shares ring; /* the first is served next */
 	struct shares resting;
-	unsigned n_users; /* who have workers; the fan-out counts them */
+	double rest_seconds; /* 0: nobody rests */
+	unsigned n_users;    /* who have workers; the fan-out counts them */
 	struct ev_check serving;
 	struct ev_idle busy; /* while the ring is not empty */
 	struct ev_timer rest;
 };
 
-void schedule_open(struct schedule *schedule, struct ev_loop *loop);
+/* priority: libev's, among the events of an iteration. */
+void schedule_open(struct schedule *schedule, struct ev_loop *loop, int priority, double rest_seconds);
 /* Nobody is ready any more. */
 void schedule_close(struct schedule *schedule);
 

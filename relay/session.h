@@ -51,6 +51,7 @@ struct session {
 	bool was_connected;           /* ever */
 	bool paused;
 	unsigned reads_ahead; /* so many times more before the loop turns */
+	bool late;            /* the deadline is over, and something waited to be read */
 	bool unsent;          /* a statement could not be sent: the connection is given up */
 	char farewell[256];   /* the server's reason to end the session, if it gave one */
 };
@@ -88,6 +89,9 @@ void session_pause(struct session *session, bool pause);
 /* When it is read next, read up to so many bytes more in the same turn of the loop, as far as they are there.
  */
 void session_read_ahead(struct session *session, size_t bytes);
+
+/* Whether PostgreSQL has sent what was not read yet, and may be. */
+bool session_has_unread(const struct session *session);
 
 /* Whether the result is one row of so many columns, as the statement should have. A server may answer
  * anything. */

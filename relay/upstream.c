@@ -21,20 +21,11 @@
 	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                                 \
 	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name"
 
-/* The role may lack the schema as well as the function. */
-#define NOTES_RUNS_SQL                                                                                       \
-	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
-	" AND pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pgherald.note_run()'),"          \
-	" 'EXECUTE'), false)"
-#define READS_KEY_SQL                                                                                        \
-	"coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgherald'), 'USAGE')"          \
-	" AND pg_catalog.has_table_privilege(pg_catalog.to_regclass('pgherald.relay_key'), 'SELECT'), false)"
 #define KEY_SQL "SELECT key FROM pgherald.relay_key"
-#define CHECK_SQL                                                                                                    \
-	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL               \
-	", pg_catalog.pg_backend_pid(),"                                                                             \
-	" pg_catalog.to_regprocedure('pgherald.changes_since(pg_catalog.pg_snapshot)') IS NOT NULL, " NOTES_RUNS_SQL \
-	", " READS_KEY_SQL
+#define CHECK_SQL                                                                                            \
+	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL       \
+	", pg_catalog.pg_backend_pid(), " UPSTREAM_CHANGES_SINCE_OWNER_SQL ", " UPSTREAM_NOTE_RUN_OWNER_SQL  \
+	", " UPSTREAM_RELAY_KEY_OWNER_SQL
 enum {
 	CHECK_STANDBY,
 	CHECK_DATABASE,
@@ -168,6 +159,24 @@ static void on_key(void *context, PGresult *result)
 	PQfreemem(bytes);
 }
 
+/* Whether the object is there, and nobody owns it or the schema whom we do not trust. */
+static bool is_ours(struct upstream *u, const PGresult *result, int field, const char *object)
+{
+	static struct diag_limit limit;
+	const char *owner = PQgetvalue(result, 0, field);
+
+	if (PQgetisnull(result, 0, field))
+		return false;
+	if (!*owner)
+		return true;
+	u->distrusts = true;
+	diag_limited(&limit, DIAG_WARNING,
+		"pgherald.%s is not used, since it or the schema pgherald belongs to %s, who is neither a superuser "
+		"nor the owner of the database or of all tables that this role may read; drop it, or change its owner",
+		object, owner);
+	return false;
+}
+
 static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
@@ -190,9 +199,10 @@ static void on_check(void *context, PGresult *result)
 		return;
 	}
 	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
-	u->recoverable = PQgetvalue(result, 0, CHECK_RECOVERABLE)[0] == 't';
-	u->notes_runs = PQgetvalue(result, 0, CHECK_NOTES_RUNS)[0] == 't';
-	u->reads_key = PQgetvalue(result, 0, CHECK_READS_KEY)[0] == 't';
+	u->distrusts = false;
+	u->recoverable = is_ours(u, result, CHECK_RECOVERABLE, "changes_since()");
+	u->notes_runs = is_ours(u, result, CHECK_NOTES_RUNS, "note_run()");
+	u->reads_key = is_ours(u, result, CHECK_READS_KEY, "relay_key");
 	u->has_key = false;
 	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));

@@ -25,7 +25,8 @@ struct user *users_get(struct users *users, uid_t uid)
 		return NULL;
 	user->uid = uid;
 	user->n_refs = 1;
-	share_init(&user->share);
+	share_init(&user->asking);
+	share_init(&user->sending);
 	TAILQ_INIT(&user->parked);
 	LIST_INSERT_HEAD(&users->buckets[uid % USERS_BUCKETS], user, next);
 	users->n++;

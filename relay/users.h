@@ -16,7 +16,7 @@ struct user {
 	LIST_ENTRY(user) next; /* in its bucket */
 	uid_t uid;
 	unsigned n_refs;
-	struct share share;
+	struct share asking, sending;
 
 	unsigned n_workers;
 	uint64_t n_subscriptions; /* by pubkey, and those that are about to be made */

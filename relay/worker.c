@@ -129,7 +129,8 @@ void worker_close(struct worker *w, const char *code, const char *reason)
 	pace_forget(&f->pace, w->fd);
 	close(w->fd);
 	fanout_remove(f, w);
-	worker_schedule(w);
+	schedule_remove(&f->sending, &w->sending);
+	worker_ask(w);
 }
 
 void worker_free(struct worker *w)
@@ -137,7 +138,7 @@ void worker_free(struct worker *w)
 	delivery_free(w);
 	reader_free(w);
 	worker_account(w);
-	schedule_remove(&w->fanout->schedule, &w->ready);
+	schedule_remove(&w->fanout->asking, &w->asking);
 	users_put(&w->fanout->users, w->user);
 	checkpoint_unref(w->passed);
 	free(w);
@@ -145,9 +146,14 @@ void worker_free(struct worker *w)
 
 /* Its turn */
 
-void worker_schedule(struct worker *w)
+void worker_ask(struct worker *w)
 {
-	schedule_add(&w->fanout->schedule, &w->ready);
+	schedule_add(&w->fanout->asking, &w->asking);
+}
+
+void worker_send(struct worker *w)
+{
+	schedule_add(&w->fanout->sending, &w->sending);
 }
 
 void worker_account(struct worker *w)
@@ -176,24 +182,31 @@ static void take_apart(struct worker *w)
 	if (n < FORGET_MAX)
 		fanout_bury(f, w);
 	else
-		worker_schedule(w);
+		worker_ask(w);
 }
 
-static void serve(struct ready *ready)
+static void serve_asking(struct ready *ready)
 {
-	struct worker *w = (struct worker *)((char *)ready - offsetof(struct worker, ready));
+	struct worker *w = (struct worker *)((char *)ready - offsetof(struct worker, asking));
 
 	if (w->state == WORKER_DEAD) {
 		take_apart(w);
 		return;
 	}
-	if (w->flushing)
-		delivery_flush(w);
-	if (w->state != WORKER_DEAD)
-		reader_serve(w);
+	reader_serve(w);
 	/* After what it sent, which may be late only because others were served. */
 	if (w->overdue && w->state == WORKER_NEW && (!w->input.more || w->parked))
 		worker_protocol_error(w, "HELLO did not come in time");
+}
+
+static void serve_sending(struct ready *ready)
+{
+	struct worker *w = (struct worker *)((char *)ready - offsetof(struct worker, sending));
+
+	if (w->in_round)
+		fanout_flush_in_round(w->fanout, w);
+	else
+		delivery_flush(w);
 }
 
 /* libev has given its socket up: the kernel has no room for it in the epoll. */
@@ -220,8 +233,7 @@ static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		unwatched(w);
 		return;
 	}
-	w->flushing = true;
-	worker_schedule(w);
+	worker_send(w);
 }
 
 static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -231,7 +243,7 @@ static void on_hello_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 	(void)loop;
 	(void)events;
 	w->overdue = true;
-	worker_schedule(w);
+	worker_ask(w);
 }
 
 static void admit(struct worker *w)
@@ -275,7 +287,8 @@ struct worker *worker_open(struct fanout *f, int fd)
 	ev_io_init(&w->writer, on_writable, fd, EV_WRITE);
 	timer_init(&w->hello_deadline, on_hello_deadline, w);
 	w->reader.data = w->writer.data = w;
-	ready_init(&w->ready, &w->user->share, serve);
+	ready_init(&w->asking, &w->user->asking, serve_asking);
+	ready_init(&w->sending, &w->user->sending, serve_sending);
 	w->reading = true;
 	ev_io_start(f->loop, &w->reader);
 	timer_arm(f->loop, &w->hello_deadline, WORKER_HELLO_SECONDS);

@@ -106,14 +106,15 @@ struct worker {
 	struct worker *next_walker, *prev_walker; /* those that are not wanted_whole */
 	struct worker *next_dirty;                /* those to flush at the end of this turn of the loop */
 	bool dirty;
-	bool blocked;  /* the socket was full, or there is more to send than one slice may; not for rounds */
-	bool flushing; /* of those: its turn will come */
+	bool blocked; /* the socket was full, and the writer watches; or there is more than one slice may send
+		       */
+	bool in_round; /* the round that is under way has not come to it */
 	bool reading;  /* its requests are taken: the reader watches, or its turn will come */
 	bool parked;   /* not now, since its user has too much queued */
 	bool overdue;  /* HELLO did not come in time */
 	enum worker_state state;
 	struct user *user;
-	struct ready ready;
+	struct ready asking, sending; /* its places in the schedules */
 	TAILQ_ENTRY(worker) next_parked;
 	int fd;
 	struct ev_io reader, writer;
@@ -196,8 +197,9 @@ void worker_close(struct worker *worker, const char *code, const char *reason);
 /* Frees what worker_close() left; the fan-out calls it. */
 void worker_free(struct worker *worker);
 
-/* Something is to be done for it: when its turn comes. */
-void worker_schedule(struct worker *worker);
+/* Its requests, or what it is sent, go on when its turn comes. */
+void worker_ask(struct worker *worker);
+void worker_send(struct worker *worker);
 /* The queue or the input has grown or shrunk. */
 void worker_account(struct worker *worker);
 

@@ -1,16 +1,22 @@
--- Optional: notifies inside the transaction that writes, for applications that cannot be changed to notify through the relay.
+-- Optional: notifies inside the transaction that writes, for applications that cannot be changed to notify
+-- through the relay.
 --
--- What it costs: PostgreSQL takes one lock for the whole cluster from the moment a transaction with a NOTIFY queues it
--- until its WAL is flushed, so such transactions commit one at a time, and group commit is gone. With 32 writers, 6,976
--- commits took 6,976 fsyncs; with an fsync of 1 ms, 64 clients reach some 760 commits a second where plain INSERTs reach
--- 17,800. So it is for low write rates: below a few hundred a second. For all others: commit, then notify through the relay,
--- which batches; what a program that dies in between would lose, the relays announce by themselves (recovery.sql).
+-- What it costs: PostgreSQL takes one lock for the whole cluster from the moment a transaction with a NOTIFY
+-- queues it until its WAL is flushed, so such transactions commit one at a time, and group commit is gone.
+-- With 32 writers, 6,976 commits took 6,976 fsyncs; with an fsync of 1 ms, 64 clients reach some 760 commits
+-- a second where plain INSERTs reach 17,800. So it is for low write rates: below a few hundred a second. For
+-- all others: commit, then notify through the relay, which batches; what a program that dies in between would
+-- lose, the relays announce by themselves (recovery.sql).
 --
 --   psql -v ON_ERROR_STOP=1 -f notify.sql "$DATABASE_DIRECT_URL"
 --
--- The originator's client id, if it is to be known, is set in the transaction: SET LOCAL pgherald.client_id = '...'.
--- May be run again; notify_down.sql undoes it.
+-- The originator's client id, if it is to be known, is set in the transaction:
+--   SET LOCAL pgherald.client_id = '...'
+-- You may run it again, next to a running service, and it upgrades an older version of itself. notify_down.sql
+-- undoes it.
 
+-- Whatever others have put into the search_path of the role that runs this, from here on pg_catalog alone is
+-- searched.
 DO $$
 BEGIN
     PERFORM pg_catalog.set_config('pgherald.users',
@@ -20,29 +26,46 @@ BEGIN
 END
 $$;
 
+-- The settings of a role are meant for other statements. The last DO gives them back.
 DO $$
-DECLARE
-    schema_owner oid := (SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald');
-    trusted oid[] := ARRAY(SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user
-                           UNION SELECT datdba FROM pg_database WHERE datname = current_database()
-                           UNION SELECT relowner FROM pg_class
-                                 WHERE oid = nullif(current_setting('pgherald.users'), '')::oid);
 BEGIN
+    PERFORM set_config(name, value, false)
+    FROM pg_settings JOIN (VALUES ('statement_timeout', '0'), ('transaction_timeout', '0'), ('lock_timeout', '0'),
+                                  ('default_transaction_isolation', 'read committed'),
+                                  ('client_min_messages', 'warning')) AS v (name, value) USING (name);
     IF current_setting('pgherald.users') = '' THEN
         RAISE EXCEPTION 'there is no table user_revisions in the search_path (%)', current_setting('pgherald.searched');
-    END IF;
-    IF schema_owner <> ALL (trusted) THEN
-        RAISE EXCEPTION 'the schema pgherald belongs to %, who is neither the owner of the table or the database nor a superuser',
-                        pg_get_userbyid(schema_owner)
-              USING HINT = 'Look at what is in it, and drop it or change its owner.';
     END IF;
 END
 $$;
 
 CREATE SCHEMA IF NOT EXISTS pgherald;
 
--- It runs as whoever writes the table, in whatever search_path that is: so it has one of its own. A user that gets another
--- id is told under both.
+-- What a stranger owns there, the stranger can replace later.
+DO $$
+DECLARE
+    trusted oid[] := ARRAY(SELECT oid FROM pg_roles WHERE rolname = current_user
+                           UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database()
+                           UNION ALL SELECT relowner FROM pg_class WHERE oid = current_setting('pgherald.users')::oid);
+    stranger record;
+BEGIN
+    SELECT * INTO stranger
+    FROM (SELECT 'schema', nspname, nspowner FROM pg_namespace WHERE nspname = 'pgherald'
+          UNION ALL SELECT 'function', proname, proowner FROM pg_proc WHERE pronamespace = 'pgherald'::regnamespace
+         ) AS o (kind, name, owner)
+    WHERE NOT EXISTS (SELECT FROM unnest(trusted) AS t (role) WHERE pg_has_role(o.owner, t.role, 'MEMBER'))
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the % % belongs to %, who is neither a superuser nor the owner of the database or the table',
+                        stranger.kind, CASE stranger.kind WHEN 'schema' THEN '' ELSE 'pgherald.' END || stranger.name,
+                        pg_get_userbyid(stranger.owner)
+              USING HINT = 'Look at what is in the schema pgherald, and drop it. If you trust its owner, run this as that role.';
+    END IF;
+END
+$$;
+
+-- It runs as whoever writes the table, in whatever search_path that is: so it has one of its own. A user that
+-- gets another id is told under both.
 CREATE OR REPLACE FUNCTION pgherald.notify_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -58,6 +81,8 @@ BEGIN
         -- pg_notify would raise, and the write would be lost because it cannot be announced.
         IF octet_length(payload) < 8000 THEN
             PERFORM pg_notify('data_sync_changes', payload);
+        ELSIF payload IS NULL THEN
+            RAISE WARNING 'a change is not notified: its user_id is NULL';
         ELSE
             RAISE WARNING 'a change is not notified: its payload would have % bytes', octet_length(payload);
         END IF;
@@ -66,18 +91,38 @@ BEGIN
 END
 $$;
 
--- It fires ALWAYS: what logical replication applies is a change too.
+-- To queue for a lock behind a long transaction would make all who come later queue too: so give up soon, and
+-- try again. The trigger fires ALWAYS: what logical replication applies is a change too.
 DO $$
 DECLARE
     users regclass := current_setting('pgherald.users')::oid::regclass;
 BEGIN
     SET LOCAL lock_timeout = '2s';
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify') THEN
-        EXECUTE format('CREATE TRIGGER pgherald_notify AFTER INSERT OR UPDATE ON %s'
-                       ' FOR EACH ROW EXECUTE FUNCTION pgherald.notify_change()', users);
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify' AND tgenabled = 'A') THEN
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER pgherald_notify', users);
-    END IF;
+    FOR attempt IN 1..60 LOOP
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify') THEN
+                EXECUTE format('CREATE TRIGGER pgherald_notify AFTER INSERT OR UPDATE ON %s'
+                               ' FOR EACH ROW EXECUTE FUNCTION pgherald.notify_change()', users);
+            END IF;
+            IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_notify' AND tgenabled = 'A') THEN
+                EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER pgherald_notify', users);
+            END IF;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF attempt = 60 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.5);
+        END;
+    END LOOP;
+END
+$$;
+
+DO $$
+BEGIN
+    PERFORM set_config(name, reset_val, false) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout', 'default_transaction_isolation',
+                   'client_min_messages');
+    PERFORM set_config('search_path', current_setting('pgherald.searched'), false);
 END
 $$;

@@ -9,7 +9,9 @@ import os
 from procs import wait_until
 from worker import CHANNEL
 
-SQL = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "relay", "sql")
+HERE = os.path.dirname(os.path.abspath(__file__))
+SQL = os.path.join(os.path.dirname(os.path.dirname(HERE)), "relay", "sql")
+OLDER = os.path.join(HERE, "older")  # the migrations of version 1
 
 TABLES = """
 CREATE TABLE records (
@@ -25,10 +27,11 @@ INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'r' || revisio
 """
 
 
-def psql(run, server, database, path, check=True, user="app"):
-    """Run a file as an operator does. Returns its output."""
+def psql(run, server, database, *paths, user="app", **variables):
+    """Run files as an operator does. Returns their output."""
     return run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port),
-                     "-U", user, "-d", database, "-f", path])
+                     "-U", user, "-d", database, *(a for name, value in variables.items() for a in ("-v", f"{name}={value}")),
+                     *(a for path in paths for a in ("-f", path))])
 
 
 class Transaction:
@@ -55,14 +58,16 @@ class Transaction:
 class DataSync:
     """The tables in one database."""
 
-    def __init__(self, run, database):
+    def __init__(self, run, database, restored=False):
         self.run = run
         self.database = database
-        database.sql(TABLES)
+        if not restored:
+            database.sql(TABLES)
 
-    def migrate(self, name):
-        """Run one of relay/sql."""
-        return psql(self.run, self.database.server, self.database.name, os.path.join(SQL, name + ".sql"))
+    def migrate(self, *names, directory=SQL, user="app", **variables):
+        """Run some of relay/sql."""
+        return psql(self.run, self.database.server, self.database.name,
+                    *(os.path.join(directory, name + ".sql") for name in names), user=user, **variables)
 
     def recoverable(self):
         self.migrate("recovery")

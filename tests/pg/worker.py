@@ -200,7 +200,7 @@ class Worker:
         return text if len(text) < 3000 else text[:1500] + " ... " + text[-1500:]
 
     def _check(self, frame):
-        assert not self.of(Bye), f"{frame} after BYE"
+        assert not (self.frames and isinstance(self.frames[-1], Bye)), f"{frame} after BYE"
         first = not self.frames
         assert isinstance(frame, (Welcome, Bye)) if first else not isinstance(frame, Welcome), f"{frame} out of turn"
         if isinstance(frame, Welcome):

@@ -16,7 +16,7 @@ static unsigned n_served;
 static void start(void)
 {
 	loop = ev_default_loop(EVFLAG_AUTO);
-	schedule_open(&schedule, loop);
+	schedule_open(&schedule, loop, -1, SCHEDULE_REST_SECONDS);
 	schedule.n_users = 2;
 	share_init(&greedy);
 	share_init(&modest);
