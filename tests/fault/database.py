@@ -234,6 +234,12 @@ class Site:
         finally:
             connection.close()
 
+    def answers(self):
+        try:
+            return self.sql("SELECT true")
+        except psycopg2.Error:
+            return False
+
     def moment(self):
         xid, lsn = self.sql("SELECT pg_current_xact_id()::text::bigint, pg_current_wal_insert_lsn()::text")[0]
         return Moment(xid, lsn_of(lsn), self.runs)

@@ -8,7 +8,7 @@ import time
 import psycopg2
 
 from clock import jump
-from procs import signal_all
+from procs import signal_all, wait_until
 
 
 def terminate_upstream(system, rng):
@@ -35,6 +35,18 @@ def restart_postgres(system, rng):
 def crash_postgres(system, rng):
     pause = rng.random() * 2
     system.site.start_again("immediate", lambda: time.sleep(pause))
+
+
+def crash_backend(system, rng):
+    """PostgreSQL ends all others too, recovers as after a crash, and goes on as the same run of the server."""
+    try:
+        pids = system.site.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                               " AND pid <> pg_backend_pid()")
+    except psycopg2.Error:
+        return
+    if pids:
+        signal_all([rng.choice(sorted(pids))[0]], signal.SIGKILL)
+        wait_until(system.site.answers, "PostgreSQL recovers", 30)
 
 
 def freeze_backend(system, rng):
@@ -145,6 +157,6 @@ def crowd(system, rng):
 
 
 ORDINARY = (terminate_upstream, terminate_publisher, terminate_recovery, half_open, restart_postgres, crash_postgres,
-            freeze_backend, freeze_postgres, freeze_relay, kill_relay, stop_relay, jump_clock, freeze_worker, kill_worker,
+            crash_backend, freeze_backend, freeze_postgres, freeze_relay, kill_relay, stop_relay, jump_clock, freeze_worker, kill_worker,
             restart_bouncer, second_relay, burst, overrun, long_transaction, crowd)
-SEVERE = (restart_postgres, crash_postgres, freeze_postgres)
+SEVERE = (restart_postgres, crash_postgres, crash_backend, freeze_postgres)

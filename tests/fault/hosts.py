@@ -13,9 +13,14 @@ CONDITIONS = {
     "channels": "relays have different channels, and of some two neither has all of the other's",
     "intervals": "relays have different checkpoint intervals",
     "unreconciled": "one more relay has PGHERALD_RECONCILE=no",
+    "nobody-reconciles": "all relays have it",
     "powerless": "one more relay has a role that may not read the tables",
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
+
+# How often a run has it that is told nothing.
+OFTEN = {"nobody-reconciles": 0.1}
+USUALLY = 0.7
 
 INTERVAL = 0.5
 INTERVALS = (0.4, 0.6, 1.0, 1.6)
@@ -30,6 +35,11 @@ CHANNEL_SETS = (
     (ALL, ORDERS, TICKETS),
     (OTHERS, ORDERS, TICKETS),
 )
+
+
+def chosen(rng):
+    """What the relays of a run differ in that is told nothing."""
+    return [name for name in sorted(CONDITIONS) if rng.random() < OFTEN.get(name, USUALLY)]
 
 
 class Host(Relay):
@@ -90,12 +100,16 @@ class Hosts:
     def __init__(self, run, site, rng, names, environment):
         sets = rng.choice(CHANNEL_SETS) if "channels" in names else ((CHANNEL,),) * 3
         intervals = rng.sample(INTERVALS, 3) if "intervals" in names else (INTERVAL,) * 3
+        all_reconcile = "nobody-reconciles" not in names
+        if not all_reconcile:
+            intervals = (UNRECONCILED_INTERVAL,) * 3
 
         def make(number, name, urls, **options):
             return Host(run, name, f"relay{number}", urls=[url(f"relay{number}") for url in urls], **options, **environment)
         pool, direct, way = site.pool_url, site.direct_url, site.way_url
         ways = ((pool, direct), (direct, direct), (pool, way))
-        self.all = [make(n, ("relay 0", "relay 1", "relay, steady")[n], ways[n], channels=sets[n], interval=intervals[n])
+        self.all = [make(n, ("relay 0", "relay 1", "relay, steady")[n], ways[n], channels=sets[n], interval=intervals[n],
+                         reconciles=all_reconcile)
                     for n in range(3)]
         self.steady, self.jumper = self.all[2], self.all[1]
         self.first = self.all[:2]
@@ -104,7 +118,7 @@ class Hosts:
                                  interval=UNRECONCILED_INTERVAL, reconciles=False))
         if "powerless" in names:
             self.all.append(make(4, "relay, powerless", (pool, direct), channels=rng.choice(sets),
-                                 interval=intervals[0], may_ask=False))
+                                 interval=intervals[0], reconciles=all_reconcile, may_ask=False))
         self.mortal = [host for host in self.all if host is not self.steady]
         if "jump-clock" in names:
             with_jumping_clock(self.jumper, jumping_clock(run))

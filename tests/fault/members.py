@@ -11,7 +11,7 @@ from collections import Counter, deque
 from relay import CAT
 from database import is_of_run, passes
 from subscriber import Subscriber
-from worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream
+from worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream, Welcome
 
 STORE_SECONDS = 0.3  # how often a worker stores its cursor
 TRICKLE = 36         # bytes at once: a change, about
@@ -128,7 +128,9 @@ class Bare(Member):
     def _take(self):
         worker = self._worker
         for frame in worker.frames[self._position:]:
-            if isinstance(frame, Change):
+            if isinstance(frame, Welcome):
+                self._up = frame.info["upstream"] == "live"
+            elif isinstance(frame, Change):
                 self.heard[frame.pubkey] += 1
                 if self.witness and not frame.flags:
                     self.model.came(frame.pubkey)

@@ -14,7 +14,7 @@ ASKS = 4         # seconds: until a relay that has come back asks what it missed
 def _a_leader(system, rng):
     """The relay that leads, if it is one that may ask; else any such."""
     system.await_relays()
-    able = [host for host in system.hosts if host.answers]
+    able = [host for host in system.hosts if host.answers] or [host for host in system.hosts if host.may_ask]
     for host in able:
         if host.epoch() == system.ear.leader:
             return host
@@ -25,7 +25,8 @@ def _another_takes_over(system, host, what):
     """What is committed now is announced, and passed, by the relays for whom this one is not the only one to answer."""
     since = time.monotonic()
     try:
-        system.driver.one_each("takeover", "silent, as its leader is hindered")
+        # where nobody reconciles, only what is notified moves checkpoints
+        system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.leaders())
         moment = system.site.moment()
     except psycopg2.Error:
         return  # another fault is on

@@ -4,13 +4,13 @@ live, and then, in the calm, nothing is announced that need not be."""
 import time
 
 from ear import CALM, LAST
-from members import TRICKLE_SECONDS
 from procs import wait_until
 from report import report
 from verdict import judge
 
 RELAYS_SECONDS = 60    # until all relays hear
 OWED_SECONDS = 90      # until all that is owed is heard, but by who reads at its own pace
+TRICKLE_SECONDS = 30   # without anything new, for who does: longer than a relay may keep it waiting
 MOVES_SECONDS = 30     # until every checkpoint is past a last change, and every worker has heard it
 QUIET_SECONDS = 20     # for what is kept a while after the last fault
 CALM_CHANGES = 15      # of each kind, on each channel
@@ -44,14 +44,18 @@ def settle(system):
     return verdict._replace(errors=[*verdict.errors, *grown], figures=figures, report=report(figures))
 
 
-def _left(system, find, seconds):
-    """Wait until nothing is in the way. find() returns what is; returns that of the deadline."""
+def _left(system, find, seconds, progresses=False):
+    """Wait until nothing is in the way. find() returns what is; returns that of the deadline. progresses: as long as ever less
+    is in the way, there is no deadline."""
     end = time.monotonic() + seconds
+    least = None
     while True:
         system.take()
         left = find()
         if not left or time.monotonic() > end:
             return left
+        if progresses and (least is None or len(left) < least):
+            end, least = time.monotonic() + seconds, len(left)
         time.sleep(0.1)
 
 
@@ -60,20 +64,20 @@ def _hear_all(system, seconds):
     model, present = system.model, system.site.present()
 
     def missing(members):
-        return [m for m in members if any(not m.heard[user] for user in model.owed(m, present))]
+        return [user for m in members for user in model.owed(m, present) if not m.heard[user]]
     _left(system, lambda: missing([m for m in system.members if not m.trickles]), seconds)
-    # Who reads at its own pace needs so long for all that the database has, twice over; and must not need longer.
-    _left(system, lambda: missing([m for m in system.members if m.trickles]),
-          seconds + len(present) * TRICKLE_SECONDS * 2)
+    _left(system, lambda: missing([m for m in system.members if m.trickles]), TRICKLE_SECONDS, progresses=True)
 
 
 def _all_move(system, what, count):
-    """Some changes of each channel that are notified, as many that are not, and then none: each worker hears them, and is
-    live, and each relay's checkpoint comes to be beyond them. Returns the users of those that were notified."""
+    """Some changes of each channel that are notified, as many that are not (if anybody would find them), and then none: each
+    worker hears them, and is live, and each relay's checkpoint comes to be beyond them. Returns the users of those that were
+    notified."""
     since, told, users = time.monotonic(), [], []
+    kinds = ("told", "silent") if system.hosts.leaders() else ("told",)
     for n in range(count):
         for channel in system.site.channels:
-            for kind in ("told", "silent"):
+            for kind in kinds:
                 user = f"{what}-{kind}-{channel}-{n}"
                 system.driver.commit([user], channel, f"{what}, {kind}", kind == "told")
                 users.append((user, channel))

@@ -10,7 +10,7 @@ import psycopg2
 from database import OTHERS, Site
 from ear import CALM, LAST, Ear
 from excuses import GRACE, Excuses
-from hosts import CONDITIONS, Hosts, roles_of
+from hosts import Hosts, chosen, roles_of
 from members import Bare, Library
 from model import Model
 from plan import FAULTS, HARMLESS, steps
@@ -27,12 +27,12 @@ USERS = 20000  # ids a writer may reach, for those who subscribe by pubkey
 STARTS = 90    # seconds: until a relay is back
 RECOVERS = 10  # seconds: for how long the next fault waits for the relays
 FOLD_EVERY = 10
+LATE = 0.1     # the share of writers' notifications, where a relay waits for them
 
 
 def default_names(seed):
     """All faults, and of the conditions those that this seed has."""
-    rng = random.Random(f"{seed}-conditions")
-    return sorted(FAULTS) + [name for name in sorted(CONDITIONS) if rng.random() < 0.7]
+    return sorted(FAULTS) + chosen(random.Random(f"{seed}-conditions"))
 
 
 class System:
@@ -93,7 +93,8 @@ class System:
             member.start()
         wait_until(self._all_subscribed, "all subscriptions")
         self._start_watch()
-        self.writers = [self._add(Writer(self.model, n, self.seed, self.site, self.hosts, self.silent)).start()
+        self.writers = [self._add(Writer(self.model, n, self.seed, self.site, self.hosts, self.silent,
+                                    LATE if not all(host.reconciles for host in self.hosts) else 0)).start()
                         for n in range(WRITERS)]
         if self.timestamps:
             threading.Thread(target=self._tick, daemon=True).start()

@@ -26,13 +26,14 @@ def payload(user, client="driver"):
 class Writer:
     """Commits changes, a third of them slowly, and then tells of them, or dies before."""
 
-    def __init__(self, model, number, seed, site, hosts, silent, pace=0.01):
+    def __init__(self, model, number, seed, site, hosts, silent, late, pace=0.01):
         self.model = model
         self.name = f"w{number}"
         self.random = random.Random(f"{seed}-writer-{number}")
         self.site = site
         self.hosts = list(hosts)
         self.silent = silent  # the share that never notifies
+        self.late = late      # the share that does so only a while after the commit
         self.pace = pace
         self._connection = None
         self._publisher = self._host = None
@@ -77,19 +78,23 @@ class Writer:
         way = self.random.random()
         held = self.random.random() < 0.3
         hold = self.random.choice((0.05, 0.1, 0.3, 0.6, 1.5))
+        late = self.random.uniform(0.2, 2) if self.random.random() < self.late else 0
         cursor = self._connection.cursor()
         write(cursor, channel, [user])
         if held:
             self._stop.wait(hold)
         began = time.monotonic()
         kind = "silent" if way < self.silent else "by the relay" if way < 0.6 else "by pg_notify"
+        kind += ", late" if late and kind != "silent" else ""
         try:
             self._connection.commit()
         finally:
-            self.model.committed(user, channel, began, ("held, " if held else "") + kind, kind != "silent")
-        if kind == "by the relay":
+            self.model.committed(user, channel, began, ("held, " if held else "") + kind, kind != "silent" and not late)
+        if kind != "silent":
+            self._stop.wait(late)
+        if kind.startswith("by the relay"):
             self._tell(user, channel)
-        elif kind == "by pg_notify":
+        elif kind.startswith("by pg_notify"):
             cursor.execute("SELECT pg_notify(%s, %s)", (channel, payload(user, self.name)))
             self._connection.commit()
             self.model.notified(user)
@@ -194,10 +199,10 @@ class Driver:
         connection.commit()
         self.model.notified(user)
 
-    def one_each(self, what, kind):
-        """A change of each channel, that nobody notifies."""
+    def one_each(self, what, kind, notify):
+        """A change of each channel."""
         for channel in self.site.channels:
-            self.commit([self._name(what)], channel, kind)
+            self.commit([self._name(what)], channel, kind, notify)
 
     @contextlib.contextmanager
     def table_locked(self):
