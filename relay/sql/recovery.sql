@@ -183,7 +183,8 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
     $$;
 
     -- An id is told only to a caller that may read the ids that users have now. current_user is the owner
-    -- of this function while it runs, so the caller is what SET ROLE says, or else whoever logged in.
+    -- of this function while it runs, so the caller is what SET ROLE says, or else whoever logged in. The
+    -- table is named, since a dump keeps no oid.
     DO $$
     BEGIN
         EXECUTE format($f$
@@ -192,7 +193,7 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
             DECLARE
                 caller name := coalesce(nullif(current_setting('role'), 'none'), session_user);
             BEGIN
-                IF has_column_privilege(caller, %s, 'user_id', 'SELECT') THEN
+                IF has_column_privilege(caller, %L, 'user_id', 'SELECT') THEN
                     RETURN QUERY SELECT user_id FROM pgherald.former_user
                         WHERE changed_xid >= pg_snapshot_xmin(since)
                           AND changed_xid < pg_snapshot_xmax(pg_current_snapshot())
@@ -200,7 +201,7 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
                 END IF;
             END
             $body$
-        $f$, current_setting('pgherald.users'));
+        $f$, current_setting('pgherald.users')::oid::regclass);
     END
     $$;
     GRANT EXECUTE ON FUNCTION pgherald.former_users_since(pg_snapshot) TO PUBLIC;

@@ -118,7 +118,9 @@ def test_a_rerun_finds_a_table_that_was_moved(data):
 
 
 def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_pg, own_db, cleanup):
-    """Its stamps, and the function's, are of another cluster, and may be of this one's future. Another run mends that."""
+    """Its stamps, and the function's, are of another cluster, and may be of this one's future; an oid means another thing. Another run
+    mends that."""
+    own_db.sql("CREATE TABLE gone (); DROP TABLE gone")
     source = DataSync(run, own_db)
     own_db.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
     source.write("early")

@@ -195,7 +195,8 @@ def test_functions_can_be_called_where_new_ones_are_nobodys(data, stranger):
 
 def test_a_table_owners_triggers_run_as_nobody_else(data):
     """The owner of the table made what the superuser's migration finds, and put a trigger on it."""
-    data.database.sql("CREATE SCHEMA pgherald; CREATE TABLE pgherald.server_run (started bigint, backend integer, upto pg_lsn);"
+    data.database.sql("CREATE SCHEMA pgherald; CREATE TABLE pgherald.server_run (started bigint, backend integer, upto pg_lsn,"
+                      " PRIMARY KEY (started, backend));"
                       "CREATE TABLE pgherald.former_user (user_id text, changed_xid xid8);"
                       "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS"
                       " $$ BEGIN RAISE LOG 'trap ran as %', current_user; RETURN NEW; END $$;"
@@ -254,7 +255,7 @@ GRANT SELECT ON pgherald.server_run TO PUBLIC;
 
 
 def ran(data):
-    return [line for line in data.database.server.log().splitlines() if "the stranger ran" in line and "STATEMENT" not in line]
+    return [line for line in data.database.server.log().splitlines() if "LOG:  the stranger ran" in line]
 
 
 @pytest.mark.parametrize("user", ["app", "postgres"])
