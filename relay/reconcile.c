@@ -127,6 +127,7 @@ static void end_term(struct reconcile *rc)
 	checkpoint_set(&rc->turn, NULL);
 	checkpoint_set(&rc->settling, NULL);
 	checkpoint_set(&rc->settled, NULL);
+	checkpoint_set(&rc->wanted, NULL);
 	list_clear(&rc->suspects);
 	list_clear(&rc->found);
 	forget_heard(rc);
@@ -293,7 +294,8 @@ static void ask(struct reconcile *rc, const char *token)
 		return;
 	}
 	if (!rc->leading)
-		begin_term(rc, latest(rc));
+		begin_term(rc, rc->wanted ? rc->wanted : latest(rc));
+	checkpoint_set(&rc->wanted, NULL);
 	begin_turn(rc);
 	rc->slow_turns = 0;
 	checkpoint_set(&rc->settling, rc->turn);
@@ -325,19 +327,23 @@ static void on_own_turn(struct reconcile *rc, const char *token)
 			rc->asking ? "the database takes too long to answer" : "announcements take too long");
 }
 
-/* A relay that cannot ask has not what this term begins with: begin it with what that one has. */
+/* A relay that cannot ask lacks something that we have: our next turn is for it, whether we lead or not. */
 static void answer_for(struct reconcile *rc, const struct canary_turn *t)
 {
-	if (!rc->leading || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, rc->from->token) ||
-		checkpoint_covers(t->claim.from, rc->from->token) ||
+	const struct checkpoint *ours = latest(rc);
+
+	if (!ours || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, ours->token) ||
+		checkpoint_covers(t->claim.from, ours->token) ||
 		!canary_channels_contain(rc->channels, t->channels))
 		return;
-	struct checkpoint *from = checkpoint_before_both(t->claim.from, rc->from->token);
-	if (!from)
+	struct checkpoint *wanted =
+		checkpoint_before_both(t->claim.from, (rc->wanted ? rc->wanted : ours)->token);
+	if (!wanted)
 		return;
-	end_term(rc);
-	begin_term(rc, from);
-	checkpoint_unref(from);
+	if (rc->leading && !checkpoint_covers(t->claim.from, rc->from->token))
+		end_term(rc);
+	checkpoint_set(&rc->wanted, wanted);
+	checkpoint_unref(wanted);
 }
 
 /* Whether another's claim joins on to what our workers have, here and now. */
@@ -393,7 +399,7 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 
 void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim *out)
 {
-	const struct checkpoint *from = rc->from ? rc->from : latest(rc);
+	const struct checkpoint *from = rc->from ? rc->from : rc->wanted ? rc->wanted : latest(rc);
 	bool done = !rc->undone && !recovery_failed(rc->recovery);
 
 	if (!rc->enabled) {
@@ -420,7 +426,7 @@ void reconcile_heard(struct reconcile *rc, struct decoded *d)
 
 bool reconcile_pending(const struct reconcile *rc)
 {
-	return rc->undone || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
+	return rc->wanted || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
 }
 
 void reconcile_reset(struct reconcile *rc)

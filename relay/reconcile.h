@@ -65,6 +65,9 @@ struct reconcile {
 	struct checkpoint *settling; /* settled once this turn is done; NULL in the first */
 	struct checkpoint *settled;  /* NULL before the first is */
 
+	/* The oldest that a relay has which cannot ask and lacks what we have; NULL: there is none. */
+	struct checkpoint *wanted;
+
 	bool asking;            /* this turn's question is under way */
 	uint32_t n_unconfirmed; /* announcements that are not committed yet, of an earlier term too */
 	bool failed;            /* one of this term's was not */
