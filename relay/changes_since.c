@@ -382,7 +382,7 @@ static void on_plan(void *context, PGresult *result)
 	if (!c->token) {
 		try_again(c, "out of memory");
 	} else if (PQgetisnull(result, 0, PLAN_OWNER)) {
-		trouble(c, "there is no function pgherald.changes_since(pg_snapshot)");
+		trouble(c, "there is no function pgherald.changes_since(pg_snapshot) that this role may see");
 		fail(c, CHANGES_NO_FUNCTION);
 	} else if (*PQgetvalue(result, 0, PLAN_OWNER)) {
 		char text[200];

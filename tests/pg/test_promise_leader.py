@@ -41,7 +41,7 @@ class NoRightOnTheFunction:
 
 
 class NoRightOnTheSchema:
-    said = "permission denied for schema"
+    said = "no function pgherald.changes_since(pg_snapshot) that this role may see"
 
     def __init__(self, data):
         self.sql = data.database.sql
