@@ -173,7 +173,7 @@ static bool may_go_on(struct worker *w)
 /* Bytes */
 
 /* Move the bytes into a buffer of this size, and of their own. 0 or -ENOMEM. */
-static int own_bytes(struct input *in, uint32_t size)
+static int own_bytes(struct worker_input *in, uint32_t size)
 {
 	uint32_t len = in->end - in->start;
 	unsigned char *bytes = malloc(size);
@@ -190,7 +190,7 @@ static int own_bytes(struct input *in, uint32_t size)
 	return 0;
 }
 
-static void drop_bytes(struct input *in)
+static void drop_bytes(struct worker_input *in)
 {
 	if (in->size > 0)
 		free(in->bytes);
@@ -201,7 +201,7 @@ static void drop_bytes(struct input *in)
 /* Room behind what is there, which is no whole frame. 0 or -ENOMEM. */
 static int make_room(struct worker *w)
 {
-	struct input *in = &w->input;
+	struct worker_input *in = &w->input;
 	uint32_t len = in->end - in->start;
 
 	if (len == 0) {
@@ -220,7 +220,7 @@ static int make_room(struct worker *w)
 /* More of its bytes. Whether there were any; the worker may be dead if not. */
 static bool receive(struct worker *w, int *cost)
 {
-	struct input *in = &w->input;
+	struct worker_input *in = &w->input;
 
 	if (make_room(w) < 0) {
 		worker_close(w, NULL, "out of memory");
@@ -242,7 +242,7 @@ static bool receive(struct worker *w, int *cost)
 /* The slice ends. What is left must not stay in the scratch; and a large buffer not for a few bytes. */
 static void keep_rest(struct worker *w)
 {
-	struct input *in = &w->input;
+	struct worker_input *in = &w->input;
 	uint32_t len = in->end - in->start;
 
 	if (len == 0)
@@ -290,7 +290,7 @@ static void take_frame(struct worker *w, const unsigned char *bytes, uint32_t le
  * this. */
 static int do_next(struct worker *w, int *cost)
 {
-	struct input *in = &w->input;
+	struct worker_input *in = &w->input;
 	const unsigned char *bytes = in->bytes + in->start;
 	uint32_t len = w->subscribing.frame_len;
 

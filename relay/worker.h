@@ -68,7 +68,7 @@ struct private_queue {
 
 /* Bytes of requests that were read and are not done yet: the beginning of a frame, or frames that wait for
  * their turn. */
-struct input {
+struct worker_input {
 	unsigned char *bytes;
 	uint32_t start, end, size; /* size 0: the bytes are in the fan-out's scratch, until the slice ends */
 	struct wire_scanner scanner; /* of the frame at start */
@@ -129,7 +129,7 @@ struct worker {
 	double since;
 	char name[WORKER_NAME_MAX + 1];
 
-	struct input input;
+	struct worker_input input;
 	struct subscribing subscribing;
 
 	/* Its subscriptions. Bit 0 of the mask is TOPIC_ALL. */
