@@ -291,6 +291,10 @@ static void take_frame(struct worker *w, const unsigned char *bytes, uint32_t le
 static int do_next(struct worker *w, int *cost)
 {
 	struct worker_input *in = &w->input;
+
+	/* Without bytes there is no buffer either. */
+	if (in->start == in->end)
+		return -EAGAIN;
 	const unsigned char *bytes = in->bytes + in->start;
 	uint32_t len = w->subscribing.frame_len;
 
