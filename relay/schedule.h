@@ -47,6 +47,7 @@ struct schedule {
 	struct ev_loop *loop;
 	struct shares ring; /* the first is served next */
 	struct shares resting;
+	double seconds;      /* of an iteration: SCHEDULE_SECONDS */
 	double rest_seconds; /* 0: nobody rests */
 	unsigned n_users;    /* who have workers; the fan-out counts them */
 	struct ev_check serving;
