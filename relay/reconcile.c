@@ -346,23 +346,25 @@ static void answer_for(struct reconcile *rc, const struct canary_turn *t)
 	checkpoint_unref(wanted);
 }
 
-/* Whether another's claim joins on to what our workers have, here and now. */
+/* Whether a claim joins on to what our workers have. Our own does in the term in which we made it, also where
+ * our checkpoint is of an earlier run of the server: the question has found the way from there. */
 static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
 
+	if (t->own)
+		return rc->leading && strcmp(t->claim.from, rc->from->token) == 0;
 	return ours && checkpoint_same_run(t->token, ours->token) &&
 	       checkpoint_covers(ours->token, t->claim.from) &&
 	       canary_channels_contain(t->channels, rc->channels);
 }
 
-/* What is settled is of this run, and not of a future. */
+/* What is settled is of the run that is heard, and not of its future. */
 static void pass_on(struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
 
 	if (ours && checkpoint_precedes(t->claim.settled, t->token) &&
-		checkpoint_same_run(t->claim.settled, ours->token) &&
 		checkpoint_is_newer(t->claim.settled, ours->token))
 		fanout_checkpoint(rc->fanout, t->claim.settled);
 }
