@@ -166,7 +166,14 @@ class Site:
         if timestamps:
             self.database.sql(TIMESTAMPS_SQL)
         else:
-            self.data.recoverable()
+            self.roles = list(roles)
+            self.recoverable()
+
+    def recoverable(self):
+        """recovery.sql, and what makes one fleet of the relays: their key."""
+        self.data.recoverable()
+        for role in self.roles:
+            self.sql(f"GRANT SELECT ON pgherald.relay_key TO {role}")
 
     def lead_ways(self, roles):
         """Start what leads to the server: the pool, and the way that can be made to swallow what is sent."""

@@ -111,7 +111,7 @@ def migration(system, rng):
             system.site.terminate("pgherald upstream", host.role)
         time.sleep(between)
     finally:
-        system.site.data.migrate("recovery")
+        system.site.recoverable()
         for host in system.hosts:
             host.asked("reconnect")
         wait_until(system.all_listen, "the relays are back", 30)
