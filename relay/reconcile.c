@@ -130,7 +130,6 @@ static void end_term(struct reconcile *rc)
 	checkpoint_set(&rc->wanted, NULL);
 	list_clear(&rc->suspects);
 	list_clear(&rc->found);
-	forget_heard(rc);
 }
 
 static void begin_term(struct reconcile *rc, struct checkpoint *from)
@@ -186,6 +185,9 @@ static void finish_turn_if_done(struct reconcile *rc)
 		return;
 	if (rc->failed) {
 		end_term(rc);
+		/* What was announced so far and heard need not come again: of very many, the rest gets its
+		 * turn. */
+		rc->heard_since = clock_now();
 		fail_turn(rc, "an announcement was not committed");
 		return;
 	}
@@ -393,6 +395,7 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 	if (!counts)
 		return false;
 	end_term(rc);
+	forget_heard(rc);
 	/* It answers for what we could not. */
 	if (t->claim.kind == CANARY_CLAIMS_SETTLED)
 		note_success(rc);
@@ -434,6 +437,7 @@ bool reconcile_pending(const struct reconcile *rc)
 void reconcile_reset(struct reconcile *rc)
 {
 	end_term(rc);
+	forget_heard(rc);
 }
 
 void reconcile_init(struct reconcile *rc, const struct config *config, struct fanout *fanout,
@@ -448,5 +452,5 @@ void reconcile_init(struct reconcile *rc, const struct config *config, struct fa
 
 void reconcile_close(struct reconcile *rc)
 {
-	end_term(rc);
+	reconcile_reset(rc);
 }
