@@ -10,6 +10,7 @@
 #include <libpq-fe.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 
 #define SHORT_OF_MEMORY "memory is short"
@@ -45,6 +46,21 @@ enum setting_id {
 	N_SETTINGS,
 };
 
+/* clang-format off */
+/* What the defaults let others make grow fits into MemoryMax= of the unit, 2 GiB, all of it together. In MiB;
+ * tests/pg/test_limits.py adds it up:
+ *
+ *  1000  workers, 250 KiB each: what the kernel keeps of what one does not read (240), the list of frames
+ *        that it is owed (8), itself
+ *   160  subscriptions, 40 bytes each
+ *   128  answers, and requests that are not done yet
+ *    76  requests to publish: their payloads, and 192 bytes each
+ *    64  recovered changes
+ *    24  the backlog: its bytes, and 16 more for each 32
+ *    48  operators, 768 KiB each: the replies (512), what the kernel keeps
+ *    22  those who read the metrics, 352 KiB each: the page (112), what the kernel keeps
+ *   128  all else: the connections to PostgreSQL, what is reconciled, the process itself */
+/* clang-format on */
 static struct setting {
 	const char *env, *flag, *fallback, *help;
 	const char *value;
@@ -513,6 +529,30 @@ int config_load(struct config *config, int argc, char **argv)
 		return -EINVAL;
 	}
 	return interpret(config);
+}
+
+void config_fit_descriptors(struct config *config, unsigned n_others)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	/* With few descriptors, half of them are the workers'. */
+	rlim_t others = n_others < limit.rlim_max / 2 ? n_others : limit.rlim_max / 2;
+	rlim_t room = limit.rlim_max - others;
+	if (room >= config->workers_max)
+		return;
+	/* Nobody is to have a larger part of them than before. */
+	rlim_t per_uid = room * config->workers_per_uid_max / config->workers_max;
+	if (config->workers_per_uid_max < config->workers_max)
+		config->workers_per_uid_max = per_uid > 0 ? (unsigned)per_uid : 1;
+	config->workers_max = (unsigned)room;
+	diag(DIAG_WARNING,
+		"PGHERALD_WORKERS_MAX is more than the limit on open files allows, and was lowered; raise "
+		"LimitNOFILE= workers=%u workers_per_uid=%u limit=%llu",
+		config->workers_max, config->workers_per_uid_max, (unsigned long long)limit.rlim_max);
 }
 
 unsigned config_n_settings(void)

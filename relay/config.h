@@ -64,6 +64,10 @@ struct config {
  * 0; -EINVAL after one ERROR line that says what is wrong; positive when --help or --version was answered. */
 int config_load(struct config *config, int argc, char **argv);
 
+/* Raise the limit on open files as far as it goes. Each worker takes one, and so many are kept for the rest
+ * of the relay; if that is more than there may be, fewer workers are let in, in all and of a user. */
+void config_fit_descriptors(struct config *config, unsigned n_others);
+
 /* A setting as an operator may see it. */
 struct config_setting {
 	const char *name, *flag, *origin, *help;

@@ -16,13 +16,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 /* Within this a healthy start is over; a server that is only just starting is waited for as long. */
 #define START_SECONDS 12.
 /* For what is being published when the signal comes. */
 #define STOP_SECONDS 1.
+
+/* Those of libev, the locks, PostgreSQL, the log, and connections that are about to be turned away. */
+#define OTHER_DESCRIPTORS 64
 
 static struct diag_limit memory_limit;
 
@@ -455,23 +457,6 @@ static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 	refuse_start(r, why);
 }
 
-/* Each worker takes a descriptor; the rest have theirs too. */
-static void raise_descriptor_limit(const struct config *config)
-{
-	rlim_t needed = config->workers_max + OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + 64;
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-	if (limit.rlim_max < needed)
-		diag(DIAG_WARNING,
-			"PGHERALD_WORKERS_MAX is more than the limit on open files allows; raise LimitNOFILE= "
-			"limit=%llu needed=%llu",
-			(unsigned long long)limit.rlim_max, (unsigned long long)needed);
-}
-
 static void watch(struct relay *r)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -525,7 +510,7 @@ int main(int argc, char **argv)
 	if (result != 0)
 		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	systemd_init();
-	raise_descriptor_limit(&r->config);
+	config_fit_descriptors(&r->config, OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + OTHER_DESCRIPTORS);
 	r->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
 	if (!r->loop) {
 		diag(DIAG_ERROR, "start refused: no event loop can be had from the kernel");

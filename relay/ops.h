@@ -18,7 +18,7 @@ struct relay;
 /* Whoever takes nothing of his replies for so long is dropped. */
 #define OPS_STALL_SECONDS 5.
 /* Past this many, the one that has asked nothing for longest gives way: who is on call always gets in. */
-#define OPS_CONNECTIONS_MAX 256
+#define OPS_CONNECTIONS_MAX 64
 #define OPS_IDLE_SECONDS 5.
 
 struct ops_connection {

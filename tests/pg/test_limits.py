@@ -2,13 +2,17 @@
 and its line in the log."""
 
 import os
+import re
 import resource
+import socket
+import subprocess
 
 import msgpack
 import pytest
 
 from ops import metric
 from procs import wait_until
+from relay import DAEMON, TOP
 from worker import CHANNEL, FRAME_MAX, NOTIFY, PING, Bye, Error, Ok, pack
 
 ROOT = os.geteuid() == 0
@@ -151,6 +155,85 @@ def test_the_size_of_a_frame(local_relay):
     other.ping()
 
 
+def test_subscriptions_of_a_user_and_of_all(make_relay):
+    relay = make_relay(PGHERALD_SUBSCRIPTIONS_PER_UID_MAX="5", PGHERALD_SUBSCRIPTIONS_TOTAL_MAX="8",
+                       PGHERALD_SOCKET_MODE="0666").start()
+    worker, second = relay.worker(pubkeys=["a", "b", "c"]), relay.connect()
+    answer = second.subscribe(pubkeys=["a", "b", "c"])
+    assert isinstance(answer, Error) and answer.code == "limit"
+    assert reached(relay, "subscriptions_per_uid") == 1
+    logged(relay, "PGHERALD_SUBSCRIPTIONS_PER_UID_MAX", "code=limit")
+    assert isinstance(second.subscribe(pubkeys=["a", "b"]), Ok), "each worker's count, though the pubkeys are the same"
+    assert isinstance(worker.subscribe(pubkeys=["a", "b"]), Ok), "what it has already is no more"
+    other = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("other"))
+    answer = other.subscribe(pubkeys=["a", "b", "c", "d"])
+    assert isinstance(answer, Error) and answer.code == "limit"
+    assert reached(relay, "subscriptions_total") == 1 and reached(relay, "subscriptions") == 0
+    assert isinstance(other.subscribe(pubkeys=["a", "b", "c"]), Ok)
+    # What goes makes room: by UNSUBSCRIBE, and with its worker.
+    assert isinstance(worker.unsubscribe(pubkeys=["c"]), Ok)
+    assert isinstance(second.subscribe(pubkeys=["z"]), Ok)
+    second.close()
+    wait_until(lambda: metric(relay, "pgherald_pubkey_subscriptions") == 5, "the subscriptions of one that left are gone")
+    assert isinstance(worker.subscribe(pubkeys=["e", "f", "g"]), Ok)
+    other.publish("g")
+    worker.hears("g")
+
+
+def test_a_frame_with_the_same_pubkey_many_times(make_relay):
+    """It takes one place; near the limit it may be refused, but never half of it."""
+    relay = make_relay(PGHERALD_SUBSCRIPTIONS_MAX="3", PGHERALD_SUBSCRIPTIONS_PER_UID_MAX="3").start()
+    worker = relay.connect()
+    assert worker.subscribe(pubkeys=["a", "a", "a", "a"]).code == "limit"
+    assert isinstance(worker.subscribe(pubkeys=["a", "a", "a"]), Ok)
+    assert isinstance(worker.subscribe(pubkeys=["b", "c"]), Ok)
+    assert metric(relay, "pgherald_pubkey_subscriptions") == 3
+
+
+def unread(relay):
+    """A connection of which nothing will be read."""
+    raw = relay.raw()
+    raw.write(pack(0, 1, "raw", None))
+    raw.socket.setblocking(False)
+    return raw
+
+
+def fill(raw, data):
+    try:
+        while True:
+            raw.socket.send(data)
+    except BlockingIOError:
+        return
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user")
+def test_answers_that_a_user_does_not_read(make_relay):
+    """Its connections wait, all together; another user's do not; and they go on when they read, or others of them leave."""
+    relay = make_relay(PGHERALD_WORKER_QUEUES_PER_UID_SIZE="256K", PGHERALD_SOCKET_MODE="0666").start()
+    pings = pack(PING, 1) * 10000
+    many = as_user(NOBODY, NOGROUP, [], lambda: [unread(relay) for _ in range(20)])
+
+    def send():
+        for raw in many:
+            fill(raw, pings)
+        return reached(relay, "worker_queues") > 0
+    wait_until(send, "the user has no room")
+    assert reached(relay, "worker_queue") == 0, "none of them has reached its own limit"
+    assert [line for line in relay.lines("NOTICE") if "a user's workers do not read" in line], relay.log()
+    worker = relay.worker(pubkeys=["alice"])
+    worker.publish("alice")
+    worker.hears("alice")
+    late = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("late"))
+    asked = late.ask(PING)
+    # Half of them leave, without a word.
+    for raw in many[:10]:
+        raw.close()
+    for raw in many[10:]:
+        raw.socket.setblocking(True)
+        raw.socket.recv(1 << 20)
+    assert isinstance(late.answer(asked), Ok)
+
+
 # Publishing
 
 @pytest.fixture
@@ -195,6 +278,48 @@ def test_requests_of_all_that_wait(stuck, setting, payload):
     assert isinstance(answer, Error) and answer.code == "busy"
     assert reached(relay, "publish_queue") == 1 and metric(relay, "pgherald_errors_total", code="busy") == 1
     logged(relay, "publish queue is full")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user")
+def test_requests_of_a_user_that_wait(stuck):
+    relay = stuck(PGHERALD_PUBLISHES_PER_UID_MAX="4", PGHERALD_SOCKET_MODE="0666")
+    greedy, second = relay.connect("greedy"), relay.connect("second")
+    for i in range(4):
+        greedy.ask(NOTIFY, CHANNEL, f"u{i}", None)
+    greedy.ping()
+    assert second.notify("one more").code == "busy"
+    assert reached(relay, "publishes_per_uid") == 1 and reached(relay, "publish_queue") == 0
+    logged(relay, "share of the publish queue is full", "uid=0")
+    other = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("other"))
+    asked = other.ask(NOTIFY, CHANNEL, "alice", None)
+    other.ping()
+    assert not other.answered(asked), "another user's is taken"
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user")
+@pytest.mark.parametrize("setting, value", [("PGHERALD_PUBLISH_QUEUE_MAX", "64"), ("PGHERALD_PUBLISH_QUEUE_SIZE", "64K")])
+def test_a_queue_that_one_user_fills_is_not_full_for_another(stuck, setting, value):
+    """What it asked last makes room, and no more than half of the queue."""
+    relay = stuck(**{setting: value, "PGHERALD_SOCKET_MODE": "0666"})
+    payload = "u" * 1000
+    greedy = [relay.connect("greedy") for _ in range(3)]
+    n = 0
+    while not any(w.of(Error) for w in greedy):
+        greedy[n % 3].ask(NOTIFY, CHANNEL, payload, None)
+        greedy[n % 3].ping()
+        n += 1
+        assert n < 100, "it is never full"
+    other = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("other"))
+    asked = [other.ask(NOTIFY, CHANNEL, payload, None) for _ in range(20)]
+    other.ping()
+    assert not any(other.answered(id) for id in asked), "the other's are taken"
+    for worker in greedy:
+        worker.ping()
+    refused = [e.code for w in greedy for e in w.of(Error)]
+    assert refused == ["busy"] * 21, "one that did not fit, and one for each of the other's"
+    mine = [other.ask(NOTIFY, CHANNEL, payload, None) for _ in range(60)]
+    other.ping()
+    assert [id for id in mine if other.answered(id)], "nobody takes more than half"
 
 
 @pytest.mark.parametrize("setting", ["WORKERS_MAX", "WORKERS_PER_UID_MAX", "SUBSCRIPTIONS_MAX", "SUBSCRIPTIONS_PER_UID_MAX",
@@ -294,6 +419,72 @@ def test_rules_that_cannot_work(make_relay, allow):
 
 
 # Files
+
+def test_fewer_workers_where_there_are_few_descriptors(make_relay):
+    """There are always some for operators and PostgreSQL."""
+    relay = make_relay(PGHERALD_WORKERS_MAX="1000", PGHERALD_WORKERS_PER_UID_MAX="1000")
+    relay.launcher = ["prlimit", "--nofile=60", *relay.launcher]
+    relay.start()
+    logged(relay, "PGHERALD_WORKERS_MAX", "LimitNOFILE=", "workers=30", "limit=60")
+    settle(relay)
+    workers = [relay.worker() for _ in range(30)]
+    bye = relay.connect().bye()
+    assert bye.code == "limit"
+    assert metric(relay, "pgherald_workers") == 30
+    workers[0].publish("alice")
+    workers[29].hears("alice")
+
+
+KIB, MIB = 1 << 10, 1 << 20
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def number(text):
+    return int(text.rstrip("KMG")) * UNITS.get(text[-1], 1)
+
+
+def defaults():
+    shown = subprocess.run([DAEMON, "--help"], capture_output=True, text=True, check=True).stdout
+    return {name: number(value) for name, value in re.findall(r"environment PGHERALD_(\w+), default (\d+[KMG]?)$", shown, re.M)}
+
+
+def source(*path):
+    with open(os.path.join(TOP, *path)) as file:
+        return file.read()
+
+
+def constant(header, name):
+    return int(re.search(rf"#define {name} (\d+)", source("relay", header))[1])
+
+
+def test_all_limits_together_fit_into_the_unit():
+    """The sum in config.c, with the defaults as they are."""
+    d = defaults()
+    with socket.socket(socket.AF_UNIX) as s:
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 212992, "the kernel keeps more of what nobody reads"
+    parts = [
+        d["WORKERS_MAX"] * 250 * KIB,
+        d["SUBSCRIPTIONS_TOTAL_MAX"] * 40,
+        d["WORKER_QUEUES_TOTAL_SIZE"],
+        d["PUBLISH_QUEUE_SIZE"] + d["PUBLISH_QUEUE_MAX"] * 192,
+        d["RECOVERY_SIZE"],
+        d["BACKLOG_SIZE"] + d["BACKLOG_SIZE"] // 32 * 16,
+        constant("ops.h", "OPS_CONNECTIONS_MAX") * 768 * KIB,
+        constant("metrics_socket.h", "METRICS_CONNECTIONS_MAX") * 352 * KIB,
+        128 * MIB,
+    ]
+    told = [int(n) for n in re.findall(r"^ \* +(\d+)  \w", source("relay", "config.c"), re.M)]
+    assert [p // MIB for p in parts] == told, "the comment is another sum"
+    limit = number(re.search(r"^MemoryMax=(\w+)$", source("systemd", "pgherald@.service.in"), re.M)[1])
+    assert sum(parts) <= limit
+
+
+def test_one_user_has_no_more_than_half_by_default():
+    d = defaults()
+    for mine, all in (("WORKERS_PER_UID_MAX", "WORKERS_MAX"), ("SUBSCRIPTIONS_PER_UID_MAX", "SUBSCRIPTIONS_TOTAL_MAX"),
+                      ("WORKER_QUEUES_PER_UID_SIZE", "WORKER_QUEUES_TOTAL_SIZE"), ("PUBLISHES_PER_UID_MAX", "PUBLISH_QUEUE_MAX")):
+        assert d[mine] * 2 <= d[all], mine
+
 
 def test_out_of_descriptors_those_who_are_there_are_served(make_relay):
     """The limit of the process is lower than the number of workers who come: nobody who is served notices."""
