@@ -57,7 +57,7 @@ enum setting_id {
  *    76  requests to publish: their payloads, and 192 bytes each
  *    64  recovered changes
  *    24  the backlog: its bytes, and 16 more for each 32
- *    48  operators, 768 KiB each: the replies (512), what the kernel keeps
+ *   192  operators, 768 KiB each: the replies (512), what the kernel keeps
  *    22  those who read the metrics, 352 KiB each: the page (112), what the kernel keeps
  *   128  all else: the connections to PostgreSQL, what is reconciled, the process itself */
 /* clang-format on */

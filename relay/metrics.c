@@ -11,11 +11,15 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Open files that are counted in one portion. */
+#define FILES_MAX 256
+
 /* Prometheus wants the samples of one name together, behind its help and type. */
 struct page {
 	FILE *out;
 	bool json;
 	const char *name;
+	struct metrics_page *progress;
 };
 
 static void family(struct page *p, const char *name, const char *type, const char *help)
@@ -99,6 +103,8 @@ static void print_postgres(struct page *p, const struct relay *r)
 	const struct publisher *pub = &r->publisher;
 	const struct canary *c = &r->canary;
 
+	if (r->config.mode != MODE_POSTGRES)
+		return;
 	gauge(p, "pgherald_upstream_live",
 		"Whether the relay hears PostgreSQL, and has recovered what it missed.",
 		r->upstream.state == UPSTREAM_LIVE);
@@ -209,14 +215,37 @@ static void print_limits(struct page *p, const struct relay *r)
 	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
 }
 
+static void print_build(struct page *p, const struct relay *r)
+{
+	family(p, "pgherald_build_info", "gauge", "The relay's version.");
+	labelled(p, "version", PGHERALD_VERSION, 1);
+	gauge(p, "pgherald_uptime_seconds", "Since the relay was started.", clock_now() - r->started);
+}
+
+static void print_operators(struct page *p, const struct relay *r)
+{
+	family(p, "pgherald_log_lines_total", "counter", "Lines logged, by level.");
+	labelled(p, "level", "error", diag_count(DIAG_ERROR));
+	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
+	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
+	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops.n_accepted);
+	counter(p, "pgherald_ops_dropped_total",
+		"Those of them that were refused, or dropped for others or for not reading.",
+		r->ops.n_dropped);
+	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.",
+		r->metrics_socket.n_requests);
+	counter(p, "pgherald_metrics_refused_total",
+		"Connections to the metrics socket that were refused, or dropped for others.",
+		r->metrics_socket.n_refused);
+}
+
 /* The names that every Prometheus client library uses. */
-static void print_process(struct page *p)
+static void print_process(struct page *p, const struct relay *r)
 {
 	char line[80], *resident;
 	FILE *statm = fopen("/proc/self/statm", "re");
-	DIR *fds = opendir("/proc/self/fd");
-	int n_fds = 0;
 
+	(void)r;
 	if (statm && fgets(line, sizeof line, statm)) {
 		strtoul(line, &resident, 10); /* all of it, resident or not */
 		gauge(p, "process_resident_memory_bytes", "Resident memory.",
@@ -224,38 +253,54 @@ static void print_process(struct page *p)
 	}
 	if (statm)
 		fclose(statm);
-	if (!fds)
+}
+
+/* Thousands of workers are as many files, so they are counted in portions, and this section comes again. */
+static bool count_files(struct metrics_page *page)
+{
+	const struct dirent *e;
+
+	if (!page->files)
+		page->files = opendir("/proc/self/fd");
+	if (!page->files)
+		return true;
+	for (int i = 0; i < FILES_MAX; i++) {
+		if (!(e = readdir(page->files)))
+			return true;
+		page->n_files += isdigit((unsigned char)e->d_name[0]) != 0;
+	}
+	return false;
+}
+
+static void print_files(struct page *p, const struct relay *r)
+{
+	struct metrics_page *page = p->progress;
+
+	(void)r;
+	if (!count_files(page)) {
+		page->section--;
 		return;
-	for (const struct dirent *e; (e = readdir(fds));)
-		n_fds += isdigit((unsigned char)e->d_name[0]) != 0;
-	closedir(fds);
-	gauge(p, "process_open_fds", "Open files.", n_fds);
+	}
+	if (!page->files)
+		return;
+	gauge(p, "process_open_fds", "Open files.", page->n_files);
 	gauge(p, "process_max_fds", "Open files at the most.", (double)sysconf(_SC_OPEN_MAX));
 }
 
-void metrics_print(const struct relay *r, FILE *out, bool json)
+void metrics_page_end(struct metrics_page *page)
 {
-	struct page page = {.out = out, .json = json};
-	struct page *p = &page;
+	if (page->files)
+		closedir(page->files);
+	*page = (struct metrics_page){0};
+}
 
-	family(p, "pgherald_build_info", "gauge", "The relay's version.");
-	labelled(p, "version", PGHERALD_VERSION, 1);
-	gauge(p, "pgherald_uptime_seconds", "Since the relay was started.", clock_now() - r->started);
-	if (r->config.mode == MODE_POSTGRES)
-		print_postgres(p, r);
-	print_fanout(p, r);
-	print_workers(p, r);
-	print_limits(p, r);
-	family(p, "pgherald_log_lines_total", "counter", "Lines logged, by level.");
-	labelled(p, "level", "error", diag_count(DIAG_ERROR));
-	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
-	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
-	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops.n_accepted);
-	counter(p, "pgherald_ops_dropped_total",
-		"Those of them that were refused, or dropped for not reading.", r->ops.n_dropped);
-	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.",
-		r->metrics_socket.n_requests);
-	counter(p, "pgherald_metrics_refused_total", "Connections to the metrics socket that were refused.",
-		r->metrics_socket.n_refused);
-	print_process(p);
+bool metrics_print(const struct relay *r, FILE *out, bool json, struct metrics_page *page)
+{
+	static void (*const sections[])(struct page * p, const struct relay *r) = {print_build,
+		print_postgres, print_fanout, print_workers, print_limits, print_operators, print_process,
+		print_files};
+	struct page p = {.out = out, .json = json, .progress = page};
+
+	sections[page->section++](&p, r);
+	return page->section == sizeof sections / sizeof *sections;
 }

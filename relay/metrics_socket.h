@@ -3,25 +3,29 @@
  * opens its gate. */
 #pragma once
 
+#include "places.h"
+
 #include <ev.h>
 #include <stdint.h>
 
 struct relay;
-struct metrics_connection;
 
 #define METRICS_REQUEST_MAX 4096
 #define METRICS_CONNECTIONS_MAX 64
+/* Of them, for root and the daemon's user. */
+#define METRICS_KEPT 16
+/* Who has not asked by then, or takes nothing, makes room for others of the same user. */
+#define METRICS_IDLE_SECONDS 2.
 /* From the connect to the last byte. */
 #define METRICS_SECONDS 10.
 
 struct metrics_socket {
-	const struct relay *relay;
-	struct metrics_connection *connections;
-	unsigned n_connections;
+	struct relay *relay;
+	struct places places;
 	uint64_t n_requests, n_refused;
 };
 
-void metrics_socket_init(struct metrics_socket *socket, const struct relay *relay);
+void metrics_socket_init(struct metrics_socket *socket, struct relay *relay);
 /* A gate's accepted; context is the struct metrics_socket. */
 void metrics_socket_accepted(void *context, int fd);
 void metrics_socket_close(struct metrics_socket *socket);

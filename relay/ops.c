@@ -7,33 +7,53 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* So that an operator who asks much at once holds up no worker. */
-#define LINES_A_TURN 8
-
 static struct diag_limit refusal_limit, drop_limit;
+
+static struct ops_connection *connection_of(struct place *place)
+{
+	return (struct ops_connection *)((char *)place - offsetof(struct ops_connection, place));
+}
+
+static struct ops_connection *first_connection(const struct ops *ops)
+{
+	struct place *first = TAILQ_FIRST(&ops->places.all);
+
+	return first ? connection_of(first) : NULL;
+}
+
+static struct ops_connection *next_connection(const struct ops_connection *c)
+{
+	struct place *next = TAILQ_NEXT(&c->place, next);
+
+	return next ? connection_of(next) : NULL;
+}
+
+static void end_answer(struct ops_connection *c)
+{
+	metrics_page_end(&c->answer.page);
+	c->answer = (struct ops_answer){0};
+}
 
 static void close_connection(struct ops_connection *c)
 {
 	struct ops *ops = c->ops;
+	struct fanout *f = &ops->relay->fanout;
 
 	if (c->tail.on && --ops->n_tails == 0)
-		ops->relay->fanout.tap = NULL;
-	ev_io_stop(ops->relay->loop, &c->reader);
-	ev_io_stop(ops->relay->loop, &c->writer);
-	ev_timer_stop(ops->relay->loop, &c->turn);
+		f->tap = NULL;
+	ev_io_stop(f->loop, &c->reader);
+	ev_io_stop(f->loop, &c->writer);
+	schedule_remove(&f->asking, &c->ready);
 	close(c->fd);
-	if (c->next)
-		c->next->prev = c->prev;
-	if (c->prev)
-		c->prev->next = c->next;
-	else
-		ops->connections = c->next;
-	ops->n_connections--;
+	places_give_up(&ops->places, &c->place);
+	users_put(&f->users, c->user);
+	end_answer(c);
 	outbox_free(&c->outbox);
 	free(c);
 }
@@ -42,70 +62,124 @@ static void drop(struct ops_connection *c, const char *why)
 {
 	c->ops->n_dropped++;
 	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why,
-		(unsigned)c->uid);
+		(unsigned)c->place.uid);
 	close_connection(c);
+}
+
+static void schedule(struct ops_connection *c)
+{
+	schedule_add(&c->ops->relay->fanout.asking, &c->ready);
 }
 
 /* Replies */
 
-/* What print_to() writes, into the outbox. 0 or -ENOMEM, then none of it. */
+/* What print_to() writes, into the outbox. What it returns, or -ENOMEM: then none of it. */
 static int reply(struct ops_connection *c,
-	void (*print_to)(struct ops_connection *c, const void *what, FILE *out), const void *what)
+	int (*print_to)(struct ops_connection *c, const void *what, FILE *out), const void *what)
 {
 	size_t before = outbox_waiting(&c->outbox);
 	FILE *out = outbox_stream(&c->outbox);
 
 	if (!out)
 		return -ENOMEM;
-	print_to(c, what, out);
-	int r = outbox_end_stream(out);
+	int r = print_to(c, what, out);
+	if (outbox_end_stream(out) < 0)
+		r = -ENOMEM;
 	if (r < 0)
 		outbox_cut(&c->outbox, before);
 	return r;
 }
 
-static void print_reply(struct ops_connection *c, const void *line, FILE *out)
+static int print_reply(struct ops_connection *c, const void *line, FILE *out)
 {
 	bool tailed = c->tail.on;
 
 	ops_command(c, line, out);
-	/* A tail has no end of its own: its blank line comes with the next command. */
-	if (!c->tail.on || tailed)
+	/* A tail has no end of its own: its blank line comes with the next command. That of a reply in
+	 * portions comes with the last of them. */
+	if (!c->answer.go_on && (!c->tail.on || tailed))
 		fputc('\n', out);
+	return 0;
 }
 
-static void print_end_of_tail(struct ops_connection *c, const void *nothing, FILE *out)
+static int print_portion(struct ops_connection *c, const void *nothing, FILE *out)
+{
+	(void)nothing;
+	int r = c->answer.go_on(c, out);
+	if (r == 1)
+		fputc('\n', out);
+	return r;
+}
+
+static int print_end_of_tail(struct ops_connection *c, const void *nothing, FILE *out)
 {
 	(void)nothing;
 	if (c->tail.dropped > 0)
 		tail_print_dropped(&c->tail, out);
 	fputc('\n', out);
+	return 0;
 }
 
-static void print_too_long(struct ops_connection *c, const void *nothing, FILE *out)
+static int print_too_long(struct ops_connection *c, const void *nothing, FILE *out)
 {
 	(void)c;
 	(void)nothing;
 	fprintf(out, "ERR line-too-long a command has at most %d bytes\n\n", OPS_LINE_MAX - 1);
+	return 0;
 }
 
 static int end_tail(struct ops_connection *c)
 {
 	int r = reply(c, print_end_of_tail, NULL);
 
-	c->tail.on = false;
+	c->tail.on = c->place.lasting = false;
 	if (--c->ops->n_tails == 0)
 		c->ops->relay->fanout.tap = NULL;
 	return r;
 }
 
+void ops_answer_begin(
+	struct ops_connection *c, bool json, int (*go_on)(struct ops_connection *connection, FILE *out))
+{
+	c->answer = (struct ops_answer){.go_on = go_on, .json = json, .table = {.measuring = !json}};
+}
+
 /* Tails */
 
-static void print_frame(struct ops_connection *c, const void *frame, FILE *out)
+/* A frame as tails show it, printed when the first of them wants it: there may be many tails. */
+struct shown {
+	const struct wire_frame *frame;
+	struct outbox text, json;
+	bool failed;
+};
+
+static const struct outbox *shown_as(struct shown *s, bool json)
 {
-	if (c->tail.dropped > 0)
-		tail_print_dropped(&c->tail, out);
-	tail_print(&c->tail, frame, out);
+	struct outbox *as = json ? &s->json : &s->text;
+	FILE *out = outbox_waiting(as) > 0 || s->failed ? NULL : outbox_stream(as);
+
+	if (out) {
+		tail_print(json, s->frame, out);
+		s->failed = outbox_end_stream(out) < 0;
+	}
+	return s->failed || outbox_waiting(as) == 0 ? NULL : as;
+}
+
+static int print_dropped(struct ops_connection *c, const void *nothing, FILE *out)
+{
+	(void)nothing;
+	tail_print_dropped(&c->tail, out);
+	return 0;
+}
+
+static int show(struct ops_connection *c, struct shown *s)
+{
+	if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
+		return -ENOMEM;
+	const struct outbox *text = shown_as(s, c->tail.json);
+	if (!text || (c->tail.dropped > 0 && reply(c, print_dropped, NULL) < 0))
+		return -ENOMEM;
+	return outbox_add(&c->outbox, text->bytes + text->start, outbox_waiting(text));
 }
 
 /* The fan-out appends a frame. Nothing is sent or closed from here: the writer does, when the loop comes to
@@ -113,15 +187,17 @@ static void print_frame(struct ops_connection *c, const void *frame, FILE *out)
 static void on_appended(void *context, const struct wire_frame *frame)
 {
 	struct ops *ops = context;
+	struct shown shown = {.frame = frame};
 
-	for (struct ops_connection *c = ops->connections; c; c = c->next) {
+	for (struct ops_connection *c = first_connection(ops); c; c = next_connection(c)) {
 		if (!c->tail.on || !tail_wants(&c->tail, frame))
 			continue;
-		uint64_t dropped = c->tail.dropped;
-		if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX || reply(c, print_frame, frame) < 0)
-			c->tail.dropped = dropped + 1;
+		if (show(c, &shown) < 0)
+			c->tail.dropped++;
 		ev_io_start(ops->relay->loop, &c->writer);
 	}
+	outbox_free(&shown.text);
+	outbox_free(&shown.json);
 }
 
 void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
@@ -129,16 +205,10 @@ void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
 	struct fanout *f = &c->ops->relay->fanout;
 
 	c->tail = *tail;
-	c->tail.on = true;
+	c->tail.on = c->place.lasting = true;
 	c->ops->n_tails++;
 	f->tap = on_appended;
 	f->tap_context = c->ops;
-}
-
-static void print_dropped(struct ops_connection *c, const void *nothing, FILE *out)
-{
-	(void)nothing;
-	tail_print_dropped(&c->tail, out);
 }
 
 /* Lines */
@@ -148,32 +218,25 @@ static int run_line(struct ops_connection *c, char *line)
 {
 	int r = c->tail.on ? end_tail(c) : 0;
 
-	c->ops->n_commands++;
 	return r < 0 ? r : reply(c, print_reply, line);
 }
 
-/* The next lines of the input, as long as their replies are taken. 0 or negative errno. */
+/* The next line of the input. 0 or negative errno. */
 static int run_input(struct ops_connection *c)
 {
-	size_t start = 0;
-	int r = 0;
+	char *end = memchr(c->input, '\n', c->input_len);
 
-	for (int i = 0; i < LINES_A_TURN && r == 0 && start < c->input_len; i++) {
-		if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
-			break;
-		char *line = c->input + start, *end = memchr(line, '\n', c->input_len - start);
-		/* A last line without a newline is a line too; there is room for its end. */
-		if (!end && c->ended)
-			end = c->input + c->input_len++;
-		if (!end)
-			break;
-		*end = '\0';
-		start = (size_t)(end + 1 - c->input);
-		r = c->skipping ? reply(c, print_too_long, NULL) : run_line(c, line);
-		c->skipping = false;
-	}
-	c->input_len -= start;
-	memmove(c->input, c->input + start, c->input_len);
+	/* A last line without a newline is a line too; there is room for its end. */
+	if (!end && c->ended && c->input_len > 0)
+		end = c->input + c->input_len++;
+	if (!end)
+		return 0;
+	*end = '\0';
+	int r = c->skipping ? reply(c, print_too_long, NULL) : run_line(c, c->input);
+	c->skipping = false;
+	size_t len = (size_t)(end + 1 - c->input);
+	c->input_len -= len;
+	memmove(c->input, c->input + len, c->input_len);
 	return r;
 }
 
@@ -182,41 +245,70 @@ static bool has_line(const struct ops_connection *c)
 	return c->input_len > 0 && (c->ended || memchr(c->input, '\n', c->input_len));
 }
 
-/* Run what is asked, and send. The connection may be gone after this. */
-static void serve(struct ops_connection *c)
+static bool has_work(const struct ops_connection *c)
 {
-	struct ev_loop *loop = c->ops->relay->loop;
-	int r = run_input(c);
+	return c->answer.go_on || has_line(c);
+}
 
-	if (r == 0)
-		r = outbox_send(&c->outbox, c->fd);
+/* The next portion of what is asked, as long as the replies are taken. 0 or negative errno. */
+static int work(struct ops_connection *c)
+{
+	if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
+		return 0;
+	if (!c->answer.go_on)
+		return run_input(c);
+	int r = reply(c, print_portion, NULL);
+	if (r == 1)
+		end_answer(c);
+	return r < 0 ? r : 0;
+}
+
+static int send_replies(struct ops_connection *c)
+{
+	size_t before = outbox_waiting(&c->outbox);
+	int r = outbox_send(&c->outbox, c->fd);
+
+	if (outbox_waiting(&c->outbox) < before)
+		c->place.active = clock_now();
 	/* Perhaps nothing follows for long that would show it. */
 	if (r == 0 && c->tail.on && c->tail.dropped > 0)
 		r = reply(c, print_dropped, NULL);
-	if (r == -ENOMEM) {
+	return r;
+}
+
+/* Watch for what is missing: bytes of it, or room for ours. */
+static void wait_for_peer(struct ops_connection *c)
+{
+	struct ev_loop *loop = c->ops->relay->loop;
+
+	if (outbox_waiting(&c->outbox) > 0)
+		ev_io_start(loop, &c->writer);
+	if (has_work(c) && outbox_waiting(&c->outbox) < OPS_OUTPUT_MAX)
+		schedule(c);
+	if (!c->ended && !has_line(c))
+		ev_io_start(loop, &c->reader);
+}
+
+static void serve(struct ready *ready)
+{
+	struct ops_connection *c =
+		(struct ops_connection *)((char *)ready - offsetof(struct ops_connection, ready));
+	int r = work(c);
+
+	if (r == 0)
+		r = send_replies(c);
+	if (r == -ENOMEM)
 		drop(c, "out of memory");
-	} else if ((r < 0 && r != -EAGAIN) || (r == 0 && c->ended && !c->tail.on && !has_line(c))) {
+	else if ((r < 0 && r != -EAGAIN) || (r == 0 && c->ended && !c->tail.on && !has_work(c)))
 		close_connection(c);
-	} else {
-		if (outbox_waiting(&c->outbox) > 0)
-			ev_io_start(loop, &c->writer);
-		else
-			ev_io_stop(loop, &c->writer);
-		if (c->ended || has_line(c))
-			ev_io_stop(loop, &c->reader);
-		else
-			ev_io_start(loop, &c->reader);
-		/* A socket that takes more need not count as writable, so the writer could wait for ever. */
-		if (has_line(c) && outbox_waiting(&c->outbox) == 0)
-			timer_arm(loop, &c->turn, 0);
-	}
+	else
+		wait_for_peer(c);
 }
 
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct ops_connection *c = watcher->data;
 
-	(void)loop;
 	if (events & EV_ERROR) {
 		drop(c, "the kernel watches no more sockets for the relay");
 		return;
@@ -229,7 +321,7 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		close_connection(c);
 		return;
 	}
-	c->active = clock_now();
+	c->place.active = clock_now();
 	c->input_len += (size_t)n;
 	if (n == 0)
 		c->ended = true;
@@ -238,39 +330,18 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		/* One byte stands for the line until its end comes. */
 		c->input_len = 1;
 	}
-	serve(c);
+	ev_io_stop(loop, &c->reader);
+	schedule(c);
 }
 
 static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
-	(void)loop;
 	(void)events;
-	serve(watcher->data);
-}
-
-static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
-{
-	(void)loop;
-	(void)events;
-	serve(timer->data);
+	ev_io_stop(loop, watcher);
+	schedule(watcher->data);
 }
 
 /* Connections */
-
-static bool make_room(struct ops *ops)
-{
-	struct ops_connection *idlest = NULL;
-
-	if (ops->n_connections < OPS_CONNECTIONS_MAX)
-		return true;
-	for (struct ops_connection *c = ops->connections; c; c = c->next)
-		if (!c->tail.on && (!idlest || c->active < idlest->active))
-			idlest = c;
-	if (!idlest || clock_now() - idlest->active < OPS_IDLE_SECONDS)
-		return false;
-	drop(idlest, "others wait for its place");
-	return true;
-}
 
 static void refuse(struct ops *ops, int fd)
 {
@@ -280,35 +351,46 @@ static void refuse(struct ops *ops, int fd)
 	close(fd);
 	ops->n_dropped++;
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"an operator is refused: the ops socket has %d connections, all of them busy",
-		OPS_CONNECTIONS_MAX);
+		"an operator is refused: the ops socket has %u connections, all of them busy", ops->places.n);
+}
+
+static struct ops_connection *make_connection(struct ops *ops, uid_t uid)
+{
+	struct place *victim;
+
+	if (!places_room(&ops->places, uid, &victim))
+		return NULL;
+	if (victim)
+		drop(connection_of(victim), "others wait for its place");
+	struct ops_connection *c = calloc(1, sizeof *c);
+	struct user *user = c ? users_get(&ops->relay->fanout.users, uid) : NULL;
+	if (!user) {
+		free(c);
+		return NULL;
+	}
+	c->ops = ops;
+	c->user = user;
+	ready_init(&c->ready, &user->asking, serve);
+	places_take(&ops->places, &c->place, uid);
+	return c;
 }
 
 void ops_accepted(void *context, int fd)
 {
 	struct ops *ops = context;
-	struct ops_connection *c = make_room(ops) ? calloc(1, sizeof *c) : NULL;
 	struct ucred peer = {.uid = (uid_t)-1};
 	socklen_t len = sizeof peer;
 
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	struct ops_connection *c = make_connection(ops, peer.uid);
 	if (!c) {
 		refuse(ops, fd);
 		return;
 	}
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
-	c->ops = ops;
 	c->fd = fd;
-	c->uid = peer.uid;
-	c->active = clock_now();
-	c->next = ops->connections;
-	if (c->next)
-		c->next->prev = c;
-	ops->connections = c;
-	ops->n_connections++;
 	ops->n_accepted++;
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
-	timer_init(&c->turn, on_turn, c);
 	c->reader.data = c->writer.data = c;
 	ev_io_start(ops->relay->loop, &c->reader);
 }
@@ -325,23 +407,26 @@ void ops_tick(struct ops *ops)
 {
 	double now = clock_now();
 
-	for (struct ops_connection *c = ops->connections, *next; c; c = next) {
-		next = c->next;
+	for (struct ops_connection *c = first_connection(ops), *next; c; c = next) {
+		bool stalled = outbox_waiting(&c->outbox) > 0 && now - c->outbox.progress > OPS_STALL_SECONDS;
+		next = next_connection(c);
 		if (c->tail.on && c->ended && is_gone(c))
 			close_connection(c);
-		else if (!c->tail.on && outbox_waiting(&c->outbox) > 0 &&
-			 now - c->outbox.progress > OPS_STALL_SECONDS)
+		else if (!c->tail.on && stalled)
 			drop(c, "it asks and does not read the replies");
+		else
+			c->place.lasting = c->tail.on && !stalled;
 	}
 }
 
 void ops_init(struct ops *ops, struct relay *relay)
 {
 	*ops = (struct ops){.relay = relay};
+	places_open(&ops->places, OPS_CONNECTIONS_MAX, OPS_KEPT, OPS_IDLE_SECONDS);
 }
 
 void ops_close(struct ops *ops)
 {
-	while (ops->connections)
-		close_connection(ops->connections);
+	for (struct ops_connection *c; (c = first_connection(ops));)
+		close_connection(c);
 }

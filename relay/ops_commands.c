@@ -13,6 +13,9 @@
 #include <unistd.h>
 
 #define WORDS_MAX 4
+/* What a slice takes; and so many rows of a table are looked at for the widths of its columns. */
+#define WORKERS_A_PORTION 4
+#define MEASURED_MAX 64
 
 struct command_line {
 	struct ops_connection *connection;
@@ -26,11 +29,6 @@ struct command_line {
 static enum report_form screen(const struct command_line *l)
 {
 	return l->json ? REPORT_JSON : REPORT_SCREEN;
-}
-
-static enum report_form table(const struct command_line *l)
-{
-	return l->json ? REPORT_JSON : REPORT_TABLE;
 }
 
 static void refuse(struct command_line *l, const char *code, const char *text)
@@ -75,60 +73,101 @@ static void read_program(pid_t pid, char buf[32])
 	buf[strcspn(buf, "\n")] = '\0';
 }
 
-static void run_workers(struct command_line *l)
+static void print_worker(struct report *r, struct worker *w)
 {
-	struct relay *relay = l->relay;
-	double now = clock_now();
+	char program[32];
+	uint64_t bytes, frames = delivery_lag(w, &bytes);
+
+	read_program(w->pid, program);
+	report_begin(r);
+	report_count(r, "id", w->id);
+	report_count(r, "pid", (uint64_t)w->pid);
+	report_count(r, "uid", w->uid);
+	report_text(r, "program", *program ? program : NULL);
+	report_text(r, "state", worker_state_name(w->state));
+	/* Bit 0 is what every worker gets. */
+	report_count(r, "channels", (unsigned)__builtin_popcountll(w->all_mask) - 1);
+	report_count(r, "pubkeys", w->n_edges);
+	report_count(r, "lag frames", frames);
+	report_count(r, "lag bytes", bytes);
+	report_count(r, "sent", w->n_sent);
+	report_count(r, "drops", w->n_dropped);
+	report_count(r, "overruns", w->n_overruns);
+	report_count(r, "publishing", w->n_publishing);
+	report_seconds(r, "age", clock_now() - w->since);
+	report_text(r, "name", w->name);
+	report_end(r);
+}
+
+/* By slot, for others may come and go between two portions. */
+static int go_on_workers(struct ops_connection *c, FILE *out)
+{
+	const struct fanout *f = &c->ops->relay->fanout;
+	struct ops_answer *a = &c->answer;
 	struct report r;
 
-	report_open(&r, l->out, table(l));
-	for (struct worker *w = relay->fanout.workers; w; w = w->next) {
-		char program[32];
-		uint64_t bytes, frames = delivery_lag(w, &bytes);
-		/* Bit 0 is what every worker gets. */
-		unsigned whole = (unsigned)__builtin_popcountll(w->all_mask) - 1;
-		read_program(w->pid, program);
-		report_begin(&r);
-		report_count(&r, "id", w->id);
-		report_count(&r, "pid", (uint64_t)w->pid);
-		report_count(&r, "uid", w->uid);
-		report_text(&r, "program", *program ? program : NULL);
-		report_text(&r, "state", worker_state_name(w->state));
-		report_count(&r, "channels", whole);
-		report_count(&r, "pubkeys", w->n_edges);
-		report_count(&r, "lag frames", frames);
-		report_count(&r, "lag bytes", bytes);
-		report_count(&r, "to recover", catch_up_rows_left(w));
-		report_count(&r, "sent", w->n_sent);
-		report_count(&r, "drops", w->n_dropped);
-		report_count(&r, "overruns", w->n_overruns);
-		report_count(&r, "publishing", w->n_publishing);
-		report_seconds(&r, "age", now - w->since);
-		report_text(&r, "name", w->name);
-		report_end(&r);
+	if (report_open_table(&r, out, &a->table, a->json) < 0)
+		return -ENOMEM;
+	for (int n = 0; n < WORKERS_A_PORTION && a->slot < f->n_slots; a->slot++) {
+		struct worker *w = f->slots[a->slot];
+		if (!w)
+			continue;
+		print_worker(&r, w);
+		a->n_measured += a->table.measuring;
+		n++;
 	}
-	report_close(&r);
+	if (report_close(&r) < 0)
+		return -ENOMEM;
+	if (a->table.measuring) {
+		if (a->n_measured >= MEASURED_MAX || a->slot >= f->n_slots) {
+			a->table.measuring = false;
+			a->slot = 0;
+		}
+		return 0;
+	}
+	return a->slot >= f->n_slots;
+}
+
+static void run_workers(struct command_line *l)
+{
+	ops_answer_begin(l->connection, l->json, go_on_workers);
+}
+
+static void print_channels(struct command_line *l, struct report *r, const uint64_t *whole)
+{
+	const struct relay *relay = l->relay;
+
+	for (unsigned i = 0; i < relay->config.n_channels; i++) {
+		const struct channel *channel = &relay->config.channels[i];
+		report_begin(r);
+		report_text(r, "channel", channel->name);
+		report_text(r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");
+		report_count(r, "heard", relay->fanout.n_appended[i + 1]);
+		report_count(r, "workers for all", whole[i + 1]);
+		report_end(r);
+	}
 }
 
 static void run_channels(struct command_line *l)
 {
-	const struct relay *relay = l->relay;
+	uint64_t whole[CHANNELS_MAX + 1] = {0};
+	struct report_table table = {0};
 	struct report r;
 
-	report_open(&r, l->out, table(l));
-	for (unsigned i = 0; i < relay->config.n_channels; i++) {
-		const struct channel *channel = &relay->config.channels[i];
-		uint64_t whole = 0;
-		for (const struct worker *w = relay->fanout.workers; w; w = w->next)
-			whole += w->all_mask >> (i + 1) & 1;
-		report_begin(&r);
-		report_text(&r, "channel", channel->name);
-		report_text(&r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");
-		report_count(&r, "heard", relay->fanout.n_appended[i + 1]);
-		report_count(&r, "workers for all", whole);
-		report_end(&r);
+	for (const struct worker *w = l->relay->fanout.workers; w; w = w->next)
+		for (uint64_t left = w->all_mask; left; left &= left - 1)
+			whole[__builtin_ctzll(left)]++;
+	int result = report_open_table(&r, l->out, &table, l->json);
+	if (result == 0) {
+		table.measuring = true;
+		if (!l->json)
+			print_channels(l, &r, whole);
+		table.measuring = false;
+		print_channels(l, &r, whole);
+		result = report_close(&r);
 	}
-	report_close(&r);
+	if (result < 0)
+		refuse(l, "memory", "the relay is short of it; try again");
 }
 
 static void run_tail(struct command_line *l)
@@ -149,9 +188,14 @@ static void run_tail(struct command_line *l)
 	ops_tail_begin(l->connection, &tail);
 }
 
+static int go_on_metrics(struct ops_connection *c, FILE *out)
+{
+	return metrics_print(c->ops->relay, out, c->answer.json, &c->answer.page);
+}
+
 static void run_metrics(struct command_line *l)
 {
-	metrics_print(l->relay, l->out, l->json);
+	ops_answer_begin(l->connection, l->json, go_on_metrics);
 }
 
 static void run_config(struct command_line *l)
@@ -214,7 +258,7 @@ static void run_log(struct command_line *l)
 	}
 	diag_set_level((enum diag_level)level);
 	diag(DIAG_NOTICE, "an operator set the log level level=%s uid=%u",
-		diag_level_name((enum diag_level)level), (unsigned)l->connection->uid);
+		diag_level_name((enum diag_level)level), (unsigned)l->connection->place.uid);
 	done(l, "set");
 }
 
@@ -287,11 +331,6 @@ static void run_help(struct command_line *l)
 		"A last word \"json\" gives one JSON object a line. Each reply ends with a blank line.\n");
 }
 
-static bool may_change(const struct ops_connection *c)
-{
-	return c->uid == 0 || c->uid == geteuid();
-}
-
 void ops_command(struct ops_connection *c, const char *text, FILE *out)
 {
 	struct command_line line = {.connection = c, .relay = c->ops->relay, .out = out};
@@ -323,7 +362,7 @@ void ops_command(struct ops_connection *c, const char *text, FILE *out)
 		refuse(l, "unknown-command", "try \"help\"");
 	else if (n > commands[i].n_arguments)
 		fprintf(out, "ERR usage %s %s [json]\n", commands[i].name, commands[i].arguments);
-	else if (commands[i].privileged && !may_change(c))
+	else if (commands[i].privileged && !places_is_privileged(c->place.uid))
 		refuse(l, "denied", "only root and the daemon's user may do this");
 	else
 		commands[i].run(l);

@@ -3,6 +3,7 @@
 #include "wire.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,51 +73,65 @@ void report_escape_json(FILE *out, const char *text, size_t len)
 void report_open(struct report *r, FILE *out, enum report_form form)
 {
 	*r = (struct report){.out = out, .form = form};
-	if (form == REPORT_TABLE)
-		r->cells = outbox_stream(&r->cell_bytes);
-	if (form == REPORT_TABLE && !r->cells)
-		r->form = REPORT_LINE;
 }
 
-static void print_row(struct report *r, const char **cells, const size_t *widths)
+int report_open_table(struct report *r, FILE *out, struct report_table *table, bool json)
 {
-	unsigned last = r->n_columns - 1;
+	report_open(r, out, json ? REPORT_JSON : REPORT_TABLE);
+	r->table = table;
+	if (!json)
+		r->cells = outbox_stream(&r->cell_bytes);
+	return json || r->cells ? 0 : -ENOMEM;
+}
 
-	assert(r->n_columns > 0);
+static void print_row(struct report *r, const char *const *cells)
+{
+	const struct report_table *t = r->table;
+	unsigned last = t->n_columns - 1;
+
 	for (unsigned i = 0; i < last; i++)
-		fprintf(r->out, "%-*s  ", (int)widths[i], cells[i]);
+		fprintf(r->out, "%-*s  ", (int)t->widths[i], cells[i]);
 	fprintf(r->out, "%s\n", cells[last]);
 }
 
-static void print_table(struct report *r)
+static void measure(struct report_table *t, const char *const *cells)
 {
-	size_t widths[sizeof r->columns / sizeof *r->columns];
-	const char *cells[sizeof r->columns / sizeof *r->columns];
-	const char *cell = r->cell_bytes.bytes;
-
-	for (unsigned i = 0; i < r->n_columns; i++)
-		widths[i] = strlen(r->columns[i]);
-	for (unsigned i = 0; i < r->n_rows * r->n_columns; i++, cell += strlen(cell) + 1)
-		if (strlen(cell) > widths[i % r->n_columns])
-			widths[i % r->n_columns] = strlen(cell);
-	print_row(r, r->columns, widths);
-	cell = r->cell_bytes.bytes;
-	for (unsigned row = 0; row < r->n_rows; row++) {
-		for (unsigned i = 0; i < r->n_columns; i++, cell += strlen(cell) + 1)
-			cells[i] = cell;
-		print_row(r, cells, widths);
-	}
+	for (unsigned i = 0; i < t->n_columns; i++)
+		if (strlen(cells[i]) > t->widths[i])
+			t->widths[i] = strlen(cells[i]);
 }
 
-void report_close(struct report *r)
+static void end_row(struct report *r)
 {
-	if (r->form != REPORT_TABLE)
+	struct report_table *t = r->table;
+	const char *cells[REPORT_COLUMNS_MAX];
+
+	if (fflush(r->cells) != 0 || ferror(r->cells)) {
+		r->failed = true;
 		return;
-	if (outbox_end_stream(r->cells) < 0)
-		fputs("ERR memory the relay is short of it; try again\n", r->out);
-	else if (r->n_rows > 0)
-		print_table(r);
+	}
+	const char *cell = r->cell_bytes.bytes + r->cell_bytes.start;
+	for (unsigned i = 0; i < r->n_cells; i++, cell += strlen(cell) + 1)
+		cells[i] = cell;
+	t->n_columns = r->n_cells;
+	if (t->measuring) {
+		measure(t, cells);
+	} else {
+		measure(t, t->columns);
+		if (!t->headed)
+			print_row(r, t->columns);
+		t->headed = true;
+		print_row(r, cells);
+	}
+	outbox_cut(&r->cell_bytes, 0);
+}
+
+int report_close(struct report *r)
+{
+	if (r->cells && outbox_end_stream(r->cells) < 0)
+		r->failed = true;
 	outbox_free(&r->cell_bytes);
+	return r->failed ? -ENOMEM : 0;
 }
 
 void report_begin(struct report *r)
@@ -145,8 +160,8 @@ void report_end(struct report *r)
 		fputs("}\n", r->out);
 	else if (r->form == REPORT_LINE)
 		fputc('\n', r->out);
-	r->n_columns = r->n_cells;
-	r->n_rows++;
+	else if (r->form == REPORT_TABLE)
+		end_row(r);
 }
 
 static void json_name(struct report *r, const char *name, const char *unit)
@@ -186,7 +201,7 @@ void report_named(struct report *r)
 
 /* Fields: each is its name, or nothing of it, then its value. */
 
-/* Where the value goes. A cell needs no end: its NUL is written here, before the next. */
+/* Where the value goes. */
 static FILE *field(struct report *r, const char *name, const char *unit)
 {
 	FILE *out = r->out;
@@ -200,10 +215,8 @@ static FILE *field(struct report *r, const char *name, const char *unit)
 	} else if (r->form == REPORT_LINE) {
 		fprintf(out, "%s%s=", r->first ? "" : " ", name);
 	} else {
-		assert(r->n_cells < sizeof r->columns / sizeof *r->columns);
-		if (r->n_rows == 0)
-			r->columns[r->n_cells] = name;
-		r->n_cells++;
+		assert(r->n_cells < REPORT_COLUMNS_MAX);
+		r->table->columns[r->n_cells++] = name;
 		out = r->cells;
 	}
 	r->first = false;

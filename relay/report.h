@@ -13,24 +13,39 @@
 
 enum report_form { REPORT_SCREEN, REPORT_TABLE, REPORT_LINE, REPORT_JSON };
 
+#define REPORT_COLUMNS_MAX 24
+
+/* What is known of a table between its rows: so it may be printed in portions, each by a report of its own.
+ * All zero at first. Measure some rows, then print all; a cell wider than those that were measured moves the
+ * rest of its row. */
+struct report_table {
+	const char *columns[REPORT_COLUMNS_MAX];
+	size_t widths[REPORT_COLUMNS_MAX];
+	unsigned n_columns;
+	bool measuring; /* rows are not printed */
+	bool headed;    /* the names of the columns are */
+};
+
 struct report {
 	FILE *out;
 	enum report_form form;
 	bool in_line, in_group;
 	bool first;      /* no field of the object, or of the line, is written yet */
 	bool name_first; /* of the line that has just begun */
-	/* A table, until report_close() knows how wide its columns are: its cells, NUL-terminated, row by
-	 * row. */
+	struct report_table *table;
+	/* The row's cells, NUL-terminated. */
 	FILE *cells; /* into cell_bytes */
 	struct outbox cell_bytes;
-	unsigned n_columns, n_cells, n_rows;
-	const char *columns[24];
+	unsigned n_cells;
+	bool failed;
 };
 
-/* out: where it goes, by the time of report_close(). When memory is short, a table comes out as lines of
- * name=value, or as an ERR. */
+/* out: where it goes. */
 void report_open(struct report *report, FILE *out, enum report_form form);
-void report_close(struct report *report);
+/* Rows of a table, or else lines of JSON. 0 or -ENOMEM. */
+int report_open_table(struct report *report, FILE *out, struct report_table *table, bool json);
+/* 0; -ENOMEM: a row of a table is missing. */
+int report_close(struct report *report);
 
 void report_begin(struct report *report);
 void report_end(struct report *report);

@@ -44,12 +44,11 @@ static void put(struct report *r, const char *name, struct wire_str value)
 	report_bytes(r, name, value.ptr, value.len);
 }
 
-static void print_line(
-	const struct tail *t, FILE *out, void (*print)(struct report *r, const void *of), const void *of)
+static void print_line(bool json, FILE *out, void (*print)(struct report *r, const void *of), const void *of)
 {
 	struct report r;
 
-	report_open(&r, out, t->json ? REPORT_JSON : REPORT_LINE);
+	report_open(&r, out, json ? REPORT_JSON : REPORT_LINE);
 	report_begin(&r);
 	print_time(&r);
 	print(&r, of);
@@ -107,13 +106,13 @@ static void print_dropped(struct report *r, const void *of)
 	report_count(r, "frames", t->dropped);
 }
 
-void tail_print(const struct tail *t, const struct wire_frame *f, FILE *out)
+void tail_print(bool json, const struct wire_frame *f, FILE *out)
 {
-	print_line(t, out, print_frame, f);
+	print_line(json, out, print_frame, f);
 }
 
 void tail_print_dropped(struct tail *t, FILE *out)
 {
-	print_line(t, out, print_dropped, t);
+	print_line(t->json, out, print_dropped, t);
 	t->dropped = 0;
 }

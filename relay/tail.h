@@ -18,6 +18,6 @@ struct tail {
 };
 
 bool tail_wants(const struct tail *tail, const struct wire_frame *frame);
-void tail_print(const struct tail *tail, const struct wire_frame *frame, FILE *out);
+void tail_print(bool json, const struct wire_frame *frame, FILE *out);
 /* That tail->dropped are missing here. */
 void tail_print_dropped(struct tail *tail, FILE *out);

@@ -48,7 +48,7 @@ static char *ask(struct span request, const size_t *tears, int n_tears)
 	close(fd);
 	local_relay_turn();
 	local_relay_turn();
-	must(relay->metrics_socket.n_connections == 0);
+	must(relay->metrics_socket.places.n == 0);
 	return answer;
 }
 

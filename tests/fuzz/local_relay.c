@@ -95,7 +95,9 @@ void local_relay_end(void)
 
 void local_relay_turn(void)
 {
-	ev_run(relay.loop, EVRUN_NOWAIT);
+	do
+		ev_run(relay.loop, EVRUN_NOWAIT);
+	while (!TAILQ_EMPTY(&relay.fanout.asking.ring) || !TAILQ_EMPTY(&relay.fanout.sending.ring));
 }
 
 void local_relay_hear(const char *channel, struct wire_str value)

@@ -8,7 +8,7 @@
  * before. */
 struct relay *local_relay_start(void);
 void local_relay_end(void);
-/* A turn of the loop, which does not wait. */
+/* Turns of the loop, which do not wait, until nobody is ready any more. */
 void local_relay_turn(void);
 
 /* As if PostgreSQL had brought it. */
