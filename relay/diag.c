@@ -1,5 +1,7 @@
 #include "diag.h"
 
+#include "printable.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,19 +54,14 @@ uint64_t diag_count(enum diag_level level)
 static void write_line(enum diag_level level, const char *text)
 {
 	char line[LINE_MAX_BYTES + 32];
-	int n = snprintf(line, sizeof line, "<%d>%s: ", level, names[level]);
+	size_t n = (size_t)snprintf(line, sizeof line, "<%d>%s: ", level, names[level]);
 
-	for (const char *p = text; *p && n < LINE_MAX_BYTES; p++) {
-		unsigned char c = (unsigned char)*p;
-		if (c < 0x20 || c == 0x7f)
-			n += snprintf(line + n, 5, "\\x%02x", c);
-		else
-			line[n++] = *p;
-	}
+	/* Room for the newline is left. */
+	n += printable_copy(line + n, sizeof line - 1 - n, text, strlen(text));
 	line[n++] = '\n';
 	counts[level]++;
 	/* A log that cannot be written to must not stop the relay. */
-	if (write(STDERR_FILENO, line, (size_t)n) < 0)
+	if (write(STDERR_FILENO, line, n) < 0)
 		return;
 }
 

@@ -24,7 +24,7 @@ const char *diag_level_name(enum diag_level level);
 /* Lines written at this level so far. */
 uint64_t diag_count(enum diag_level level);
 
-/* Control bytes in what others wrote are escaped, so that one call is one line. */
+/* What others wrote is escaped where it must not be printed as it is, so that one call is one line. */
 void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each limit; the next

@@ -1,6 +1,6 @@
 #include "report.h"
 
-#include "wire.h"
+#include "printable.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -11,59 +11,42 @@
 
 /* Escaping */
 
-/* Bytes of the UTF-8 sequence at p; 0 when there is none. */
-static size_t sequence(const char *p, size_t len)
-{
-	unsigned char lead = (unsigned char)*p;
-	size_t n = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-
-	return n <= len && wire_utf8_valid(p, n) ? n : 0;
-}
-
-/* Also those beyond ASCII: a terminal may obey U+0080 to U+009F, and lay out a line from right to left. */
-static bool is_control(const char *p, size_t n)
-{
-	const unsigned char *u = (const unsigned char *)p;
-
-	if (n == 1)
-		return u[0] < 0x20 || u[0] == 0x7f;
-	if (n == 2)
-		return u[0] == 0xc2 && u[1] < 0xa0;
-	return n == 3 && u[0] == 0xe2 &&
-	       ((u[1] == 0x80 && u[2] >= 0xa8 && u[2] <= 0xae) ||
-		       (u[1] == 0x81 && u[2] >= 0xa6 && u[2] <= 0xa9));
-}
-
 void report_escape_text(FILE *out, const char *text, size_t len)
 {
 	for (size_t i = 0; i < len;) {
-		size_t n = sequence(text + i, len - i);
-		if (n > 0 && !is_control(text + i, n)) {
-			fwrite(text + i, 1, n, out);
-			i += n;
-			continue;
-		}
-		for (size_t end = i + (n ? n : 1); i < end; i++)
-			fprintf(out, "\\x%02x", (unsigned char)text[i]);
+		struct printable_char c = printable_char_at(text + i, len - i);
+		if (c.as_is)
+			fwrite(text + i, 1, c.len, out);
+		for (unsigned byte = 0; byte < c.len && !c.as_is; byte++)
+			fprintf(out, "\\x%02x", (unsigned char)text[i + byte]);
+		i += c.len;
 	}
+}
+
+/* As UTF-16, as JSON has it. */
+static void escape_code(FILE *out, uint32_t code)
+{
+	if (code >= 0x10000) {
+		fprintf(out, "\\u%04x", 0xd800 + ((code - 0x10000) >> 10));
+		code = 0xdc00 + ((code - 0x10000) & 0x3ff);
+	}
+	fprintf(out, "\\u%04x", code);
 }
 
 void report_escape_json(FILE *out, const char *text, size_t len)
 {
 	fputc('"', out);
 	for (size_t i = 0; i < len;) {
-		size_t n = sequence(text + i, len - i);
-		if (n == 0)
+		struct printable_char c = printable_char_at(text + i, len - i);
+		if (!c.is_text)
 			fputs("\\ufffd", out);
-		else if (text[i] == '"' || text[i] == '\\')
+		else if (!c.as_is)
+			escape_code(out, c.code);
+		else if (c.code == '"' || c.code == '\\')
 			fprintf(out, "\\%c", text[i]);
-		else if (n == 1 && is_control(text + i, n))
-			fprintf(out, "\\u%04x", (unsigned char)text[i]);
-		else if (n == 2 && is_control(text + i, n))
-			fprintf(out, "\\u%04x", (unsigned char)text[i + 1]);
 		else
-			fwrite(text + i, 1, n, out);
-		i += n ? n : 1;
+			fwrite(text + i, 1, c.len, out);
+		i += c.len;
 	}
 	fputc('"', out);
 }

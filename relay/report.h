@@ -67,8 +67,9 @@ void report_seconds(struct report *report, const char *name, double value);
 /* Events a second; JSON adds "_per_second". */
 void report_rate(struct report *report, const char *name, double value);
 
-/* Control bytes, and bytes that are no UTF-8, come out as \xNN, so that one value stays on one line and moves
- * no cursor. */
+/* What may not be printed as it is comes out as \xNN for each byte, so that one value stays on one line and
+ * moves no cursor. */
 void report_escape_text(FILE *out, const char *text, size_t len);
-/* A JSON string with its quotes; a byte that is no UTF-8 becomes U+FFFD. */
+/* A JSON string with its quotes. What may not be printed as it is comes out as \uNNNN; a byte that is no
+ * UTF-8 becomes U+FFFD. */
 void report_escape_json(FILE *out, const char *text, size_t len);

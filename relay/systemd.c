@@ -1,5 +1,7 @@
 #include "systemd.h"
 
+#include "printable.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -150,16 +152,17 @@ void systemd_notify(const char *state)
 
 void systemd_status(const char *format, ...)
 {
-	char text[sizeof systemd.status];
+	char raw[sizeof systemd.status], text[sizeof systemd.status];
 	va_list args;
 
-	int n = snprintf(text, sizeof text, "STATUS=");
 	va_start(args, format);
-	vsnprintf(text + n, sizeof text - (size_t)n, format, args);
+	vsnprintf(raw, sizeof raw, format, args);
 	va_end(args);
+	size_t n = (size_t)snprintf(text, sizeof text, "STATUS=");
+	printable_copy(text + n, sizeof text - n, raw, strlen(raw));
 	if (strcmp(text, systemd.status) == 0)
 		return;
-	memcpy(systemd.status, text, sizeof text);
+	snprintf(systemd.status, sizeof systemd.status, "%s", text);
 	systemd_notify(text);
 }
 

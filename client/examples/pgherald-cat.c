@@ -74,6 +74,22 @@ static size_t character(const unsigned char *p, const unsigned char *end)
 	return len;
 }
 
+/* The code point of up to three bytes of UTF-8. */
+static unsigned code_point(const unsigned char *p, size_t n)
+{
+	return n == 1   ? *p
+	       : n == 2 ? (*p & 0x1fu) << 6 | (p[1] & 0x3fu)
+			: (*p & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+}
+
+/* A terminal obeys it, or nobody sees it: a control character, a mark of direction or of no width. */
+static bool is_hidden(unsigned code)
+{
+	return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xad || code == 0x61c ||
+	       (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+	       (code >= 0x2060 && code <= 0x206f) || code == 0xfeff;
+}
+
 /* NULL is null. Bytes that are no UTF-8 become U+FFFD, so that each line is JSON, whatever came. */
 static void print_string(const char *s, size_t len)
 {
@@ -89,8 +105,8 @@ static void print_string(const char *s, size_t len)
 			fputs("\\ufffd", stdout);
 		else if (*p == '"' || *p == '\\')
 			printf("\\%c", *p);
-		else if (*p < 0x20 || *p == 0x7f)
-			printf("\\u%04x", *p);
+		else if (n <= 3 && is_hidden(code_point(p, n)))
+			printf("\\u%04x", code_point(p, n));
 		else
 			fwrite(p, 1, n, stdout);
 		p += n ? n : 1;
