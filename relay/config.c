@@ -2,12 +2,12 @@
 
 #include "backlog.h"
 #include "diag.h"
+#include "redact.h"
 #include "wire.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
-#include <libpq-fe.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -174,112 +174,18 @@ static struct setting {
 		.help = "error, warning, notice, info or debug"},
 };
 
-/* Every password of the URLs, in the form given and in the form decoded. */
-static char *secrets[8];
-static unsigned n_secrets;
-
 static int refuse(enum setting_id id, const char *why)
 {
 	diag(DIAG_ERROR, "%s (--%s) cannot work: %s", settings[id].env, settings[id].flag, why);
 	return -EINVAL;
 }
 
-/* False: memory is short. */
-static bool remember_secret(const char *secret)
-{
-	if (!*secret || n_secrets == sizeof secrets / sizeof *secrets)
-		return true;
-	secrets[n_secrets] = strdup(secret);
-	return secrets[n_secrets] && ++n_secrets;
-}
-
-const char *config_redact(const char *text, char *buf, size_t size)
-{
-	size_t n = 0;
-
-	while (*text && n + 4 < size) {
-		unsigned i = 0;
-		while (i < n_secrets && strncmp(text, secrets[i], strlen(secrets[i])) != 0)
-			i++;
-		if (i < n_secrets) {
-			memcpy(buf + n, "***", 3);
-			n += 3;
-			text += strlen(secrets[i]);
-			continue;
-		}
-		/* libpq's messages have several lines, and end with one. */
-		if (*text == '\n') {
-			while (isspace((unsigned char)*text))
-				text++;
-			if (*text) {
-				buf[n++] = ';';
-				buf[n++] = ' ';
-			}
-			continue;
-		}
-		buf[n++] = *text++;
-	}
-	buf[n] = '\0';
-	return buf;
-}
-
-/* The password as it stands in a URI, before percent-decoding. */
-static bool remember_raw_password(const char *url)
-{
-	const char *start = strstr(url, "://");
-	const char *at = start ? strchr(start, '@') : NULL;
-	const char *colon = start ? strchr(start + 3, ':') : NULL;
-
-	if (!at || !colon || colon > at)
-		return true;
-	char *raw = strndup(colon + 1, (size_t)(at - colon - 1));
-	bool good = raw && remember_secret(raw);
-	free(raw);
-	return good;
-}
-
-static bool only_digits_and_commas(const char *s)
-{
-	return strspn(s, "0123456789,") == strlen(s);
-}
-
-/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first
- * quote. And a password with an unescaped @, : or / makes a URL that parses, with a piece of the password as
- * host, port or database, which libpq and the server would then print. */
 static int check_url(enum setting_id id)
 {
-	const char *url = settings[id].value;
-	char *error = NULL;
-	bool piece = false, remembered;
+	char why[200];
+	int r = settings[id].value ? redact_learn(settings[id].value, why, sizeof why) : 0;
 
-	if (!url)
-		return 0;
-	remembered = remember_raw_password(url);
-	PQconninfoOption *options = PQconninfoParse(url, &error);
-	if (!options) {
-		char why[160];
-		snprintf(why, sizeof why, "it is no connection URL (%.*s)",
-			error ? (int)strcspn(error, "\"\n:") : 0, error ? error : "");
-		PQfreemem(error);
-		return refuse(id, why);
-	}
-	for (PQconninfoOption *o = options; o->keyword; o++) {
-		if (!o->val)
-			continue;
-		if (strcmp(o->dispchar, "*") == 0)
-			remembered &= remember_secret(o->val);
-		if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
-			piece |= strchr(o->val, '@') != NULL;
-		if (strcmp(o->keyword, "port") == 0)
-			piece |= !only_digits_and_commas(o->val);
-	}
-	PQconninfoFree(options);
-	if (!remembered)
-		return refuse(id, SHORT_OF_MEMORY);
-	if (piece)
-		return refuse(id, "its host, port or database is none; percent-encode @ : / in the password "
-				  "(%40 %3A %2F)");
-	return 0;
+	return r == 0 ? 0 : refuse(id, r == -EINVAL ? why : SHORT_OF_MEMORY);
 }
 
 static int parse_channels(struct config *config)
@@ -495,8 +401,7 @@ int config_load(struct config *config, int argc, char **argv)
 	int choice;
 
 	*config = (struct config){0};
-	while (n_secrets > 0)
-		free(secrets[--n_secrets]);
+	redact_forget();
 	for (int i = 0; i < N_SETTINGS; i++) {
 		struct setting *s = &settings[i];
 		options[i] = (struct option){s->flag, required_argument, NULL, i};
@@ -565,7 +470,10 @@ void config_setting(unsigned i, struct config_setting *out)
 	const struct setting *s = &settings[i];
 
 	*out = (struct config_setting){.name = s->env, .flag = s->flag, .origin = s->origin, .help = s->help};
-	config_redact(s->value ? s->value : "", out->value, sizeof out->value);
+	if (s->value && (i == DATABASE_URL || i == DATABASE_DIRECT_URL))
+		redact_url(s->value, out->value, sizeof out->value);
+	else
+		snprintf(out->value, sizeof out->value, "%s", s->value ? s->value : "");
 }
 
 const char *config_url_name(const struct config *config, const char *url)

@@ -71,13 +71,10 @@ void config_fit_descriptors(struct config *config, unsigned n_others);
 /* A setting as an operator may see it. */
 struct config_setting {
 	const char *name, *flag, *origin, *help;
-	char value[1024]; /* secrets redacted */
+	char value[1024]; /* of a URL, what may be shown */
 };
 unsigned config_n_settings(void);
 void config_setting(unsigned i, struct config_setting *out);
 
 /* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */
 const char *config_url_name(const struct config *config, const char *url);
-
-/* Copy text into buf as one line, with every password of the configured URLs replaced. */
-const char *config_redact(const char *text, char *buf, size_t size);

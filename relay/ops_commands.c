@@ -207,7 +207,9 @@ static void run_config(struct command_line *l)
 		struct config_setting setting;
 		config_setting(i, &setting);
 		if (!l->json) {
-			fprintf(l->out, "%s=%s (%s)\n", setting.name, setting.value, setting.origin);
+			fprintf(l->out, "%s=", setting.name);
+			report_escape_text(l->out, setting.value, strlen(setting.value));
+			fprintf(l->out, " (%s)\n", setting.origin);
 			continue;
 		}
 		report_begin(&r);

@@ -1,8 +1,8 @@
 #include "session.h"
 
 #include "clock.h"
-#include "config.h"
 #include "diag.h"
+#include "redact.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -44,7 +44,7 @@ unsigned session_attempts(void)
 
 static void one_line(const char *text, char buf[ERROR_MAX])
 {
-	config_redact(text, buf, ERROR_MAX);
+	redact(text, buf, ERROR_MAX);
 }
 
 const char *session_error(const PGresult *result)

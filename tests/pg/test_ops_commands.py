@@ -135,6 +135,32 @@ def test_no_secret_in_any_reply(relay):
         relay.ops(command), relay.ops(command + " json")
 
 
+WRITTEN = {
+    "in the URL": "postgresql://app:Hunter2Zebra9@{where}",
+    "percent-encoded": "postgresql://app:Hunter2%5aebra9@{where}",
+    "as a parameter": "postgresql://app@{where}?password=Hunter2Zebra9",
+    "as a parameter, percent-encoded": "postgresql://app@{where}?password=Hunter2%5Aebra9",
+    "of a key": "postgresql://app@{where}?sslmode=disable&sslpassword=Hunter2Zebra9",
+    "of a key, percent-encoded": "postgresql://app@{where}?sslpassword=Hunter2%5aebra9&sslmode=disable",
+    "quoted": "host=127.0.0.1 port={port} dbname={db} user=app password='Hunter2\\'\\\\Zebra9'",
+    "with a backslash": "host=127.0.0.1 port={port} dbname={db} user=app password=Hunter2\\ Zebra9",
+    "with spaces around": "host=127.0.0.1 port={port} dbname={db} user=app password = 'Hunter2Zebra9'",
+    "for many hosts": "postgresql://app:Hunter2Zebra9@127.0.0.1:{port},127.0.0.1:{port}/{db}",
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_no_password_is_shown_however_it_is_written(make_relay, pg, db, how):
+    """Nor its tail, when another URL's begins like it. What is no secret is shown."""
+    url = WRITTEN[how].format(where=f"127.0.0.1:{pg.port}/{db.name}", port=pg.port, db=db.name)
+    relay = make_relay(DATABASE_URL=pg.url(db.name, password="Hunter2"), DATABASE_DIRECT_URL=url).start()
+    for command in READERS:
+        for reply in (relay.ops(command), relay.ops(command + " json")):
+            for part in ("Hunter2", "Zebra9", "ebra9", "%5"):
+                assert part not in reply, reply
+    assert f"dbname={db.name}" in relay.ops("config") and f"port={pg.port}" in relay.ops("config")
+
+
 # tail
 
 def test_tail_shows_what_is_heard(relay, operator):

@@ -192,6 +192,13 @@ def test_a_password_that_is_a_name_too_is_not_printed(start, db, bouncer, pg):
     assert "hunter2zebra9" not in relay.fails()
 
 
+@pytest.mark.parametrize("password", ["x", "s", "e", "on", "a", "exist"])
+def test_a_short_password_leaves_the_words_of_messages_alone(start, db, bouncer, pg, password):
+    line = start(bouncer.url(db), pg.url("no_such_database", password=password)).fails()
+    assert 'database "no_such_database" does not' in line
+    assert ("***" in line) == (password == "exist"), "but where it stands by itself it may be the password"
+
+
 @pytest.mark.parametrize("setting, value", [
     ("PGHERALD_CHANNELS", "x" * 64), ("PGHERALD_CHANNELS", "a,,b"), ("PGHERALD_CHANNELS", "a:image"),
     ("PGHERALD_CHANNELS", "a,a:text"), ("PGHERALD_BACKLOG_SIZE", "many"), ("PGHERALD_BACKLOG_SIZE", "-1"),
