@@ -12,6 +12,7 @@
 #include "systemd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -500,12 +501,25 @@ static void stop_postgres(struct relay *r)
 	upstream_stop(&r->upstream);
 }
 
+/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
+ * such a number, and the log would be written into it. */
+static bool open_standard_streams(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static struct relay relay;
 	struct relay *r = &relay;
 	struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
 
+	/* Nobody could be told of it. */
+	if (!open_standard_streams())
+		return EXIT_FAILURE;
 	int result = config_load(&r->config, argc, argv);
 	if (result != 0)
 		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

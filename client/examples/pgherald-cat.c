@@ -1,5 +1,6 @@
 /* pgherald-cat: print what a pgherald relay tells, as JSON lines; or publish one change or message. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <pgherald.h>
@@ -427,6 +428,16 @@ static int parse(struct cat *cat, struct pgherald_options *options, int argc, ch
 	return 0;
 }
 
+/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
+ * such a number, and what is printed would be written into it. */
+static bool open_standard_streams(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	struct cat cat = {0};
@@ -442,6 +453,9 @@ int main(int argc, char **argv)
 	char cursor[PGHERALD_CURSOR_SIZE] = "";
 	struct pgherald *h = NULL;
 
+	/* Nobody could be told of it. */
+	if (!open_standard_streams())
+		return EXIT_FAILURE;
 	int r = parse(&cat, &options, argc, argv);
 	if (r != 0) {
 		cat.status = r < 0 ? 0 : r;

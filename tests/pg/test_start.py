@@ -199,6 +199,22 @@ def test_a_short_password_leaves_the_words_of_messages_alone(start, db, bouncer,
     assert ("***" in line) == (password == "exist"), "but where it stands by itself it may be the password"
 
 
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_a_standard_stream_that_is_closed_stays_so(make_relay, closed):
+    """No file or socket gets its number: the log would be written into it."""
+    relay = make_relay()
+    redirections = " ".join(f"{fd}{'<' if fd == '0' else '>'}&-" for fd in closed.split())
+    relay.launcher = ["sh", "-c", f'exec "$@" {redirections}', "sh", *relay.launcher]
+    relay.start()
+    worker = relay.connect()
+    worker.write(b"\xc1")  # which is logged
+    worker.bye()
+    for fd in closed.split():
+        assert os.readlink(f"/proc/{relay.process.pid}/fd/{fd}") == "/dev/null"
+    assert os.stat(relay.path + ".lock").st_size == 0
+    assert ("2" in closed) == (relay.log() == "")
+
+
 @pytest.mark.parametrize("setting, value", [
     ("PGHERALD_CHANNELS", "x" * 64), ("PGHERALD_CHANNELS", "a,,b"), ("PGHERALD_CHANNELS", "a:image"),
     ("PGHERALD_CHANNELS", "a,a:text"), ("PGHERALD_BACKLOG_SIZE", "many"), ("PGHERALD_BACKLOG_SIZE", "-1"),

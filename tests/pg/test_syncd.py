@@ -519,6 +519,17 @@ def test_a_role_that_may_not_make_the_tables_is_refused(make_syncd, db, local_re
     assert log.process.returncode == 1 and "tables cannot be had" in log.log() and "permission denied" in log.log()
 
 
+def test_the_file_is_its_users_alone(make_syncd, run):
+    """And those that SQLite makes beside it."""
+    path = os.path.join(run.subdirectory("sqlite"), "records")
+    syncd = make_syncd(SYNCD_SQLITE=path, SYNCD_WORKERS="1").start()
+    syncd.put("alice", "note", 0, b"x")
+    names = sorted(os.listdir(os.path.dirname(path)))
+    assert names == ["records", "records-shm", "records-wal"]
+    for name in names:
+        assert os.stat(os.path.join(os.path.dirname(path), name)).st_mode & 0o777 == 0o600, name
+
+
 def test_help(make_syncd, run):
     text = run.call([SYNCD, "--help"])
     for name in ("DATABASE_URL", "SYNCD_SQLITE", "--listen", "--workers", "PGHERALD_SOCKET", "127.0.0.1:8080"):

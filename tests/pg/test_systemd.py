@@ -403,6 +403,7 @@ def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup,
     m.write("/etc/pgherald/main.conf", f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n", 0o600)
     m.boot()
     m.systemctl("enable", "pgherald@main")
+    assert m.call("stat", "-c", "%U:%G %a", "/etc/pgherald") == "root:root 700\n", "applications join the group pgherald"
     listener = cat("--socket", m.socket).subscribed()
     load, pid = Load(data), main_pid(m)
     try:

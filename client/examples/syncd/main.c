@@ -230,11 +230,24 @@ static int open_all(struct server *s)
 	return 0;
 }
 
+/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
+ * such a number, and the log would be written into it. */
+static bool open_standard_streams(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static struct server server;
 	struct server *s = &server;
 
+	/* Nobody could be told of it. */
+	if (!open_standard_streams())
+		return EXIT_FAILURE;
 	int r = settings_load(&s->settings, argc, argv);
 	if (r != 0)
 		return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -5,10 +5,12 @@
 #include "store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum statement { BEGIN, COMMIT, ROLLBACK, REVISION, COUNT_UP, WRITE, CHANGES, N_STATEMENTS };
 
@@ -142,6 +144,16 @@ static void sqlite_close(struct store *s)
 	free(s);
 }
 
+/* SQLite would let everybody read what is one user's. The files beside it get the mode that this one has. */
+static void make_private(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+
+	/* If it cannot be made, SQLite says why; if it is there, its mode is its owner's choice. */
+	if (fd >= 0)
+		close(fd);
+}
+
 static int sqlite_open(const struct settings *settings, struct store **out)
 {
 	static const char make[] =
@@ -155,6 +167,7 @@ static int sqlite_open(const struct settings *settings, struct store **out)
 
 	if (!s)
 		return -ENOMEM;
+	make_private(settings->sqlite);
 	int code = sqlite3_open_v2(settings->sqlite, &s->db,
 		SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
 	sqlite3_busy_timeout(s->db, STORE_SECONDS * 1000);
