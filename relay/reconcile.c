@@ -381,11 +381,14 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 	/* Where this relay does not reconcile, whoever sends one passes for a turn: it needs no more. */
 	if (!rc->enabled)
 		return t->claim.kind != CANARY_CLAIMS_NOTHING;
+	bool settles = t->claim.kind == CANARY_CLAIMS_SETTLED;
 	/* Who leads gives way to progress alone: else two that are slow would end each other's questions. */
 	bool counts = claims(t) && joins_on(rc, t) &&
-		      (t->own || t->claim.kind == CANARY_CLAIMS_SETTLED || !rc->leading);
-	if (counts && t->claim.kind == CANARY_CLAIMS_SETTLED)
+		      (t->own || settles || (!rc->leading && rc->beginnings < RECONCILE_BEGINNINGS));
+	if (counts && settles) {
 		pass_on(rc, t);
+		rc->beginnings = 0;
+	}
 	if (t->own) {
 		on_own_turn(rc, t->token);
 		return true;
@@ -397,8 +400,10 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 	end_term(rc);
 	forget_heard(rc);
 	/* It answers for what we could not. */
-	if (t->claim.kind == CANARY_CLAIMS_SETTLED)
+	if (settles)
 		note_success(rc);
+	else
+		rc->beginnings++;
 	return true;
 }
 

@@ -28,6 +28,10 @@
 /* Turns of ours that a question or its announcements may outlast, before our turns are nobody's. A server
  * that is only slow would else have to answer all relays at once. */
 #define RECONCILE_SLOW_TURNS 2
+/* Turns of others in a row that only begin a term, and still are turns for us: as many as a term has before
+ * it settles anything. A relay that crashes soon after each start would else begin for ever, and nobody
+ * settle. */
+#define RECONCILE_BEGINNINGS (2 + RECONCILE_SLOW_TURNS)
 /* Intervals without a turn that was done, after which the operator is told that reconciliation fails. */
 #define RECONCILE_FAILS_INTERVALS 2.
 
@@ -72,6 +76,7 @@ struct reconcile {
 	uint32_t n_unconfirmed; /* announcements that are not committed yet, of an earlier term too */
 	bool failed;            /* one of this term's was not */
 	unsigned slow_turns;    /* of ours that came since the question was asked */
+	unsigned beginnings;    /* of others, that were turns for us since anybody settled anything */
 	bool undone;            /* our last turn failed, or the one that is on takes too long */
 	/* The turn that is on comes first. Who does not lead has one, from the last turn of others. */
 	struct heard_set heard[RECONCILE_TURNS];
