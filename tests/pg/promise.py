@@ -1,5 +1,6 @@
 """What the tests of the promise share: the relays' canaries as they pass, roles of less right, and what no checkpoint may pass."""
 
+import hashlib
 import json
 from typing import NamedTuple
 
@@ -43,6 +44,17 @@ class Canaries:
 
     def close(self):
         self._listener.close()
+
+
+def forge(database, template, token, claim, since, channels=None, key=None, relay="0123456789abcdef"):
+    """NOTIFY what another relay of these channels would send, whose claim is this. template: a true canary's payload. It is signed
+    with the relays' key, unless another is given."""
+    magic, _, nonce, xid, _, _, _, their_channels, *_ = template.split(" ")
+    if key is None:
+        key = bytes(database.sql("SELECT key FROM pgherald.relay_key")[0][0])
+    text = " ".join((magic, relay, nonce[::-1], xid, token, claim, since, channels or their_channels))
+    signature = hashlib.sha256(key + hashlib.sha256(key + text.encode()).digest()).hexdigest()
+    database.notify("pgherald_canary", f"{text} {signature}")
 
 
 def turns(worker, data, canaries, count, epoch=None):

@@ -198,21 +198,6 @@ def test_a_newcomer_settles_nothing_of_the_time_before_it(start_relay, own_db, o
     assert_checkpoints_pass_nothing_unheard(worker, own_data)
 
 
-def test_a_word_that_only_seems_older_is_not_taken(start_relay, own_db, own_data):
-    """A snapshot is taken before its LSN is read, so of two relays' tokens that were made at once, the one with the lower LSN may see
-    more. Another relay answers for all that came after such a token: not for what lies in between."""
-    relay = start_relay(own_db, **settings())
-    worker = subscriber(relay)
-    cluster, timeline, lsn, _ = worker.passes(own_data).split(";")
-    own_data.write("silent")
-    xid, snapshot, now = own_db.sql("SELECT pg_current_xact_id()::text, pg_current_snapshot()::text,"
-                                    " pg_current_wal_insert_lsn()::text")[0]
-    own_db.notify("pgherald_canary", " ".join((
-        "pgherald1", "another", "1", xid, *(f"{cluster};{timeline};{position};{snapshot}" for position in (now, now, lsn)))))
-    worker.hears("silent")
-    assert_checkpoints_pass_nothing_unheard(worker, own_data)
-
-
 def test_one_query_an_interval_for_the_whole_fleet(start_relay, db, bouncer, data):
     """Counted in the database, and against one relay alone."""
     db.sql("CREATE SEQUENCE calls")
