@@ -115,6 +115,12 @@ def passes(checkpoint, moment):
             and sees(checkpoint, moment.xid))
 
 
+class Rights(NamedTuple):
+    """What a relay's role may read."""
+    tables: bool = True  # in which it finds changes
+    key: bool = True     # by which it believes other relays
+
+
 class Site:
     def __init__(self, run, template, names, channels):
         self.run = run
@@ -153,27 +159,29 @@ class Site:
         return next(port for port in self.ports if port not in (self.postgres.port, but))
 
     def install(self, roles, timestamps=False):
-        """roles: {name of a relay's role: whether it may read the tables}"""
-        self.data = DataSync(self.run, self.database)
+        """roles: {name of a relay's role: Rights}"""
+        self._roles = roles
+        self._data = DataSync(self.run, self.database)
         if len(self.channels) > 1:
             self.sql(OTHERS_SQL)
-        for role, may_read in roles.items():
+        for role, rights in roles.items():
             self.sql(f"CREATE ROLE {role} LOGIN")
-            # whenever recovery.sql makes tables of its own
-            self.sql(f"ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT SELECT ON TABLES TO {role}")
-            if may_read:
+            if rights.tables:
                 self.grant(role)
         if timestamps:
             self.database.sql(TIMESTAMPS_SQL)
         else:
-            self.roles = list(roles)
-            self.recoverable()
+            self.install_recovery()
 
-    def recoverable(self):
-        """recovery.sql, and what makes one fleet of the relays: their key."""
-        self.data.recoverable()
-        for role in self.roles:
-            self.sql(f"GRANT SELECT ON pgherald.relay_key TO {role}")
+    def install_recovery(self):
+        self._data.migrate("recovery")
+        if self.sql("SELECT to_regclass('pgherald.relay_key')")[0][0]:
+            for role, rights in self._roles.items():
+                if rights.key:
+                    self.sql(f"GRANT SELECT ON pgherald.relay_key TO {role}")
+
+    def take_down_recovery(self):
+        self._data.migrate("recovery_down")
 
     def lead_ways(self, roles):
         """Start what leads to the server: the pool, and the way that can be made to swallow what is sent."""

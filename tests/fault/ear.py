@@ -4,6 +4,7 @@ import json
 import select
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 import psycopg2
@@ -25,9 +26,10 @@ class Ear:
         self.site = site
         self.announced = {}  # user -> Announced
         self.told = set()    # the users at the end of whom the driver told
-        self.flips = []      # when another relay than the last sent the canary, among those with the same channels
-        self.leader = None   # the epoch in the last canary
-        self._leaders = {}   # channels -> epoch
+        self.terms = []      # when a relay began to answer for others
+        self.leader = None   # the epoch in the last canary of one that answers for others
+        self.canaries = deque(maxlen=100)  # (when, epoch) of the last ones
+        self._claims = {}    # epoch -> its last claim
         self._connection = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ear")
@@ -77,11 +79,15 @@ class Ear:
                 self.announced[change["p"]] = Announced(a.times + 1, a.first, now) if a else Announced(1, now, now)
 
     def _canary(self, words, now):
-        """MAGIC RELAY NUMBER XID TOKEN, and more; the eighth is a hash of its channels."""
-        relay, channels = words[1], words[7] if len(words) > 7 else ""
-        if self._leaders.get(channels, relay) != relay:
-            self.flips.append(now)
-        self.leader = self._leaders[channels] = relay
+        """MAGIC RELAY NUMBER XID TOKEN CLAIM, and more. A relay claims "?" when its term begins, and "-" or "!" when it does
+        not answer for others."""
+        relay, claim = words[1], words[5]
+        self.canaries.append((now, relay))
+        if claim == "?" and self._claims.get(relay) != "?":
+            self.terms.append(now)
+        self._claims[relay] = claim
+        if claim not in ("-", "!"):
+            self.leader = relay
 
     def forget(self, users):
         """What was announced once at the most, and long ago."""
@@ -89,8 +95,8 @@ class Ear:
             if user in self.announced and self.announced[user].times <= 1:
                 del self.announced[user]
 
-    def n_flips(self, begin, end):
-        return sum(1 for at in list(self.flips) if begin <= at <= end)
+    def n_terms(self, begin, end):
+        return sum(1 for at in list(self.terms) if begin <= at <= end)
 
     def close(self):
         self._stop.set()

@@ -157,6 +157,6 @@ def crowd(system, rng):
 
 
 ORDINARY = (terminate_upstream, terminate_publisher, terminate_recovery, half_open, restart_postgres, crash_postgres,
-            crash_backend, freeze_backend, freeze_postgres, freeze_relay, kill_relay, stop_relay, jump_clock, freeze_worker, kill_worker,
-            restart_bouncer, second_relay, burst, overrun, long_transaction, crowd)
+            crash_backend, freeze_backend, freeze_postgres, freeze_relay, kill_relay, stop_relay, jump_clock,
+            freeze_worker, kill_worker, restart_bouncer, second_relay, burst, overrun, long_transaction, crowd)
 SEVERE = (restart_postgres, crash_postgres, crash_backend, freeze_postgres)

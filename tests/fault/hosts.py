@@ -4,7 +4,7 @@ import time
 
 from clock import jumping_clock, with_jumping_clock
 from relay import Relay
-from database import OTHERS
+from database import OTHERS, Rights
 from ops import Operator, objects
 from worker import CHANNEL
 
@@ -15,6 +15,7 @@ CONDITIONS = {
     "unreconciled": "one more relay has PGHERALD_RECONCILE=no",
     "nobody-reconciles": "all relays have it",
     "powerless": "one more relay has a role that may not read the tables",
+    "keyless": "one more relay has a role that may not read the key by which relays believe each other",
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
 
@@ -43,18 +44,18 @@ def chosen(rng):
 
 
 class Host(Relay):
-    """channels: what it is configured for. reconciles, may_ask: whether it is let announce what nobody notified, and can."""
+    """channels: what it is configured for. reconciles: whether it is let announce what nobody notified."""
 
-    def __init__(self, run, name, role, channels, interval, urls, reconciles=True, may_ask=True, **environment):
+    def __init__(self, run, name, role, rights, channels, interval, urls, reconciles=True, **environment):
         super().__init__(run, "relay", DATABASE_URL=urls[0], DATABASE_DIRECT_URL=urls[1],
                          PGHERALD_CHANNELS=",".join(channels), PGHERALD_CHECKPOINT_INTERVAL=str(interval),
                          PGHERALD_RECONCILE="yes" if reconciles else "no", **environment)
         self.name = name
         self.role = role
+        self.rights = rights
         self.channels = channels
         self.interval = interval
         self.reconciles = reconciles
-        self.may_ask = may_ask
         self.started_at = 0
 
     def launch(self):
@@ -64,7 +65,7 @@ class Host(Relay):
     @property
     def answers(self):
         """Whether it can lead."""
-        return self.reconciles and self.may_ask
+        return self.reconciles and self.rights.tables
 
     def asked(self, line):
         """What it tells an operator, or None when it does not answer."""
@@ -77,18 +78,26 @@ class Host(Relay):
         except (OSError, AssertionError):
             return None
 
+    def __str__(self):
+        """What sets it apart."""
+        lacks = [] if self.reconciles else ["does not reconcile"]
+        lacks += [f"may not read the {what}" for what, may in self.rights._asdict().items() if not may]
+        return ", ".join([f"{self.name}: {' '.join(self.channels)}, every {self.interval} s", *lacks])
+
     def epoch(self):
         status = self.asked("status json")
         return status and objects(status)[0]["epoch"]
 
 
 def roles_of(names):
-    """{role of a relay: whether it may read the tables}"""
-    roles = {"relay0": True, "relay1": True, "relay2": True}
+    """{role of a relay: its rights}"""
+    roles = {"relay0": Rights(), "relay1": Rights(), "relay2": Rights()}
     if "unreconciled" in names:
-        roles["relay3"] = True
+        roles["relay3"] = Rights()
     if "powerless" in names:
-        roles["relay4"] = False
+        roles["relay4"] = Rights(tables=False)
+    if "keyless" in names:
+        roles["relay5"] = Rights(key=False)
     return roles
 
 
@@ -97,7 +106,7 @@ class Hosts:
     third, which reaches PostgreSQL by a way that can swallow what is sent, lives as long as the run, so that it shows what
     grows. And some more."""
 
-    def __init__(self, run, site, rng, names, environment):
+    def __init__(self, run, site, rng, names, roles, environment):
         sets = rng.choice(CHANNEL_SETS) if "channels" in names else ((CHANNEL,),) * 3
         intervals = rng.sample(INTERVALS, 3) if "intervals" in names else (INTERVAL,) * 3
         all_reconcile = "nobody-reconciles" not in names
@@ -105,7 +114,8 @@ class Hosts:
             intervals = (UNRECONCILED_INTERVAL,) * 3
 
         def make(number, name, urls, **options):
-            return Host(run, name, f"relay{number}", urls=[url(f"relay{number}") for url in urls], **options, **environment)
+            role = f"relay{number}"
+            return Host(run, name, role, roles[role], urls=[url(role) for url in urls], **options, **environment)
         pool, direct, way = site.pool_url, site.direct_url, site.way_url
         ways = ((pool, direct), (direct, direct), (pool, way))
         self.all = [make(n, ("relay 0", "relay 1", "relay, steady")[n], ways[n], channels=sets[n], interval=intervals[n],
@@ -118,23 +128,28 @@ class Hosts:
                                  interval=UNRECONCILED_INTERVAL, reconciles=False))
         if "powerless" in names:
             self.all.append(make(4, "relay, powerless", (pool, direct), channels=rng.choice(sets),
-                                 interval=intervals[0], reconciles=all_reconcile, may_ask=False))
+                                 interval=intervals[0], reconciles=all_reconcile))
+        if "keyless" in names:
+            self.all.append(make(5, "relay, keyless", (direct, direct), channels=rng.choice(sets),
+                                 interval=intervals[1], reconciles=all_reconcile))
         self.mortal = [host for host in self.all if host is not self.steady]
         if "jump-clock" in names:
             with_jumping_clock(self.jumper, jumping_clock(run))
 
-    def leaders(self, but=None):
-        """Those whose turns nobody else's can stand for, when all are well: of the ones that answer for channels, those whose
-        channels no other has with more."""
-        able = [host for host in self.all if host.answers and host is not but]
-        sets = {frozenset(host.channels) for host in able}
+    def _leaders(self, but=None):
+        """The sets of channels of those for whom no other answers, when all are well, of the ones that believe each other."""
+        sets = {frozenset(h.channels) for h in self.all if h.answers and h.rights.key and h is not but}
         return {s for s in sets if not any(s < other for other in sets)}
+
+    def n_leaders(self):
+        """How many announce the same change at the most, when all are well."""
+        return len(self._leaders()) + sum(1 for h in self.all if h.answers and not h.rights.key)
 
     def led(self, but=None):
         """Those for whom somebody other than this one answers, or who need nobody."""
-        leaders = self.leaders(but)
-        return [host for host in self.all if host is not but
-                and (not host.reconciles or any(set(host.channels) <= s for s in leaders))]
+        leaders = self._leaders(but)
+        return [h for h in self.all if h is not but and (not h.reconciles or not h.rights.key and h.answers
+                                                         or any(set(h.channels) <= s for s in leaders))]
 
     def __iter__(self):
         return iter(self.all)

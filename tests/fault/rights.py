@@ -14,7 +14,7 @@ ASKS = 4         # seconds: until a relay that has come back asks what it missed
 def _a_leader(system, rng):
     """The relay that leads, if it is one that may ask; else any such."""
     system.await_relays()
-    able = [host for host in system.hosts if host.answers] or [host for host in system.hosts if host.may_ask]
+    able = [host for host in system.hosts if host.answers] or [host for host in system.hosts if host.rights.tables]
     for host in able:
         if host.epoch() == system.ear.leader:
             return host
@@ -26,7 +26,7 @@ def _another_takes_over(system, host, what):
     since = time.monotonic()
     try:
         # where nobody reconciles, only what is notified moves checkpoints
-        system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.leaders())
+        system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.n_leaders())
         moment = system.site.moment()
     except psycopg2.Error:
         return  # another fault is on
@@ -71,7 +71,7 @@ def connection_limit(system, rng):
 
 def statement_timeout(system, rng):
     """A relay's role has a time for statements that suffices for all but a recovery that waits: somebody changes the table."""
-    host = rng.choice([host for host in system.hosts if host.may_ask])
+    host = rng.choice([host for host in system.hosts if host.rights.tables])
     milliseconds = rng.choice((50, 100, 250))
     system.await_relays()
     system.site.sql(f"ALTER ROLE {host.role} SET statement_timeout = '{milliseconds}ms'")
@@ -106,12 +106,12 @@ def migration(system, rng):
     excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5, grace=SOON)
     began = time.monotonic()
     try:
-        system.site.data.migrate("recovery_down")
+        system.site.take_down_recovery()
         if reconnects:
             system.site.terminate("pgherald upstream", host.role)
         time.sleep(between)
     finally:
-        system.site.recoverable()
+        system.site.install_recovery()
         for host in system.hosts:
             host.asked("reconnect")
         wait_until(system.all_listen, "the relays are back", 30)

@@ -11,6 +11,7 @@ from verdict import judge
 RELAYS_SECONDS = 60    # until all relays hear
 OWED_SECONDS = 90      # until all that is owed is heard, but by who reads at its own pace
 TRICKLE_SECONDS = 30   # without anything new, for who does: longer than a relay may keep it waiting
+RESTS_SECONDS = 30     # until no relay writes any more
 MOVES_SECONDS = 30     # until every checkpoint is past a last change, and every worker has heard it
 QUIET_SECONDS = 20     # for what is kept a while after the last fault
 CALM_CHANGES = 15      # of each kind, on each channel
@@ -36,6 +37,7 @@ def settle(system):
             told = _all_move(system, CALM, CALM_CHANGES)
             if not system.ear.told >= set(told):
                 system.model.error("the driver's LISTEN was lost in the calm")
+            _rest(system)
     time.sleep(0.2)
     system.take()
     grown = system.watch.finish(QUIET_SECONDS)
@@ -74,7 +76,7 @@ def _all_move(system, what, count):
     worker hears them, and is live, and each relay's checkpoint comes to be beyond them. Returns the users of those that were
     notified."""
     since, told, users = time.monotonic(), [], []
-    kinds = ("told", "silent") if system.hosts.leaders() else ("told",)
+    kinds = ("told", "silent") if system.hosts.n_leaders() else ("told",)
     for n in range(count):
         for channel in system.site.channels:
             for kind in kinds:
@@ -90,6 +92,23 @@ def _all_move(system, what, count):
     for text in _left(system, lambda: list(_troubles(system, users)), MOVES_SECONDS):
         system.model.stand(text)
     return told
+
+
+def _rest(system):
+    """Nothing happens any more: then no relay writes. One that believes no other keeps them awake, and they it."""
+    for host in system.hosts:
+        if not host.rights.key:
+            host.stop()
+    begin = time.monotonic()
+
+    def restless():
+        since = max(begin, time.monotonic() - system.longest_interval * 4)
+        return time.monotonic() - begin < system.longest_interval * 4 or {
+            relay for at, relay in list(system.ear.canaries) if at > since}
+    left = _left(system, restless, RESTS_SECONDS)
+    if left:
+        names = [host.name for host in system.hosts if host.epoch() in left]
+        system.model.stand(f"nothing happens, and after {RESTS_SECONDS} s there are still canaries of {', '.join(names)}")
 
 
 def _troubles(system, users):

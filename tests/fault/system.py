@@ -39,7 +39,7 @@ class System:
     """names: of faults and of conditions."""
 
     def __init__(self, run, seed, template=None, names=None, timestamps=False, silent=0.15, environment=None,
-                 log=lambda text: print(text, flush=True)):
+                 log=lambda thing: print(thing, flush=True)):
         self.run = run
         self.seed = seed
         self.log = log
@@ -80,11 +80,12 @@ class System:
         self.site = self._add(Site(self.run, self._template, self.names, channels))
         self.site.install(roles, self.timestamps)
         self.site.lead_ways(roles)
-        self.hosts = Hosts(self.run, self.site, self.rng, self.names, self.environment)
+        self.hosts = Hosts(self.run, self.site, self.rng, self.names, roles, self.environment)
         self.longest_interval = max(host.interval for host in self.hosts)
         for host in self.hosts:
             self._add(host).start()
-            if not host.may_ask:
+            self.log(host)
+            if not host.rights.tables:
                 self.excuses.add("a role that may never read", [host], times=1000)
         self.ear = self._add(Ear(self.site)).start()
         self.driver = self._add(Driver(self.model, self.site))
@@ -130,7 +131,7 @@ class System:
                        for channel in self.site.channels}
 
     def _start_watch(self):
-        for host in self.hosts:
+        for host in [host for host in self.hosts if host.rights.key]:  # the others end before the run does
             self.watch.add(host.name, lambda host=host: host.process.pid, host is self.hosts.steady)
         if os.path.exists(CAT):
             worker = self.members[-1]

@@ -120,13 +120,13 @@ def test_a_gap_is_excused_for_its_relay_and_its_time_only(monkeypatch):
 
 # What is announced
 
-def announced(user, times, first, last, leads=1, faults=(), flips=()):
+def announced(user, times, first, last, leads=1, faults=(), terms=()):
     """What is found of this one, in a system whose relays have an interval of a second."""
     model = Model()
     model.disturbed += faults
     ear = SimpleNamespace(announced={user: Announced(times, first, last)},
-                          n_flips=lambda begin, end: sum(begin <= at <= end for at in flips))
-    hosts = SimpleNamespace(leaders=lambda: {f"set {n}" for n in range(leads)})
+                          n_terms=lambda begin, end: sum(begin <= at <= end for at in terms))
+    hosts = SimpleNamespace(n_leaders=lambda: leads)
     return announced_too_often(SimpleNamespace(model=model, ear=ear, hosts=hosts, longest_interval=1))
 
 
@@ -136,14 +136,16 @@ def announced(user, times, first, last, leads=1, faults=(), flips=()):
     ("w1-1", 2, {"leads": 2}, True),
     ("w1-1", 3, {"leads": 2}, False),
     ("w1-1", 2, {"faults": [(90, 95)]}, False),
-    ("w1-1", 2, {"faults": [(90, 99)]}, True),
+    ("w1-1", 2, {"faults": [(90, 99.5)]}, True),
     ("w1-1", 2, {"faults": [(105, 110)]}, False),
     ("w1-1", 14, {"faults": [(90, 110)]}, False),
-    ("w1-1", 2, {"flips": [101]}, True),
+    ("w1-1", 2, {"terms": [101]}, True),
     ("calm-silent-orders-1", 1, {}, True),
     ("calm-silent-orders-1", 2, {"faults": [(90, 110)]}, False),
     ("calm-told-orders-1", 1, {}, False),
-    ("calm-told-orders-1", 1, {"flips": [99]}, True),
+    ("calm-told-orders-1", 1, {"terms": [99]}, True),
+    ("calm-told-orders-1", 2, {"terms": [99, 101]}, False),
+    ("calm-silent-orders-1", 3, {"leads": 2, "terms": [101]}, True),
 ])
 def test_what_is_announced_too_often(user, times, options, good):
     assert (announced(user, times, 100, 104, **options) == []) == good
