@@ -335,6 +335,41 @@ def test_a_request_that_was_sent_before_the_end_is_answered(make_syncd, local_re
         assert syncd.process.wait(15) == 0
 
 
+# Slow clients
+
+def test_a_request_that_trickles_is_ended_and_a_stream_stays(make_syncd, local_relay):
+    """A byte now and then keeps no request open: neither its head nor its body, of a first request or a later one."""
+    syncd = make_syncd(local_relay, SYNCD_WORKERS="1").start()
+    stream = syncd.listen("alice").started()
+    head = b"PUT /v1/users/alice/records/note HTTP/1.1\r\nHost: x\r\nX-User: alice\r\nContent-Length: 1400000\r\n"
+    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    clients = {}
+    for sent in (head, head + b"\r\n", whole + head + b"\r\n"):
+        client = syncd.connect()
+        client.sendall(sent)
+        client.settimeout(0)
+        clients[client] = b"x" if sent.endswith(b"\r\n\r\n") else b"X"
+
+    def all_ended():
+        for client, byte in list(clients.items()):
+            try:
+                client.sendall(byte)
+                ended = not client.recv(4096)
+            except BlockingIOError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                ended = True
+            if ended:
+                del clients[client]
+                client.close()
+        return not clients
+
+    wait_until(all_ended, lambda: f"the end of {len(clients)} requests that trickle", 90)
+    assert not stream.poll().ended
+    syncd.change("alice", "note", 0)
+    stream.hears_of(lambda event: event == changed(), "the change")
+
+
 # Very many streams
 
 def memory(pid):

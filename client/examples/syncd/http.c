@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void http_add_headers(const struct http *h, struct MHD_Response *response)
@@ -15,17 +17,55 @@ void http_add_headers(const struct http *h, struct MHD_Response *response)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 }
 
+static struct client *client_of(struct MHD_Connection *connection)
+{
+	return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
 static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
 	enum MHD_ConnectionNotificationCode what)
 {
 	struct http *h = context;
+	struct client *c = *socket_context;
 
-	(void)connection;
-	(void)socket_context;
-	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
 		h->n_connections++;
-	else
-		h->n_connections--;
+		*socket_context = c = calloc(1, sizeof *c);
+		if (!c)
+			return;
+		c->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+		c->by = ev_now(h->loop) + REQUEST_SECONDS;
+		TAILQ_INSERT_TAIL(&h->clients, c, link);
+		return;
+	}
+	h->n_connections--;
+	if (c)
+		TAILQ_REMOVE(&h->clients, c, link);
+	free(c);
+}
+
+void http_set_deadline(struct http *h, struct MHD_Connection *connection, double seconds)
+{
+	struct client *c = client_of(connection);
+
+	/* Memory was short when it connected: it has CONNECTION_SECONDS alone. */
+	if (c)
+		c->by = seconds > 0 ? ev_now(h->loop) + seconds : 0;
+}
+
+/* libmicrohttpd sees the end of a connection that was shut down, and closes it as one that the client ended.
+ */
+static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct http *h = timer->data;
+	struct client *c;
+
+	(void)events;
+	TAILQ_FOREACH (c, &h->clients, link)
+		if (c->by > 0 && c->by <= ev_now(loop)) {
+			shutdown(c->fd, SHUT_RDWR);
+			c->by = 0;
+		}
 }
 
 /* The path is taken apart before it is decoded: a slash that was encoded separates nothing. */
@@ -91,6 +131,7 @@ int http_start(struct http *h, struct ev_loop *loop, const struct settings *sett
 	struct pool *pool)
 {
 	*h = (struct http){.loop = loop, .settings = settings, .events = events, .pool = pool};
+	TAILQ_INIT(&h->clients);
 	snprintf(h->pid, sizeof h->pid, "%d", (int)getpid());
 	page_init(&h->page);
 	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0,
@@ -105,9 +146,11 @@ int http_start(struct http *h, struct ev_loop *loop, const struct settings *sett
 		MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd, EV_READ);
 	ev_prepare_init(&h->prepare, on_prepare);
 	ev_init(&h->timeout, on_timeout);
-	h->readable.data = h->prepare.data = h->timeout.data = h;
+	ev_timer_init(&h->second, on_second, 1., 1.);
+	h->readable.data = h->prepare.data = h->timeout.data = h->second.data = h;
 	ev_io_start(loop, &h->readable);
 	ev_prepare_start(loop, &h->prepare);
+	ev_timer_start(loop, &h->second);
 	return 0;
 }
 
@@ -116,5 +159,6 @@ void http_stop(struct http *h)
 	ev_io_stop(h->loop, &h->readable);
 	ev_prepare_stop(h->loop, &h->prepare);
 	ev_timer_stop(h->loop, &h->timeout);
+	ev_timer_stop(h->loop, &h->second);
 	MHD_stop_daemon(h->daemon);
 }

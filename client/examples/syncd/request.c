@@ -32,7 +32,7 @@ static void refuse(struct request *r, unsigned status, const char *why)
 
 /* Answering */
 
-static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Response *response)
+static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Response *response, size_t size)
 {
 	if (!response)
 		return MHD_NO;
@@ -44,6 +44,7 @@ static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Resp
 	if (r->asked.last)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 	enum MHD_Result queued = MHD_queue_response(r->connection, status, response);
+	http_set_deadline(r->http, r->connection, REQUEST_SECONDS + (double)size / ANSWER_BYTES_PER_SECOND);
 	MHD_destroy_response(response);
 	return queued;
 }
@@ -51,8 +52,9 @@ static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Resp
 /* Takes over body, of malloc(); NULL: memory is short, and the connection is closed. */
 static enum MHD_Result answer_json(struct request *r, unsigned status, char *body)
 {
+	size_t size = body ? strlen(body) : 0;
 	struct MHD_Response *response =
-		body ? MHD_create_response_from_buffer(strlen(body), body, MHD_RESPMEM_MUST_FREE) : NULL;
+		body ? MHD_create_response_from_buffer(size, body, MHD_RESPMEM_MUST_FREE) : NULL;
 
 	if (!response) {
 		free(body);
@@ -60,7 +62,7 @@ static enum MHD_Result answer_json(struct request *r, unsigned status, char *bod
 	}
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-	return queue(r, status, response);
+	return queue(r, status, response, size);
 }
 
 static enum MHD_Result answer_refused(struct request *r)
@@ -80,7 +82,7 @@ static enum MHD_Result answer_page(struct request *r)
 	MHD_add_response_header(response, "Content-Security-Policy", page->policy);
 	MHD_add_response_header(response, "Referrer-Policy", "no-referrer");
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
-	return queue(r, MHD_HTTP_OK, response);
+	return queue(r, MHD_HTTP_OK, response, page_html_size);
 }
 
 static enum MHD_Result answer_health(struct request *r)
@@ -110,6 +112,7 @@ static enum MHD_Result answer_stream(struct request *r)
 	if (!stream)
 		return MHD_NO;
 	r->stream = true;
+	http_set_deadline(h, r->connection, 0);
 	h->n_requests--;
 	if (h->stopping || events_join(h->events, stream, r->asked.route.user) < 0)
 		stream_end(stream);
@@ -202,6 +205,7 @@ static enum MHD_Result submit(struct request *r)
 		return answer_refused(r);
 	}
 	r->state = WORKING;
+	http_set_deadline(r->http, r->connection, 0);
 	MHD_suspend_connection(r->connection);
 	return MHD_YES;
 }
@@ -223,6 +227,7 @@ static struct request *begin(
 	r->http = h;
 	r->connection = connection;
 	h->n_requests++;
+	http_set_deadline(h, connection, REQUEST_SECONDS);
 	asked_check(&r->asked, connection, path, method);
 	return r;
 }
@@ -288,10 +293,10 @@ void request_completed(
 	struct http *h = context;
 	struct request *r = *con_cls;
 
-	(void)connection;
 	(void)how;
 	if (!r)
 		return;
+	http_set_deadline(h, connection, REQUEST_SECONDS);
 	if (!r->stream)
 		h->n_requests--;
 	release(r);
