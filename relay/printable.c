@@ -42,18 +42,20 @@ static uint32_t code_of(const unsigned char *p, unsigned len)
 	return code;
 }
 
-struct printable_char printable_char_at(const char *text, size_t len)
+void printable_char_at(const char *text, size_t len, struct printable_char *out)
 {
 	unsigned char lead = (unsigned char)*text;
 	unsigned n = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 
 	/* What nearly all of it is. */
-	if (lead >= 0x20 && lead < 0x7f)
-		return (struct printable_char){1, lead, true, true};
-	if (n > len || !wire_utf8_valid(text, n))
-		return (struct printable_char){.len = 1};
-	uint32_t code = code_of((const unsigned char *)text, n);
-	return (struct printable_char){n, code, true, !is_hidden(code)};
+	if (lead >= 0x20 && lead < 0x7f) {
+		*out = (struct printable_char){1, lead, true, true};
+	} else if (n > len || !wire_utf8_valid(text, n)) {
+		*out = (struct printable_char){.len = 1};
+	} else {
+		uint32_t code = code_of((const unsigned char *)text, n);
+		*out = (struct printable_char){n, code, true, !is_hidden(code)};
+	}
 }
 
 size_t printable_copy(char *buf, size_t size, const char *text, size_t len)
@@ -62,8 +64,9 @@ size_t printable_copy(char *buf, size_t size, const char *text, size_t len)
 	size_t n = 0;
 
 	for (size_t i = 0; i < len;) {
-		struct printable_char c = printable_char_at(text + i, len - i);
-		if (n + (c.as_is ? 1 : 4) * c.len >= size)
+		struct printable_char c;
+		printable_char_at(text + i, len - i, &c);
+		if (n + (c.as_is ? (size_t)1 : 4) * c.len >= size)
 			break;
 		for (unsigned left = c.len; left > 0; left--, i++) {
 			unsigned char byte = (unsigned char)text[i];

@@ -14,7 +14,7 @@ struct printable_char {
 	bool is_text;  /* UTF-8 */
 	bool as_is;    /* it may be printed so */
 };
-struct printable_char printable_char_at(const char *text, size_t len);
+void printable_char_at(const char *text, size_t len, struct printable_char *out);
 
 /* Copy text, with \xNN for each byte of what may not be printed as it is. Returns the length of what stands
  * in buf, which is cut where it does not fit, between two characters. */

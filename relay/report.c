@@ -14,7 +14,8 @@
 void report_escape_text(FILE *out, const char *text, size_t len)
 {
 	for (size_t i = 0; i < len;) {
-		struct printable_char c = printable_char_at(text + i, len - i);
+		struct printable_char c;
+		printable_char_at(text + i, len - i, &c);
 		if (c.as_is)
 			fwrite(text + i, 1, c.len, out);
 		for (unsigned byte = 0; byte < c.len && !c.as_is; byte++)
@@ -37,7 +38,8 @@ void report_escape_json(FILE *out, const char *text, size_t len)
 {
 	fputc('"', out);
 	for (size_t i = 0; i < len;) {
-		struct printable_char c = printable_char_at(text + i, len - i);
+		struct printable_char c;
+		printable_char_at(text + i, len - i, &c);
 		if (!c.is_text)
 			fputs("\\ufffd", out);
 		else if (!c.as_is)
