@@ -6,10 +6,10 @@
  * Here stand the events that join the parts: who learns what from whom. Start-up ends with the first canary
  * that came back; until then a failure ends the process, since it is the setting that is wrong; from then on
  * nothing does but a signal. */
-#include "clock.h"
-#include "diag.h"
+#include "base/clock.h"
+#include "base/diag.h"
 #include "relay.h"
-#include "systemd.h"
+#include "base/systemd.h"
 
 #include <errno.h>
 #include <fcntl.h>

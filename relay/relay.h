@@ -2,19 +2,19 @@
  * on all of them, see this. */
 #pragma once
 
-#include "canary.h"
-#include "catch_up.h"
-#include "config.h"
-#include "decode.h"
-#include "fanout.h"
-#include "gates.h"
-#include "metrics_socket.h"
-#include "ops.h"
-#include "publisher.h"
-#include "rates.h"
-#include "reconcile.h"
-#include "recovery.h"
-#include "upstream.h"
+#include "recovery/canary.h"
+#include "recovery/catch_up.h"
+#include "base/config.h"
+#include "fanout/decode.h"
+#include "fanout/fanout.h"
+#include "listeners.h"
+#include "ops/metrics_socket.h"
+#include "ops/ops.h"
+#include "postgres/publisher.h"
+#include "ops/rates.h"
+#include "recovery/reconcile.h"
+#include "recovery/recovery.h"
+#include "postgres/upstream.h"
 
 struct relay {
 	struct ev_loop *loop;

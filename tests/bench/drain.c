@@ -10,8 +10,8 @@
  * Prints one line of JSON. */
 #include "bench.h"
 
-#include "decode.h"
-#include "fanout.h"
+#include "fanout/decode.h"
+#include "fanout/fanout.h"
 
 #include <jansson.h>
 #include <libpq-fe.h>

@@ -5,8 +5,8 @@
  *   bench-hot --compiler	what the counts depend on */
 #include "bench.h"
 
-#include "decode.h"
-#include "fanout.h"
+#include "fanout/decode.h"
+#include "fanout/fanout.h"
 #include "pgherald.h"
 #include "wire.h"
 

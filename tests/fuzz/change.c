@@ -4,11 +4,11 @@
  * row, makes a frame for which the backlog has room. */
 #include "input.h"
 
-#include "backlog.h"
-#include "change.h"
-#include "decode.h"
-#include "diag.h"
-#include "fanout.h"
+#include "fanout/backlog.h"
+#include "fanout/change.h"
+#include "fanout/decode.h"
+#include "base/diag.h"
+#include "fanout/fanout.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -2,7 +2,7 @@
  * parts as it was, but for what PostgreSQL does not mind; and of two, at most one is newer. */
 #include "input.h"
 
-#include "checkpoint.h"
+#include "base/checkpoint.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -3,9 +3,9 @@
  * is printed nowhere, wherever in its URL it stands wrong. */
 #include "input.h"
 
-#include "backlog.h"
-#include "config.h"
-#include "diag.h"
+#include "fanout/backlog.h"
+#include "base/config.h"
+#include "base/diag.h"
 #include "log.h"
 #include "wire.h"
 

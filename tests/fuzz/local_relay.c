@@ -1,9 +1,9 @@
 #include "local_relay.h"
 
-#include "diag.h"
+#include "base/diag.h"
 #include "input.h"
 
-#include "clock.h"
+#include "base/clock.h"
 
 #include <sys/socket.h>
 

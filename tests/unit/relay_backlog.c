@@ -1,5 +1,5 @@
 /* The ring: what it keeps, what it gives up, and that a frame is whole wherever it lies. */
-#include "backlog.h"
+#include "fanout/backlog.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

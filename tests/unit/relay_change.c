@@ -1,6 +1,6 @@
 /* The JSON payload: the bytes that the Go service would write, and whatever JSON it might read. The scanner
  * for the usual form must never say anything that jansson would not. */
-#include "change.h"
+#include "fanout/change.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

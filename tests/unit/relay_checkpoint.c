@@ -1,5 +1,5 @@
 /* Tokens from workers and other relays, and the history. */
-#include "checkpoint.h"
+#include "base/checkpoint.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -1,9 +1,9 @@
 /* What a worker is sent, with the real fan-out on a real loop: workers of each kind on socket pairs that hold
  * little, read in odd portions. Whatever the interleaving, each must get exactly what it subscribed to, whole
  * and in order. */
-#include "clock.h"
-#include "decode.h"
-#include "fanout.h"
+#include "base/clock.h"
+#include "fanout/decode.h"
+#include "fanout/fanout.h"
 #include "wire.h"
 
 #include <criterion/criterion.h>

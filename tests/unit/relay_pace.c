@@ -1,7 +1,7 @@
 /* When a round of sends may begin: at once when its receivers keep up, later when they do not, and never so
  * late as to wait for those who stand still. */
-#include "clock.h"
-#include "pace.h"
+#include "base/clock.h"
+#include "fanout/pace.h"
 
 #include <criterion/criterion.h>
 #include <sys/socket.h>

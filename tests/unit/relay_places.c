@@ -1,6 +1,6 @@
 /* Who gives way at the operators' sockets. */
-#include "clock.h"
-#include "places.h"
+#include "base/clock.h"
+#include "ops/places.h"
 
 #include <criterion/criterion.h>
 

@@ -1,6 +1,6 @@
 /* What a terminal may be given. */
-#include "printable.h"
-#include "report.h"
+#include "base/printable.h"
+#include "ops/report.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

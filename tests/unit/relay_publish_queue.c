@@ -1,5 +1,5 @@
 /* Who publishes next, and who has to make room. */
-#include "publish_queue.h"
+#include "postgres/publish_queue.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

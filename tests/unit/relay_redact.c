@@ -1,5 +1,5 @@
 /* What is shown of URLs, and of what servers say. */
-#include "redact.h"
+#include "base/redact.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

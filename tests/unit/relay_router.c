@@ -1,7 +1,7 @@
 /* Who wants which pubkey. */
-#include "router.h"
+#include "fanout/router.h"
 
-#include "siphash.h"
+#include "fanout/siphash.h"
 
 #include <criterion/criterion.h>
 #include <sodium/crypto_shorthash.h>

@@ -1,5 +1,5 @@
 /* Whose turn it is. */
-#include "schedule.h"
+#include "fanout/schedule.h"
 
 #include <criterion/criterion.h>
 

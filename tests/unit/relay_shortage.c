@@ -1,5 +1,5 @@
 /* Who must give way when there is no room for more recovered changes. */
-#include "shortage.h"
+#include "recovery/shortage.h"
 
 #include <criterion/criterion.h>
 

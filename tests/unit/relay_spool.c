@@ -1,6 +1,6 @@
 /* The spool of recovered changes: every reader gets every row, in order, whatever the pace of the others; and
  * what all have passed is given back. */
-#include "spool.h"
+#include "recovery/spool.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

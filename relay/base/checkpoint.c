@@ -1,0 +1,246 @@
+#include "base/checkpoint.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct checkpoint *checkpoint_new(struct wire_str token, uint64_t seq)
+{
+	struct checkpoint *c = malloc(sizeof *c + token.len + 1);
+
+	if (!c)
+		return NULL;
+	*c = (struct checkpoint){.refs = 1, .seq = seq, .len = token.len};
+	memcpy(c->token, token.ptr, token.len);
+	c->token[token.len] = '\0';
+	return c;
+}
+
+struct checkpoint *checkpoint_ref(struct checkpoint *c)
+{
+	if (c)
+		c->refs++;
+	return c;
+}
+
+void checkpoint_unref(struct checkpoint *c)
+{
+	if (c && --c->refs == 0)
+		free(c);
+}
+
+void checkpoint_set(struct checkpoint **place, struct checkpoint *c)
+{
+	checkpoint_ref(c);
+	checkpoint_unref(*place);
+	*place = c;
+}
+
+void checkpoint_history_add(struct checkpoint_history *h, struct checkpoint *c)
+{
+	if (h->n == CHECKPOINT_HISTORY_MAX) {
+		checkpoint_unref(h->items[0]);
+		memmove(h->items, h->items + 1, (CHECKPOINT_HISTORY_MAX - 1) * sizeof *h->items);
+		h->n--;
+	}
+	h->items[h->n++] = c;
+}
+
+struct checkpoint *checkpoint_history_latest(const struct checkpoint_history *h)
+{
+	return h->n ? h->items[h->n - 1] : NULL;
+}
+
+struct checkpoint *checkpoint_history_at(const struct checkpoint_history *h, uint64_t seq)
+{
+	unsigned i = h->n;
+
+	while (i > 0 && h->items[i - 1]->seq > seq)
+		i--;
+	return i ? h->items[i - 1] : NULL;
+}
+
+void checkpoint_history_clear(struct checkpoint_history *h)
+{
+	while (h->n)
+		checkpoint_unref(h->items[--h->n]);
+}
+
+/* Reads digits of the base up to the delimiter, and the delimiter; false when there are none, or too many. */
+static bool number(const char **p, int base, char delimiter, uint64_t max, uint64_t *out)
+{
+	char *end;
+
+	/* strtoull alone would take blanks, signs and a 0x too. */
+	if (!isxdigit((unsigned char)**p) || strncasecmp(*p, "0x", 2) == 0)
+		return false;
+	errno = 0;
+	*out = strtoull(*p, &end, base);
+	if (errno || *end != delimiter || *out > max)
+		return false;
+	*p = end + (delimiter != '\0');
+	return true;
+}
+
+static bool lsn(const char **p, char delimiter, uint64_t *out)
+{
+	uint64_t high, low;
+
+	if (!number(p, 16, '/', UINT32_MAX, &high) || !number(p, 16, delimiter, UINT32_MAX, &low))
+		return false;
+	*out = high << 32 | low;
+	return true;
+}
+
+int checkpoint_parse_lsn(const char *text, uint64_t *out)
+{
+	return lsn(&text, '\0', out) ? 0 : -EBADMSG;
+}
+
+int checkpoint_parse(const char *token, struct checkpoint_parts *out)
+{
+	const char *p = token;
+	uint64_t xid;
+
+	if (!number(&p, 10, ';', UINT64_MAX, &out->system_identifier) ||
+		!number(&p, 10, ';', INT64_MAX, &out->run) || !lsn(&p, ';', &out->lsn))
+		return -EBADMSG;
+	out->snapshot = p;
+	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
+		out->xmin == 0 || out->xmin > out->xmax)
+		return -EBADMSG;
+	/* PostgreSQL wants the transactions in progress in order, between the two. */
+	for (uint64_t last = 0; *p; last = xid) {
+		const char *comma = strchr(p, ',');
+		if (!number(&p, 10, comma ? ',' : '\0', UINT64_MAX, &xid) || xid <= last || xid < out->xmin ||
+			xid >= out->xmax || (comma && !*p))
+			return -EBADMSG;
+	}
+	return 0;
+}
+
+/* Transactions that the snapshot saw running, one after the other; false behind the last. */
+static bool next_running(const char **p, uint64_t *xid)
+{
+	char *end;
+
+	if (!**p)
+		return false;
+	*xid = strtoull(*p, &end, 10);
+	*p = end + (*end == ',');
+	return true;
+}
+
+static const char *running(const struct checkpoint_parts *s)
+{
+	return strrchr(s->snapshot, ':') + 1;
+}
+
+static bool sees(const struct checkpoint_parts *s, uint64_t xid)
+{
+	const char *p = running(s);
+	uint64_t other;
+
+	while (next_running(&p, &other))
+		if (other == xid)
+			return false;
+	return xid < s->xmax;
+}
+
+/* False for a text that is not a token, too. */
+static bool parse_of_one_run(
+	const char *a, const char *b, struct checkpoint_parts *x, struct checkpoint_parts *y)
+{
+	return checkpoint_parse(a, x) == 0 && checkpoint_parse(b, y) == 0 &&
+	       x->system_identifier == y->system_identifier && x->run == y->run;
+}
+
+bool checkpoint_same_run(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	return parse_of_one_run(a, b, &x, &y);
+}
+
+bool checkpoint_covers(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+	uint64_t xid, n_unseen = 0;
+
+	if (!parse_of_one_run(a, b, &x, &y))
+		return false;
+	for (const char *p = running(&x); next_running(&p, &xid);)
+		if (sees(&y, xid))
+			return false;
+	/* Beyond x's end y must have seen nothing but running ones. */
+	for (const char *p = running(&y); next_running(&p, &xid);)
+		n_unseen += xid >= x.xmax;
+	return y.xmax <= x.xmax || y.xmax - x.xmax == n_unseen;
+}
+
+bool checkpoint_precedes(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	return parse_of_one_run(a, b, &x, &y) && x.lsn <= y.lsn;
+}
+
+bool checkpoint_is_newer(const char *a, const char *b)
+{
+	struct checkpoint_parts x, y;
+
+	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0)
+		return false;
+	return x.system_identifier != y.system_identifier || x.run != y.run || x.lsn > y.lsn;
+}
+
+struct checkpoint *checkpoint_before_both(const char *a, const char *b)
+{
+	char token[CHECKPOINT_TOKEN_MAX + 1];
+	struct checkpoint_parts x, y;
+
+	bool good = parse_of_one_run(a, b, &x, &y);
+	assert(good);
+	(void)good;
+	uint64_t lsn = x.lsn < y.lsn ? x.lsn : y.lsn, xmin = x.xmin < y.xmin ? x.xmin : y.xmin;
+	snprintf(token, sizeof token,
+		"%" PRIu64 ";%" PRIu64 ";%" PRIX32 "/%" PRIX32 ";%" PRIu64 ":%" PRIu64 ":",
+		x.system_identifier, x.run, (uint32_t)(lsn >> 32), (uint32_t)lsn, xmin, xmin);
+	return checkpoint_new(wire_str(token), 0);
+}
+
+/* Waiting */
+
+void checkpoint_wait(struct checkpoint_waiting *w, const char *token, double now)
+{
+	struct checkpoint *c = w->n < CHECKPOINT_WAITING_MAX ? checkpoint_new(wire_str(token), 0) : NULL;
+
+	if (!c)
+		return;
+	w->items[w->n].token = c;
+	w->items[w->n++].heard = now;
+}
+
+struct checkpoint *checkpoint_waited(struct checkpoint_waiting *w, double heard)
+{
+	struct checkpoint *newest = NULL;
+	unsigned n = 0;
+
+	while (n < w->n && w->items[n].heard <= heard) {
+		checkpoint_unref(newest);
+		newest = w->items[n++].token;
+	}
+	w->n -= n;
+	memmove(w->items, w->items + n, w->n * sizeof *w->items);
+	return newest;
+}
+
+void checkpoint_waiting_clear(struct checkpoint_waiting *w)
+{
+	while (w->n)
+		checkpoint_unref(w->items[--w->n].token);
+}

@@ -1,0 +1,235 @@
+#include "base/redact.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* So long, and with something besides letters, it stands in no word by chance. */
+#define LONG 8
+
+#define HIDDEN "***"
+
+/* The longest first: one may begin another. */
+static struct secret {
+	char *text;
+	size_t len;
+	bool anywhere; /* not only by itself */
+} * secrets;
+static unsigned n_secrets;
+
+static bool is_word(char c)
+{
+	return isalnum((unsigned char)c) || c == '_' || (unsigned char)c >= 0x80;
+}
+
+static bool has_more_than_letters(const char *text)
+{
+	while (isalpha((unsigned char)*text))
+		text++;
+	return *text != '\0';
+}
+
+static int remember(const char *text)
+{
+	size_t len = strlen(text);
+	unsigned i = 0;
+
+	if (len == 0)
+		return 0;
+	struct secret *more = reallocarray(secrets, n_secrets + 1, sizeof *secrets);
+	if (!more)
+		return -ENOMEM;
+	secrets = more;
+	char *copy = strdup(text);
+	if (!copy)
+		return -ENOMEM;
+	while (i < n_secrets && secrets[i].len >= len)
+		i++;
+	memmove(secrets + i + 1, secrets + i, (n_secrets - i) * sizeof *secrets);
+	secrets[i] = (struct secret){copy, len, len >= LONG && has_more_than_letters(text)};
+	n_secrets++;
+	return 0;
+}
+
+void redact_forget(void)
+{
+	while (n_secrets > 0)
+		free(secrets[--n_secrets].text);
+	free(secrets);
+	secrets = NULL;
+}
+
+/* libpq says with this what to show as asterisks. */
+static bool is_secret(const PQconninfoOption *o)
+{
+	return strcmp(o->dispchar, "*") == 0;
+}
+
+static bool only_digits_and_commas(const char *s)
+{
+	return strspn(s, "0123456789,") == strlen(s);
+}
+
+/* A password with an unescaped @, : or / makes a URL that parses, with a piece of the password as host, port
+ * or database, which libpq and the server would then print. */
+static bool is_piece_of_password(const PQconninfoOption *o)
+{
+	if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
+		return strchr(o->val, '@') != NULL;
+	return strcmp(o->keyword, "port") == 0 && !only_digits_and_commas(o->val);
+}
+
+/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first
+ * quote. */
+static PQconninfoOption *parse(const char *url, char *error, size_t size)
+{
+	char *complaint = NULL;
+	PQconninfoOption *options = PQconninfoParse(url, &complaint);
+
+	if (!options)
+		snprintf(error, size, "it is no connection URL (%.*s)",
+			complaint ? (int)strcspn(complaint, "\"\n:") : 0, complaint ? complaint : "");
+	PQfreemem(complaint);
+	return options;
+}
+
+int redact_learn(const char *url, char *error, size_t size)
+{
+	PQconninfoOption *options = parse(url, error, size);
+	const char *from_environment = getenv("PGPASSWORD");
+	bool piece = false;
+	int r = 0;
+
+	if (!options)
+		return -EINVAL;
+	for (PQconninfoOption *o = options; o->keyword && r == 0; o++) {
+		if (o->val && is_secret(o))
+			r = remember(o->val);
+		piece |= o->val && is_piece_of_password(o);
+	}
+	if (r == 0 && from_environment)
+		r = remember(from_environment);
+	PQconninfoFree(options);
+	if (r < 0 || !piece)
+		return r;
+	snprintf(error, size,
+		"its host, port or database is none; percent-encode @ : / in the password (%%40 %%3A %%2F)");
+	return -EINVAL;
+}
+
+/* Whether it stands at the place in text, and may be taken for the secret there. */
+static bool is_at(const struct secret *s, const char *text, const char *place)
+{
+	if (strncmp(place, s->text, s->len) != 0)
+		return false;
+	if (s->anywhere)
+		return true;
+	/* A secret that itself begins or ends with another character than a word's needs no border there. */
+	bool begins = place == text || !is_word(place[-1]) || !is_word(s->text[0]);
+	return begins && (!is_word(place[s->len]) || !is_word(s->text[s->len - 1]));
+}
+
+static const struct secret *secret_at(const char *text, const char *place)
+{
+	for (unsigned i = 0; i < n_secrets; i++)
+		if (is_at(&secrets[i], text, place))
+			return &secrets[i];
+	return NULL;
+}
+
+/* Lines become one, with "; " between them; libpq's messages have several, and end with one. */
+static const char *skip_lines(const char *place, const char **between)
+{
+	while (isspace((unsigned char)*place))
+		place++;
+	*between = *place ? "; " : "";
+	return place;
+}
+
+const char *redact(const char *text, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	for (const char *place = text; *place && n + sizeof HIDDEN < size;) {
+		const struct secret *s = secret_at(text, place);
+		const char *instead = HIDDEN;
+		if (s) {
+			place += s->len;
+		} else if (*place == '\n') {
+			place = skip_lines(place, &instead);
+		} else {
+			buf[n++] = *place++;
+			continue;
+		}
+		n += (size_t)snprintf(buf + n, size - n, "%s", instead);
+	}
+	buf[n] = '\0';
+	return buf;
+}
+
+/* Of what may stand in a URL, what is no secret whatever its value. */
+static bool may_be_shown(const char *keyword)
+{
+	static const char *const known[] = {"host", "hostaddr", "port", "dbname", "user", "application_name",
+		"connect_timeout", "target_session_attrs", "sslmode", "sslrootcert", "channel_binding",
+		"gssencmode", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
+		"tcp_user_timeout", "service"};
+
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		if (strcmp(keyword, known[i]) == 0)
+			return true;
+	return false;
+}
+
+/* As libpq reads it: in quotes unless it is plain. */
+static void print_value(FILE *out, const char *value)
+{
+	if (*value && !strpbrk(value, " '\\\n\t")) {
+		fputs(value, out);
+		return;
+	}
+	fputc('\'', out);
+	for (; *value; value++) {
+		if (*value == '\'' || *value == '\\')
+			fputc('\\', out);
+		fputc(*value, out);
+	}
+	fputc('\'', out);
+}
+
+static void print_option(FILE *out, const PQconninfoOption *o)
+{
+	char shown[1024];
+
+	fprintf(out, "%s=", o->keyword);
+	/* A database may be called as the password is. */
+	if (!may_be_shown(o->keyword) || strlen(o->val) >= sizeof shown - sizeof HIDDEN ||
+		strcmp(redact(o->val, shown, sizeof shown), o->val) != 0)
+		fputs(HIDDEN, out);
+	else
+		print_value(out, o->val);
+}
+
+const char *redact_url(const char *url, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s", HIDDEN);
+	PQconninfoOption *options = PQconninfoParse(url, NULL);
+	FILE *out = options ? fmemopen(buf, size, "w") : NULL;
+	const char *between = "";
+
+	for (const PQconninfoOption *o = options; out && o->keyword; o++) {
+		if (!o->val)
+			continue;
+		fputs(between, out);
+		print_option(out, o);
+		between = " ";
+	}
+	if (out)
+		fclose(out);
+	PQconninfoFree(options);
+	return buf;
+}

@@ -1,0 +1,499 @@
+/* What a worker is sent, and when. Two sources make one stream: the backlog, from the worker's cursor on, and
+ * the private queue of answers. A stretch of the queue goes out once the cursor has reached the seq at which
+ * it was queued, so that what a worker reads is in order. gather() lists what comes next as runs of bytes,
+ * straight from the ring; after sendmsg(), account() moves the cursor and the queue by what the socket took.
+ * When it took half a frame of the backlog, the other half is copied to the front of the queue: the ring may
+ * drop the frame, the stream must not. */
+#include "base/clock.h"
+#include "base/diag.h"
+#include "fanout/fanout.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define RUNS_MAX 64
+/* Frames looked at in one walk, and sends in one flush: so that a worker far behind does not hold up the
+ * others. */
+#define WALK_MAX 1024
+#define SENDS_MAX 4
+
+static struct diag_limit overrun_limit;
+
+/* Consecutive bytes to send: of the private queue (from is 0), or the frames from..to of the backlog. */
+struct run {
+	uint64_t from, to;
+	size_t len;
+};
+
+struct gathered {
+	struct iovec iov[RUNS_MAX];
+	struct run runs[RUNS_MAX];
+	int n;
+	uint64_t reached; /* where the cursor will stand when all of it is sent */
+	bool whole;       /* nothing more is owed beyond it */
+};
+
+/* The private queue */
+
+static int queue_room(struct private_queue *q, size_t len)
+{
+	if (q->size - q->end >= len)
+		return 0;
+	if (q->start > 0) {
+		memmove(q->bytes, q->bytes + q->start, q->end - q->start);
+		q->end -= q->start;
+		q->start = 0;
+	}
+	if (q->size - q->end >= len)
+		return 0;
+	size_t size = q->size ? q->size : 256;
+	while (size - q->end < len)
+		size *= 2;
+	unsigned char *bytes = realloc(q->bytes, size);
+	if (!bytes)
+		return -ENOMEM;
+	q->bytes = bytes;
+	q->size = size;
+	return 0;
+}
+
+static int queue_stretch(struct private_queue *q, uint64_t after, size_t len)
+{
+	if (q->n > 0 && q->stretches[q->first + q->n - 1].after == after) {
+		q->stretches[q->first + q->n - 1].len += (uint32_t)len;
+		return 0;
+	}
+	if (q->first + q->n == q->max) {
+		if (q->first > 0) {
+			memmove(q->stretches, q->stretches + q->first, q->n * sizeof *q->stretches);
+			q->first = 0;
+		} else {
+			uint32_t max = q->max ? q->max * 2 : 4;
+			struct private_stretch *s = reallocarray(q->stretches, max, sizeof *s);
+			if (!s)
+				return -ENOMEM;
+			q->stretches = s;
+			q->max = max;
+		}
+	}
+	q->stretches[q->first + q->n++] = (struct private_stretch){after, (uint32_t)len};
+	return 0;
+}
+
+static void queue_sent(struct worker *w, size_t len)
+{
+	struct private_queue *q = &w->private;
+
+	q->start += len;
+	while (len > 0) {
+		struct private_stretch *s = &q->stretches[q->first];
+		uint32_t part = len < s->len ? (uint32_t)len : s->len;
+		s->len -= part;
+		len -= part;
+		if (s->len == 0) {
+			q->first++;
+			q->n--;
+		}
+	}
+	if (q->n == 0) {
+		free(q->bytes);
+		free(q->stretches);
+		*q = (struct private_queue){0};
+		worker_account(w);
+	}
+}
+
+size_t delivery_queued(const struct worker *w)
+{
+	return w->private.end - w->private.start + w->private.n * sizeof *w->private.stretches;
+}
+
+/* In front of all else, at once. */
+static int queue_rest_of_frame(struct private_queue *q, const unsigned char *bytes, size_t len)
+{
+	int r = queue_room(q, len);
+
+	/* A stretch of no bytes makes the room that the shift below needs. */
+	if (r < 0 || (r = queue_stretch(q, UINT64_MAX, 0)) < 0)
+		return r;
+	memmove(q->bytes + q->start + len, q->bytes + q->start, q->end - q->start);
+	memcpy(q->bytes + q->start, bytes, len);
+	q->end += len;
+	struct private_stretch *s = q->stretches + q->first;
+	memmove(s + 1, s, (q->n - 1) * sizeof *s);
+	*s = (struct private_stretch){0, (uint32_t)len};
+	return 0;
+}
+
+void delivery_queue(struct worker *w, const struct wire_frame *frame)
+{
+	struct private_queue *q = &w->private;
+	unsigned char buf[WIRE_FRAME_MAX];
+
+	if (w->state == WORKER_DEAD)
+		return;
+	int len = wire_encode(frame, buf, sizeof buf);
+	assert(len > 0);
+	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
+	if (queue_room(q, (size_t)len) < 0 || queue_stretch(q, after, (size_t)len) < 0) {
+		worker_close(w, NULL, "out of memory");
+		return;
+	}
+	memcpy(q->bytes + q->end, buf, (size_t)len);
+	q->end += (size_t)len;
+	worker_account(w);
+	fanout_mark(w->fanout, w);
+}
+
+void delivery_ok(struct worker *w, uint64_t request)
+{
+	uint64_t seq = w->state == WORKER_CATCHING_UP ? w->cursor : w->fanout->backlog.head;
+
+	/* What it will be sent from the backlog is behind the cursor that it brought. */
+	if (w->state == WORKER_RESUMING && w->resume_in_epoch && w->resume_seq < seq)
+		seq = w->resume_seq;
+	delivery_queue(w, &(struct wire_frame){.type = WIRE_OK, .ok = {request, seq}});
+}
+
+/* What is owed of the backlog */
+
+static void wanted_clear(struct wanted *wanted)
+{
+	free(wanted->seqs);
+	*wanted = (struct wanted){0};
+}
+
+/* A list that is whole says that nothing before its first frame is owed: the cursor of an idle worker
+ * follows. */
+static void advance(struct worker *w)
+{
+	if (!w->wanted_whole)
+		return;
+	uint64_t next = w->wanted.n > 0 ? w->wanted.seqs[w->wanted.first] : w->fanout->backlog.head + 1;
+	if (w->cursor + 1 < next)
+		w->cursor = next - 1;
+}
+
+void delivery_walk(struct worker *w)
+{
+	advance(w);
+	wanted_clear(&w->wanted);
+	if (w->wanted_whole) {
+		w->wanted_whole = false;
+		fanout_add_walker(w->fanout, w);
+	}
+}
+
+/* The walk has come to the head: from here on, the router tells. */
+static void follow(struct worker *w)
+{
+	if (w->wanted_whole || w->state != WORKER_LIVE || w->all_mask != 1u << TOPIC_ALL ||
+		w->cursor != w->fanout->backlog.head)
+		return;
+	w->wanted_whole = true;
+	fanout_remove_walker(w->fanout, w);
+}
+
+void delivery_want(struct worker *w, uint64_t seq)
+{
+	struct wanted *wanted = &w->wanted;
+
+	if (!w->wanted_whole)
+		return;
+	if (wanted->first + wanted->n == wanted->max && wanted->first > 0) {
+		memmove(wanted->seqs, wanted->seqs + wanted->first, wanted->n * sizeof *wanted->seqs);
+		wanted->first = 0;
+	}
+	if (wanted->n == wanted->max) {
+		uint32_t max = wanted->max ? wanted->max * 2 : 8;
+		uint64_t *seqs =
+			max <= WORKER_WANTED_MAX ? reallocarray(wanted->seqs, max, sizeof *seqs) : NULL;
+		if (!seqs) {
+			delivery_walk(w);
+			return;
+		}
+		wanted->seqs = seqs;
+		wanted->max = max;
+	}
+	wanted->seqs[wanted->first + wanted->n++] = seq;
+	fanout_mark(w->fanout, w);
+}
+
+static void wanted_drop_to(struct wanted *wanted, uint64_t seq)
+{
+	while (wanted->n > 0 && wanted->seqs[wanted->first] <= seq) {
+		wanted->first++;
+		wanted->n--;
+	}
+	if (wanted->n == 0)
+		wanted->first = 0;
+}
+
+static bool matches(const struct worker *w, uint64_t seq)
+{
+	const struct fanout *f = w->fanout;
+
+	if (w->all_mask >> backlog_entry(&f->backlog, seq)->topic & 1)
+		return true;
+	uint64_t key = w->n_edges > 0 ? fanout_key_of_frame(f, seq) : 0;
+	return key && router_has(&f->router, key, w->slot);
+}
+
+/* Add frame seq, or the frames up to last. False when there is no room for another run. */
+static bool gather_frames(struct gathered *g, const struct backlog *b, uint64_t seq, uint64_t last)
+{
+	uint64_t start = backlog_entry(b, seq)->start, end = backlog_end_of(b, last);
+	struct run *run = g->n > 0 ? &g->runs[g->n - 1] : NULL;
+
+	if (run && run->from && run->to + 1 == seq) {
+		run->to = last;
+		run->len += end - start;
+		g->iov[g->n - 1].iov_len = run->len;
+		return true;
+	}
+	if (g->n == RUNS_MAX)
+		return false;
+	/* sendmsg() does not write through it, whatever the type of iov_base. */
+	g->iov[g->n] = (struct iovec){(void *)(uintptr_t)backlog_bytes(b, start), end - start};
+	g->runs[g->n++] = (struct run){seq, last, end - start};
+	return true;
+}
+
+/* Add what is owed of the frames behind g->reached up to last. False when it had to stop before. */
+static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
+{
+	const struct backlog *b = &w->fanout->backlog;
+	uint64_t all = w->fanout->config->n_channels == 63
+			       ? UINT64_MAX
+			       : (UINT64_C(2) << w->fanout->config->n_channels) - 1;
+
+	if (g->reached >= last)
+		return true;
+	if (w->all_mask == all) {
+		if (!gather_frames(g, b, g->reached + 1, last))
+			return false;
+		g->reached = last;
+		return true;
+	}
+	if (w->wanted_whole) {
+		for (uint32_t i = 0; i < w->wanted.n && w->wanted.seqs[w->wanted.first + i] <= last; i++) {
+			uint64_t seq = w->wanted.seqs[w->wanted.first + i];
+			if (seq <= g->reached)
+				continue;
+			if (!gather_frames(g, b, seq, seq))
+				return false;
+			g->reached = seq;
+		}
+		g->reached = last;
+		return true;
+	}
+	for (uint64_t seq = g->reached + 1, stop = seq + WALK_MAX; seq <= last; seq++) {
+		if (seq == stop || (matches(w, seq) && !gather_frames(g, b, seq, seq)))
+			return false;
+		g->reached = seq;
+	}
+	return true;
+}
+
+static void gather(struct worker *w, struct gathered *g)
+{
+	const struct private_queue *q = &w->private;
+	const struct backlog *b = &w->fanout->backlog;
+	size_t offset = q->start;
+
+	g->n = 0;
+	g->reached = w->cursor;
+	g->whole = false;
+	for (uint32_t i = q->first; i < q->first + q->n; i++) {
+		const struct private_stretch *s = &q->stretches[i];
+		if (w->state == WORKER_LIVE && !gather_backlog(w, g, s->after))
+			return;
+		if (g->n == RUNS_MAX)
+			return;
+		g->iov[g->n] = (struct iovec){q->bytes + offset, s->len};
+		g->runs[g->n++] = (struct run){.len = s->len};
+		offset += s->len;
+	}
+	g->whole = w->state != WORKER_LIVE || gather_backlog(w, g, b->head);
+}
+
+/* The socket took n bytes of the run, which are not all of it. */
+static int account_part(struct worker *w, const struct run *run, size_t n)
+{
+	const struct backlog *b = &w->fanout->backlog;
+	uint64_t position = backlog_entry(b, run->from)->start + n;
+	uint64_t seq = run->from, last = run->to;
+
+	/* The first frame that was not sent whole is one of seq..last. */
+	while (seq < last) {
+		uint64_t middle = seq + (last - seq) / 2;
+		if (backlog_end_of(b, middle) <= position)
+			seq = middle + 1;
+		else
+			last = middle;
+	}
+	uint64_t start = backlog_entry(b, seq)->start, end = backlog_end_of(b, seq);
+	w->n_sent += seq - run->from;
+	if (position == start) {
+		w->cursor = seq - 1 > w->cursor ? seq - 1 : w->cursor;
+		return 0;
+	}
+	w->n_sent++;
+	w->cursor = seq;
+	int r = queue_rest_of_frame(&w->private, backlog_bytes(b, position), end - position);
+	worker_account(w);
+	return r;
+}
+
+static int account(struct worker *w, const struct gathered *g, size_t n)
+{
+	for (int i = 0; i < g->n; i++) {
+		const struct run *run = &g->runs[i];
+		size_t part = n < run->len ? n : run->len;
+		n -= part;
+		if (!run->from)
+			queue_sent(w, part);
+		else if (part < run->len)
+			return account_part(w, run, part);
+		else {
+			w->n_sent += run->to - run->from + 1;
+			w->cursor = run->to;
+		}
+		if (part < run->len)
+			return 0;
+	}
+	w->cursor = g->reached;
+	return 0;
+}
+
+static void block(struct worker *w)
+{
+	w->blocked = true;
+	ev_io_start(w->fanout->loop, &w->writer);
+}
+
+static void unblock(struct worker *w)
+{
+	w->blocked = false;
+	ev_io_stop(w->fanout->loop, &w->writer);
+}
+
+/* There is more to do than one slice may. */
+static void go_on_later(struct worker *w)
+{
+	w->blocked = true;
+	worker_send(w);
+}
+
+/* Fell out of the backlog: it starts again from the newest checkpoint it has passed. */
+static void overrun(struct worker *w)
+{
+	w->n_overruns++;
+	w->n_dropped += w->fanout->backlog.first - 1 - w->cursor;
+	w->fanout->n_overruns++;
+	diag_limited(&overrun_limit, DIAG_NOTICE,
+		"a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
+		(unsigned long long)w->id, (int)w->pid, w->name);
+	delivery_walk(w);
+	worker_note_checkpoint(w);
+	w->state = WORKER_CATCHING_UP;
+	w->fanout->requests.catch_up(w->fanout->requests.context, w);
+}
+
+static void send_what_is_owed(struct worker *w)
+{
+	struct fanout *f = w->fanout;
+	struct gathered g;
+	bool more = true;
+
+	advance(w);
+	for (int sends = 0; more; sends++) {
+		if (w->state == WORKER_DEAD)
+			return;
+		if (w->state == WORKER_LIVE && w->cursor + 1 < f->backlog.first) {
+			overrun(w);
+			continue;
+		}
+		gather(w, &g);
+		if (g.n == 0) {
+			w->cursor = g.reached;
+			if (g.whole)
+				break;
+			go_on_later(w);
+			return;
+		}
+		if (sends == SENDS_MAX) {
+			go_on_later(w);
+			return;
+		}
+		struct msghdr message = {.msg_iov = g.iov, .msg_iovlen = (size_t)g.n};
+		ssize_t n = sendmsg(w->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno != EAGAIN) {
+				worker_close(w, NULL, strerror(errno));
+				return;
+			}
+			n = 0;
+		}
+		size_t offered = 0;
+		for (int i = 0; i < g.n; i++)
+			offered += g.iov[i].iov_len;
+		if (n > 0) {
+			f->n_wakes++;
+			w->progress = clock_now();
+		}
+		uint64_t sent = w->n_sent;
+		int r = account(w, &g, (size_t)n);
+		f->n_deliveries += w->n_sent - sent;
+		if (r < 0) {
+			worker_close(w, NULL, "out of memory");
+			return;
+		}
+		wanted_drop_to(&w->wanted, w->cursor);
+		if ((size_t)n < offered) {
+			block(w);
+			return;
+		}
+		more = !g.whole;
+	}
+	wanted_drop_to(&w->wanted, w->cursor);
+	if (w->blocked)
+		unblock(w);
+	follow(w);
+	reader_resume(w);
+}
+
+void delivery_flush(struct worker *w)
+{
+	const struct worker_requests *requests = &w->fanout->requests;
+
+	send_what_is_owed(w);
+	if (w->catch_up && worker_takes_more(w))
+		requests->takes_more(requests->context, w);
+}
+
+uint64_t delivery_lag(struct worker *w, uint64_t *bytes)
+{
+	advance(w);
+	const struct backlog *b = &w->fanout->backlog;
+	uint64_t from = w->cursor + 1 < b->first ? b->first : w->cursor + 1;
+
+	*bytes = w->private.end - w->private.start;
+	if (w->state != WORKER_LIVE || from > b->head)
+		return 0;
+	*bytes += b->end - backlog_entry(b, from)->start;
+	return b->head - w->cursor;
+}
+
+void delivery_free(struct worker *w)
+{
+	free(w->private.bytes);
+	free(w->private.stretches);
+	w->private = (struct private_queue){0};
+	wanted_clear(&w->wanted);
+}

@@ -1,0 +1,371 @@
+#include "ops/commands.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "ops/metrics.h"
+#include "ops/status.h"
+#include "relay.h"
+#include "ops/report.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WORDS_MAX 4
+/* What a slice takes; and so many rows of a table are looked at for the widths of its columns. */
+#define WORKERS_A_PORTION 4
+#define MEASURED_MAX 64
+
+struct command_line {
+	struct ops_connection *connection;
+	struct relay *relay;
+	FILE *out;
+	char text[OPS_LINE_MAX];
+	char *words[WORDS_MAX]; /* the arguments; NULL where there is none */
+	bool json;
+};
+
+static enum report_form screen(const struct command_line *l)
+{
+	return l->json ? REPORT_JSON : REPORT_SCREEN;
+}
+
+static void refuse(struct command_line *l, const char *code, const char *text)
+{
+	fprintf(l->out, "ERR %s %s\n", code, text);
+}
+
+static void done(struct command_line *l, const char *text)
+{
+	if (l->json)
+		fprintf(l->out, "{\"ok\":true}\n");
+	else
+		fprintf(l->out, "%s\n", text);
+}
+
+/* What only reads */
+
+static void run_status(struct command_line *l)
+{
+	ops_status_print(l->relay, l->out, screen(l));
+}
+
+static void run_upstream(struct command_line *l)
+{
+	if (l->relay->config.mode == MODE_LOCAL)
+		refuse(l, "local", "there is no upstream in local mode");
+	else
+		ops_upstream_print(l->relay, l->out, screen(l));
+}
+
+/* Empty when the kernel does not say: under systemd, ProtectProc= hides the processes of others. */
+static void read_program(pid_t pid, char buf[32])
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+	FILE *file = fopen(path, "re");
+	size_t n = file ? fread(buf, 1, 31, file) : 0;
+	if (file)
+		fclose(file);
+	buf[n] = '\0';
+	buf[strcspn(buf, "\n")] = '\0';
+}
+
+static void print_worker(struct report *r, struct worker *w)
+{
+	char program[32];
+	uint64_t bytes, frames = delivery_lag(w, &bytes);
+
+	read_program(w->pid, program);
+	report_begin(r);
+	report_count(r, "id", w->id);
+	report_count(r, "pid", (uint64_t)w->pid);
+	report_count(r, "uid", w->uid);
+	report_text(r, "program", *program ? program : NULL);
+	report_text(r, "state", worker_state_name(w->state));
+	/* Bit 0 is what every worker gets. */
+	report_count(r, "channels", (unsigned)__builtin_popcountll(w->all_mask) - 1);
+	report_count(r, "pubkeys", w->n_edges);
+	report_count(r, "lag frames", frames);
+	report_count(r, "lag bytes", bytes);
+	report_count(r, "sent", w->n_sent);
+	report_count(r, "drops", w->n_dropped);
+	report_count(r, "overruns", w->n_overruns);
+	report_count(r, "publishing", w->n_publishing);
+	report_seconds(r, "age", clock_now() - w->since);
+	report_text(r, "name", w->name);
+	report_end(r);
+}
+
+/* By slot, for others may come and go between two portions. */
+static int go_on_workers(struct ops_connection *c, FILE *out)
+{
+	const struct fanout *f = &c->ops->relay->fanout;
+	struct ops_answer *a = &c->answer;
+	struct report r;
+
+	if (report_open_table(&r, out, &a->table, a->json) < 0)
+		return -ENOMEM;
+	for (int n = 0; n < WORKERS_A_PORTION && a->slot < f->n_slots; a->slot++) {
+		struct worker *w = f->slots[a->slot];
+		if (!w)
+			continue;
+		print_worker(&r, w);
+		a->n_measured += a->table.measuring;
+		n++;
+	}
+	if (report_close(&r) < 0)
+		return -ENOMEM;
+	if (a->table.measuring) {
+		if (a->n_measured >= MEASURED_MAX || a->slot >= f->n_slots) {
+			a->table.measuring = false;
+			a->slot = 0;
+		}
+		return 0;
+	}
+	return a->slot >= f->n_slots;
+}
+
+static void run_workers(struct command_line *l)
+{
+	ops_answer_begin(l->connection, l->json, go_on_workers);
+}
+
+static void print_channels(struct command_line *l, struct report *r, const uint64_t *whole)
+{
+	const struct relay *relay = l->relay;
+
+	for (unsigned i = 0; i < relay->config.n_channels; i++) {
+		const struct channel *channel = &relay->config.channels[i];
+		report_begin(r);
+		report_text(r, "channel", channel->name);
+		report_text(r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");
+		report_count(r, "heard", relay->fanout.n_appended[i + 1]);
+		report_count(r, "workers for all", whole[i + 1]);
+		report_end(r);
+	}
+}
+
+static void run_channels(struct command_line *l)
+{
+	uint64_t whole[CHANNELS_MAX + 1] = {0};
+	struct report_table table = {0};
+	struct report r;
+
+	for (const struct worker *w = l->relay->fanout.workers; w; w = w->next)
+		for (uint64_t left = w->all_mask; left; left &= left - 1)
+			whole[__builtin_ctzll(left)]++;
+	int result = report_open_table(&r, l->out, &table, l->json);
+	if (result == 0) {
+		table.measuring = true;
+		if (!l->json)
+			print_channels(l, &r, whole);
+		table.measuring = false;
+		print_channels(l, &r, whole);
+		result = report_close(&r);
+	}
+	if (result < 0)
+		refuse(l, "memory", "the relay is short of it; try again");
+}
+
+static void run_tail(struct command_line *l)
+{
+	const char *channel = l->words[0], *pubkey = l->words[1];
+	struct tail tail = {.json = l->json};
+
+	if (channel && decode_topic(&l->relay->config, wire_str(channel)) == 0) {
+		refuse(l, "channel", "the channel is not configured; \"channels\" lists those that are");
+		return;
+	}
+	if (pubkey && strlen(pubkey) > TAIL_PUBKEY_MAX - 1) {
+		refuse(l, "too-long", "the pubkey");
+		return;
+	}
+	snprintf(tail.channel, sizeof tail.channel, "%s", channel ? channel : "");
+	snprintf(tail.pubkey, sizeof tail.pubkey, "%s", pubkey ? pubkey : "");
+	ops_tail_begin(l->connection, &tail);
+}
+
+static int go_on_metrics(struct ops_connection *c, FILE *out)
+{
+	return metrics_print(c->ops->relay, out, c->answer.json, &c->answer.page);
+}
+
+static void run_metrics(struct command_line *l)
+{
+	ops_answer_begin(l->connection, l->json, go_on_metrics);
+}
+
+static void run_config(struct command_line *l)
+{
+	struct report r;
+
+	report_open(&r, l->out, REPORT_JSON);
+	for (unsigned i = 0; i < config_n_settings(); i++) {
+		struct config_setting setting;
+		config_setting(i, &setting);
+		if (!l->json) {
+			fprintf(l->out, "%s=", setting.name);
+			report_escape_text(l->out, setting.value, strlen(setting.value));
+			fprintf(l->out, " (%s)\n", setting.origin);
+			continue;
+		}
+		report_begin(&r);
+		report_text(&r, "setting", setting.name);
+		report_text(&r, "value", setting.value);
+		report_text(&r, "origin", setting.origin);
+		report_text(&r, "meaning", setting.help);
+		report_end(&r);
+	}
+	report_close(&r);
+}
+
+static void run_version(struct command_line *l)
+{
+	if (l->json)
+		fprintf(l->out, "{\"version\":\"" PGHERALD_VERSION "\"}\n");
+	else
+		fprintf(l->out, "pgherald " PGHERALD_VERSION "\n");
+}
+
+/* What changes something */
+
+static void run_kill(struct command_line *l)
+{
+	char *end = NULL;
+	unsigned long long id = l->words[0] ? strtoull(l->words[0], &end, 10) : 0;
+
+	if (!end || *end || l->words[0][0] < '0' || l->words[0][0] > '9') {
+		refuse(l, "usage", "kill ID; \"workers\" lists the ids");
+		return;
+	}
+	struct worker *w = fanout_worker_by_id(&l->relay->fanout, id);
+	if (!w) {
+		refuse(l, "no-worker", "no worker has this id now");
+		return;
+	}
+	worker_close(w, "evicted", "an operator ended this connection");
+	done(l, "killed");
+}
+
+static void run_log(struct command_line *l)
+{
+	int level = l->words[0] ? diag_level_of(l->words[0]) : -EINVAL;
+
+	if (level < 0) {
+		refuse(l, "usage", "log LEVEL: error, warning, notice, info or debug");
+		return;
+	}
+	diag_set_level((enum diag_level)level);
+	diag(DIAG_NOTICE, "an operator set the log level level=%s uid=%u",
+		diag_level_name((enum diag_level)level), (unsigned)l->connection->place.uid);
+	done(l, "set");
+}
+
+static void run_reconnect(struct command_line *l)
+{
+	struct relay *relay = l->relay;
+
+	if (relay->config.mode == MODE_LOCAL) {
+		refuse(l, "local", "there is no upstream in local mode");
+		return;
+	}
+	if (relay->upstream.state > UPSTREAM_CONNECTING)
+		upstream_drop(&relay->upstream, "an operator asked to reconnect");
+	upstream_hurry(&relay->upstream);
+	publisher_hurry(&relay->publisher);
+	done(l, "reconnecting");
+}
+
+/* The table */
+
+static void run_help(struct command_line *l);
+
+static const struct command {
+	const char *name, *arguments;
+	void (*run)(struct command_line *line);
+	unsigned n_arguments; /* at the most */
+	bool privileged;
+	const char *help;
+} commands[] = {
+	{"status", "", run_status, 0, false, "one screen; so does a blank line"},
+	{"workers", "", run_workers, 0, false, "who is connected, and how far behind"},
+	{"channels", "", run_channels, 0, false, "what is relayed"},
+	{"upstream", "", run_upstream, 0, false, "the connections to PostgreSQL, in full"},
+	{"tail", "[CHANNEL] [PUBKEY]", run_tail, 2, false, "what is heard, live, until the next line"},
+	{"metrics", "", run_metrics, 0, false, "all counters, as Prometheus reads them"},
+	{"config", "", run_config, 0, false, "each setting, its value, where it came from"},
+	{"help", "", run_help, 0, false, "print this"},
+	{"version", "", run_version, 0, false, "the relay's version"},
+	{"kill", "ID", run_kill, 1, true, "end a worker's connection; it will come back, and resume"},
+	{"log", "LEVEL", run_log, 1, true, "error, warning, notice, info or debug, until the relay ends"},
+	{"reconnect", "", run_reconnect, 0, true,
+		"drop the LISTEN connection and make it anew; what it misses is recovered"},
+};
+
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static void run_help(struct command_line *l)
+{
+	struct report r;
+
+	if (l->json) {
+		report_open(&r, l->out, REPORT_JSON);
+		for (size_t i = 0; i < N_COMMANDS; i++) {
+			report_begin(&r);
+			report_text(&r, "command", commands[i].name);
+			report_text(&r, "arguments", commands[i].arguments);
+			report_text(&r, "help", commands[i].help);
+			report_flag(&r, "privileged", commands[i].privileged);
+			report_end(&r);
+		}
+		report_close(&r);
+		return;
+	}
+	for (size_t i = 0; i < N_COMMANDS; i++) {
+		int width = fprintf(l->out, "%s %s", commands[i].name, commands[i].arguments);
+		fprintf(l->out, "%*s %s%s\n", 25 - width, "", commands[i].help,
+			commands[i].privileged ? " (root and the daemon's user)" : "");
+	}
+	fprintf(l->out,
+		"A last word \"json\" gives one JSON object a line. Each reply ends with a blank line.\n");
+}
+
+void ops_command(struct ops_connection *c, const char *text, FILE *out)
+{
+	struct command_line line = {.connection = c, .relay = c->ops->relay, .out = out};
+	struct command_line *l = &line;
+	const char *name = "status";
+	unsigned n = 0;
+
+	snprintf(l->text, sizeof l->text, "%s", text);
+	char *rest = l->text, *word;
+	while ((word = strsep(&rest, " \t\r"))) {
+		if (*word && n <= WORDS_MAX) {
+			if (n == 0)
+				name = word;
+			else
+				l->words[n - 1] = word;
+			n++;
+		}
+	}
+	/* The name does not count. */
+	n -= n > 0;
+	if (n > 0 && strcmp(l->words[n - 1], "json") == 0) {
+		l->words[--n] = NULL;
+		l->json = true;
+	}
+	size_t i = 0;
+	while (i < N_COMMANDS && strcmp(commands[i].name, name) != 0)
+		i++;
+	if (i == N_COMMANDS)
+		refuse(l, "unknown-command", "try \"help\"");
+	else if (n > commands[i].n_arguments)
+		fprintf(out, "ERR usage %s %s [json]\n", commands[i].name, commands[i].arguments);
+	else if (commands[i].privileged && !places_is_privileged(c->place.uid))
+		refuse(l, "denied", "only root and the daemon's user may do this");
+	else
+		commands[i].run(l);
+}

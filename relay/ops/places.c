@@ -1,0 +1,99 @@
+#include "ops/places.h"
+
+#include "base/clock.h"
+
+#include <unistd.h>
+
+void places_open(struct places *p, unsigned n_max, unsigned n_kept, double idle_seconds)
+{
+	*p = (struct places){.n_max = n_max, .n_kept = n_kept, .idle_seconds = idle_seconds};
+	TAILQ_INIT(&p->all);
+}
+
+bool places_is_privileged(uid_t uid)
+{
+	return uid == 0 || uid == geteuid();
+}
+
+static unsigned count_of(const struct places *p, uid_t uid)
+{
+	const struct place *place;
+	unsigned n = 0;
+
+	TAILQ_FOREACH (place, &p->all, next) {
+		n += place->uid == uid;
+	}
+	return n;
+}
+
+static unsigned count_unprivileged(const struct places *p)
+{
+	const struct place *place;
+	unsigned n = 0;
+
+	TAILQ_FOREACH (place, &p->all, next) {
+		n += !places_is_privileged(place->uid);
+	}
+	return n;
+}
+
+static bool is_full(const struct places *p, uid_t uid)
+{
+	return p->n >= p->n_max ||
+	       (!places_is_privileged(uid) && count_unprivileged(p) >= p->n_max - p->n_kept);
+}
+
+static struct place *idlest_of(const struct places *p, uid_t uid, bool lasting_too)
+{
+	struct place *place, *idlest = NULL;
+
+	TAILQ_FOREACH (place, &p->all, next) {
+		if (place->uid == uid && (lasting_too || !place->lasting) &&
+			(!idlest || place->active < idlest->active))
+			idlest = place;
+	}
+	return idlest;
+}
+
+/* Of the user with most, of those who are not privileged, when that is more than one has who comes. */
+static struct place *of_whoever_has_most(const struct places *p, uid_t uid)
+{
+	const struct place *place, *of_most = NULL;
+	unsigned most = places_is_privileged(uid) ? 0 : count_of(p, uid) + 1;
+
+	TAILQ_FOREACH (place, &p->all, next) {
+		unsigned n = places_is_privileged(place->uid) ? 0 : count_of(p, place->uid);
+		if (n > most) {
+			most = n;
+			of_most = place;
+		}
+	}
+	return of_most ? idlest_of(p, of_most->uid, true) : NULL;
+}
+
+bool places_room(const struct places *p, uid_t uid, struct place **victim)
+{
+	*victim = NULL;
+	if (!is_full(p, uid))
+		return true;
+	*victim = of_whoever_has_most(p, uid);
+	if (!*victim) {
+		*victim = idlest_of(p, uid, false);
+		if (*victim && clock_now() - (*victim)->active < p->idle_seconds)
+			*victim = NULL;
+	}
+	return *victim != NULL;
+}
+
+void places_take(struct places *p, struct place *place, uid_t uid)
+{
+	*place = (struct place){.uid = uid, .active = clock_now()};
+	TAILQ_INSERT_TAIL(&p->all, place, next);
+	p->n++;
+}
+
+void places_give_up(struct places *p, struct place *place)
+{
+	TAILQ_REMOVE(&p->all, place, next);
+	p->n--;
+}

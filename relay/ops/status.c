@@ -1,0 +1,163 @@
+#include "ops/status.h"
+
+#include "base/clock.h"
+#include "relay.h"
+
+static void report_upstream(struct report *r, const struct relay *relay)
+{
+	const struct upstream *u = &relay->upstream;
+
+	report_group(r, "upstream");
+	report_text(r, "state", upstream_state_name(u->state));
+	report_seconds(r, "for", clock_now() - u->state_since);
+	report_count(r, "backend pid", u->state >= UPSTREAM_CHECKING ? (uint64_t)u->backend_pid : 0);
+	report_text(r, "database", u->database);
+	report_count(r, "connects", u->n_connects);
+	report_count(r, "losses", u->n_losses);
+}
+
+static void report_canary(struct report *r, const struct relay *relay)
+{
+	const struct canary *c = &relay->canary;
+	const struct checkpoint *latest = checkpoint_history_latest(&relay->fanout.checkpoints);
+
+	report_group(r, "canary");
+	report_seconds(r, "round trip", c->n_heard > 0 ? c->round_trip : -1);
+	report_count(r, "sent", c->n_sent);
+	report_count(r, "heard", c->n_heard);
+	report_count(r, "probes", c->n_probes);
+	report_group(r, "checkpoint");
+	report_seconds(r, "age", latest ? clock_now() - relay->fanout.checkpoint_at : -1);
+	report_flag(r, "recovery", relay->upstream.recoverable);
+	report_flag(r, "reconciles", relay->reconcile.enabled);
+	report_flag(r, "survives restarts", relay->upstream.notes_runs);
+}
+
+static void report_reconciliation(struct report *r, const struct relay *relay)
+{
+	const struct reconcile *rc = &relay->reconcile;
+	double failing = reconcile_failing(rc);
+
+	report_group(r, "reconciliation");
+	report_named(r);
+	report_flag(r, "on", rc->enabled);
+	report_flag(r, "leads", rc->leading);
+	report_count(r, "announced", rc->n_announced);
+	report_seconds(r, "fails for", failing > 0 ? failing : -1);
+	report_text(r, "why", failing > 0 ? rc->trouble : "none");
+}
+
+static void report_publisher(struct report *r, const struct relay *relay)
+{
+	const struct publisher *p = &relay->publisher;
+
+	report_group(r, "publisher");
+	report_text(r, "state", p->session.conn ? "connected" : "down");
+	report_count(r, "queue", p->queue.n);
+	report_count(r, "queue bytes", p->queue.bytes);
+	report_count(r, "published", p->n_published);
+	report_count(r, "batches", p->n_batches);
+	report_count(r, "failed", p->n_failed);
+}
+
+static const char *last_error(const struct relay *relay)
+{
+	return *relay->upstream.last_error    ? relay->upstream.last_error
+	       : *relay->publisher.last_error ? relay->publisher.last_error
+					      : "none";
+}
+
+static void report_backlog(struct report *r, const struct backlog *b)
+{
+	report_group(r, "backlog");
+	report_count(r, "bytes", backlog_used(b));
+	report_count(r, "of", b->size);
+	report_count(r, "frames", b->head + 1 - b->first);
+	report_count(r, "seq", b->head);
+}
+
+static void report_rates(struct report *r, const struct rates *rates)
+{
+	static const struct {
+		unsigned seconds;
+		const char *name;
+	} lines[] = {
+		{1, "last 1 s"},
+		{10, "last 10 s"},
+		{60, "last 1 min"},
+	};
+
+	for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+		report_group(r, lines[i].name);
+		report_named(r);
+		report_rate(r, "heard", rates_over(rates, RATE_HEARD, lines[i].seconds));
+		report_rate(r, "delivered", rates_over(rates, RATE_DELIVERED, lines[i].seconds));
+		report_rate(r, "published", rates_over(rates, RATE_PUBLISHED, lines[i].seconds));
+	}
+}
+
+void ops_status_print(const struct relay *relay, FILE *out, enum report_form form)
+{
+	const struct fanout *f = &relay->fanout;
+	bool postgres = relay->config.mode == MODE_POSTGRES;
+	struct report r;
+
+	report_open(&r, out, form);
+	report_begin(&r);
+	report_line(&r, "version");
+	report_text(&r, "version", PGHERALD_VERSION);
+	report_line(&r, "mode");
+	report_text(&r, "mode", postgres ? "postgres" : "local");
+	report_seconds(&r, "up for", clock_now() - relay->started);
+	report_text(&r, "epoch", f->epoch);
+	if (postgres) {
+		report_upstream(&r, relay);
+		report_canary(&r, relay);
+		report_reconciliation(&r, relay);
+		report_publisher(&r, relay);
+	}
+	report_group(&r, "heard");
+	report_count(&r, "notifications", fanout_n_appended(f));
+	report_count(&r, "recovered", f->n_recovered);
+	report_count(&r, "malformed", relay->decode.n_malformed);
+	report_group(&r, "deliveries");
+	report_count(&r, "frames", f->n_deliveries);
+	report_count(&r, "sends", f->n_wakes);
+	report_rates(&r, &relay->rates);
+	report_backlog(&r, &f->backlog);
+	report_group(&r, "workers");
+	report_count(&r, "connected", f->n_workers);
+	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
+	report_count(&r, "overruns", f->n_overruns);
+	report_count(&r, "gaps", f->n_gaps + relay->catch_up.n_gaps);
+	if (postgres) {
+		report_line(&r, "last error");
+		report_text(&r, "last error", last_error(relay));
+	}
+	report_end(&r);
+	report_close(&r);
+}
+
+void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form form)
+{
+	struct report r;
+
+	report_open(&r, out, form);
+	report_begin(&r);
+	report_upstream(&r, relay);
+	report_canary(&r, relay);
+	report_reconciliation(&r, relay);
+	report_publisher(&r, relay);
+	report_group(&r, "recovery");
+	report_count(&r, "questions", relay->recovery.n_questions);
+	report_count(&r, "rows", relay->recovery.n_rows);
+	report_count(&r, "workers", relay->catch_up.n_workers);
+	report_count(&r, "bytes", relay->catch_up.held);
+	report_count(&r, "announced", relay->reconcile.n_announced);
+	report_group(&r, "last error");
+	report_named(&r);
+	report_text(&r, "upstream", *relay->upstream.last_error ? relay->upstream.last_error : "none");
+	report_text(&r, "publisher", *relay->publisher.last_error ? relay->publisher.last_error : "none");
+	report_end(&r);
+	report_close(&r);
+}

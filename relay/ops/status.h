@@ -1,0 +1,11 @@
+/* The ops commands "status", one screen for whoever is called at night, and "upstream", the connections to
+ * PostgreSQL in full. Reads all parts of the relay. The ops commands call it. */
+#pragma once
+
+#include "ops/report.h"
+
+struct relay;
+
+void ops_status_print(const struct relay *relay, FILE *out, enum report_form form);
+/* Not in local mode, which has none. */
+void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form form);

@@ -1,0 +1,580 @@
+#include "postgres/publisher.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* src/include/catalog/pg_type_d.h: TEXTOID, TEXTARRAYOID */
+#define TEXT_OID 25
+#define TEXT_ARRAY_OID 1009
+
+/* Each name is qualified: the role's search_path may hold others' functions. */
+#define BATCH_SQL                                                                                            \
+	"SELECT pg_catalog.count(pg_catalog.pg_notify(c, p))"                                                \
+	" FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),"                                         \
+	" pg_catalog.unnest($2::pg_catalog.text[])) AS n (c, p)"
+
+/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half
+ * the time. */
+#define STATEMENTS_MAX 8
+/* Requests that are answered at a time because PostgreSQL was not to be reached: others wait meanwhile. */
+#define EXPIRE_MAX 512
+
+static struct diag_limit refusal_limit, full_limit, share_limit;
+
+static void work(struct publisher *p);
+static void on_lost(void *context, enum session_failure failure, const char *error);
+
+/* Requests that were taken from the queue */
+
+static void batch_clear(struct publish_batch *b)
+{
+	*b = (struct publish_batch){.requests = TAILQ_HEAD_INITIALIZER(b->requests)};
+}
+
+static void batch_add(struct publish_batch *b, struct publish_request *r)
+{
+	TAILQ_INSERT_TAIL(&b->requests, r, next);
+	r->batch = b;
+	b->n++;
+	b->bytes += r->len;
+}
+
+static void batch_remove(struct publish_request *r)
+{
+	struct publish_batch *b = r->batch;
+
+	TAILQ_REMOVE(&b->requests, r, next);
+	r->batch = NULL;
+	b->n--;
+	b->bytes -= r->len;
+}
+
+static void answer(struct publisher *p, struct publish_request *r, const char *code, const char *text)
+{
+	const struct publish_origin *o = &r->origin;
+
+	if (r->answered)
+		return;
+	p->n_failed += code != NULL;
+	publish_queue_answered(&p->queue, r);
+	p->events->published(p->context, o->source, o->slot, o->request, code, text);
+}
+
+/* It waits no more. */
+static void finish(struct publisher *p, struct publish_request *r, const char *code, const char *text)
+{
+	answer(p, r, code, text);
+	publish_queue_free(&p->queue, r);
+}
+
+/* Deadlines */
+
+static void watch_expiry(struct publisher *p)
+{
+	const struct publish_request *oldest = publish_queue_oldest(&p->queue);
+
+	ev_timer_stop(p->session.loop, &p->expiry);
+	if (!oldest)
+		return;
+	double wait = oldest->since + PUBLISHER_REQUEST_SECONDS - clock_now();
+	timer_arm(p->session.loop, &p->expiry, wait > 0.001 ? wait : 0.001);
+}
+
+/* What PostgreSQL has is freed when that is over. */
+static void expire(struct publisher *p, struct publish_request *r)
+{
+	if (r->waits) {
+		publish_queue_withdraw(r);
+		finish(p, r, "timeout", "PostgreSQL could not be reached in time");
+		return;
+	}
+	answer(p, r, "timeout",
+		"PostgreSQL did not confirm it in time; it may have been published all the same");
+	if (r->batch == &p->again) {
+		batch_remove(r);
+		publish_queue_free(&p->queue, r);
+	}
+}
+
+static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct publisher *p = timer->data;
+	double limit = clock_now() - PUBLISHER_REQUEST_SECONDS;
+	struct publish_request *oldest;
+
+	(void)loop;
+	(void)events;
+	for (int n = 0;
+		n < EXPIRE_MAX && (oldest = publish_queue_oldest(&p->queue)) && oldest->since <= limit; n++)
+		expire(p, oldest);
+	watch_expiry(p);
+}
+
+/* Batches */
+
+/* A text[] in PostgreSQL's binary form (array_recv in arrayfuncs.c), which needs no escaping. */
+struct text_array {
+	char *bytes;
+	size_t len;
+};
+
+static void put_int32(struct text_array *a, uint32_t value)
+{
+	uint32_t big = htonl(value);
+
+	memcpy(a->bytes + a->len, &big, 4);
+	a->len += 4;
+}
+
+static void put_text(struct text_array *a, const char *text, uint32_t len)
+{
+	put_int32(a, len);
+	memcpy(a->bytes + a->len, text, len);
+	a->len += len;
+}
+
+static int array_open(struct text_array *a, uint32_t n, size_t bytes)
+{
+	*a = (struct text_array){.bytes = malloc(20 + 4 * (size_t)n + bytes)};
+	if (!a->bytes)
+		return -ENOMEM;
+	put_int32(a, 1); /* dimensions */
+	put_int32(a, 0); /* no NULLs */
+	put_int32(a, TEXT_OID);
+	put_int32(a, n);
+	put_int32(a, 1); /* first subscript */
+	return 0;
+}
+
+/* Half of the queue at the most: of the other half, those who have less can be given places. */
+static unsigned batch_max(const struct publisher *p)
+{
+	unsigned max = p->shared ? PUBLISHER_SHARED_BATCH_MAX : PUBLISHER_BATCH_MAX;
+
+	if (p->alone)
+		return 1;
+	return max < p->queue.n_max / 2 ? max : p->queue.n_max / 2 + 1;
+}
+
+static void take_batch(struct publisher *p)
+{
+	size_t bytes_max = p->shared ? PUBLISHER_SHARED_BATCH_BYTES_MAX : PUBLISHER_BATCH_BYTES_MAX;
+	unsigned max = batch_max(p);
+
+	while (p->in_flight.n < max && p->in_flight.bytes < bytes_max) {
+		struct publish_request *r = TAILQ_FIRST(&p->again.requests);
+		if (r)
+			batch_remove(r);
+		else if (!(r = publish_queue_take(&p->queue)))
+			break;
+		batch_add(&p->in_flight, r);
+	}
+	if (p->alone)
+		p->alone--;
+	if (p->shared && p->in_flight.n > 0 && publish_queue_waits(&p->queue)) {
+		publish_queue_rest(&p->queue);
+		p->rested = true;
+	}
+}
+
+static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct publisher *p = timer->data;
+
+	(void)loop;
+	(void)events;
+	publish_queue_rest_over(&p->queue);
+	work(p);
+}
+
+/* PostgreSQL is done with the batch. */
+static void begin_rest(struct publisher *p)
+{
+	if (p->rested)
+		timer_arm(p->session.loop, &p->rest, PUBLISHER_REST_SECONDS);
+	p->rested = false;
+}
+
+static bool something_waits(const struct publisher *p)
+{
+	return p->again.n > 0 || publish_queue_waits(&p->queue);
+}
+
+/* Whether those in flight were published is not known, or they were not: they go out again, before all else.
+ */
+static void put_back(struct publisher *p)
+{
+	for (struct publish_request *r; (r = TAILQ_LAST(&p->in_flight.requests, publish_list));) {
+		batch_remove(r);
+		if (r->answered) {
+			publish_queue_free(&p->queue, r);
+			continue;
+		}
+		TAILQ_INSERT_HEAD(&p->again.requests, r, next);
+		r->batch = &p->again;
+		p->again.n++;
+		p->again.bytes += r->len;
+	}
+}
+
+/* Whether the statement failed for what is in it (class 22, data exceptions) and not for the state of the
+ * server, such as a standby after a failover or a full notification queue. */
+static bool at_fault(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return state && strncmp(state, "22", 2) == 0;
+}
+
+static void count_published(struct publisher *p)
+{
+	const struct publish_request *r;
+	double now = clock_now();
+
+	p->n_published += p->in_flight.n;
+	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
+		histogram_observe(&p->to_commit, now - r->since);
+	}
+}
+
+static void on_batch(void *context, PGresult *result)
+{
+	struct publisher *p = context;
+	struct publish_request *r;
+
+	if (result) {
+		p->refused = !session_succeeded(result);
+		if (!p->refused)
+			return;
+		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));
+		if (!at_fault(result)) {
+			/* Another connection may reach a server that takes it. */
+			session_close(&p->session);
+			on_lost(p, SESSION_STARTING, p->refusal);
+		}
+		return;
+	}
+	if (p->refused && p->in_flight.n > 1) {
+		p->alone = p->in_flight.n;
+		put_back(p);
+	} else {
+		r = TAILQ_FIRST(&p->in_flight.requests);
+		if (p->refused)
+			diag_limited(&refusal_limit, DIAG_WARNING,
+				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u", p->refusal,
+				r->channel, r->len);
+		else
+			count_published(p);
+		while ((r = TAILQ_FIRST(&p->in_flight.requests))) {
+			batch_remove(r);
+			finish(p, r, p->refused ? "rejected" : NULL, p->refusal);
+		}
+	}
+	p->refused = false;
+	watch_expiry(p);
+	begin_rest(p);
+	work(p);
+}
+
+static bool send_arrays(struct publisher *p)
+{
+	struct text_array channels, payloads;
+	const struct publish_request *r;
+	size_t channel_bytes = 0;
+
+	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
+		channel_bytes += strlen(r->channel);
+	}
+	if (array_open(&channels, p->in_flight.n, channel_bytes) < 0 ||
+		array_open(&payloads, p->in_flight.n, p->in_flight.bytes) < 0) {
+		free(channels.bytes);
+		return false;
+	}
+	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
+		put_text(&channels, r->channel, (uint32_t)strlen(r->channel));
+		put_text(&payloads, r->payload, r->len);
+	}
+	struct session_param params[] = {
+		{channels.bytes, (int)channels.len, TEXT_ARRAY_OID, true},
+		{payloads.bytes, (int)payloads.len, TEXT_ARRAY_OID, true},
+	};
+	session_query(&p->session, BATCH_SQL, params, 2, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+	free(channels.bytes);
+	free(payloads.bytes);
+	return true;
+}
+
+/* A string of statements is one transaction. */
+static bool send_statements(struct publisher *p)
+{
+	char *sql = NULL;
+	size_t size;
+	FILE *out = open_memstream(&sql, &size);
+	bool good = out != NULL;
+	const struct publish_request *r;
+
+	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
+		if (!good)
+			break;
+		char *channel = PQescapeIdentifier(p->session.conn, r->channel, strlen(r->channel));
+		char *payload = PQescapeLiteral(p->session.conn, r->payload, r->len);
+		good = channel && payload && fprintf(out, "NOTIFY %s, %s;", channel, payload) > 0;
+		PQfreemem(channel);
+		PQfreemem(payload);
+	}
+	if (out && (fclose(out) != 0 || !sql))
+		good = false;
+	if (good)
+		session_query(&p->session, sql, NULL, 0, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+	free(sql);
+	return good;
+}
+
+static void send_batch(struct publisher *p)
+{
+	take_batch(p);
+	if (p->in_flight.n == 0)
+		return;
+	p->n_batches++;
+	if (p->in_flight.n <= STATEMENTS_MAX && send_statements(p))
+		return;
+	if (send_arrays(p))
+		return;
+	/* No memory: they expire, or go out with a later batch. */
+	p->n_batches--;
+	put_back(p);
+	begin_rest(p);
+}
+
+/* The statement in between */
+
+static void on_statement_result(void *context, PGresult *result)
+{
+	struct publisher *p = context;
+	publisher_statement_fn *on_statement = p->on_statement;
+
+	if (!result) {
+		p->statement = NULL;
+		p->statement_sent = false;
+	}
+	on_statement(p->statement_context, result, NULL);
+	if (!result)
+		work(p);
+}
+
+static void fail_statement(struct publisher *p, const char *error)
+{
+	if (!p->statement)
+		return;
+	p->statement = NULL;
+	p->statement_sent = false;
+	p->on_statement(p->statement_context, NULL, error);
+}
+
+int publisher_ask(struct publisher *p, const char *sql, const struct session_param *params, int n_params,
+	publisher_statement_fn *on_statement, void *context)
+{
+	if (p->statement)
+		return -EBUSY;
+	p->statement = sql;
+	p->statement_sent = false;
+	memcpy(p->params, params, (size_t)n_params * sizeof *params);
+	p->n_params = n_params;
+	p->on_statement = on_statement;
+	p->statement_context = context;
+	work(p);
+	return 0;
+}
+
+static void work(struct publisher *p)
+{
+	if (!session_idle(&p->session))
+		return;
+	if (p->statement && !p->statement_sent) {
+		p->statement_sent = true;
+		session_query(&p->session, p->statement, p->params, p->n_params, false,
+			PUBLISHER_STATEMENT_SECONDS, on_statement_result);
+	} else if (something_waits(p)) {
+		send_batch(p);
+	}
+}
+
+/* The connection */
+
+static void on_lost(void *context, enum session_failure failure, const char *error)
+{
+	struct publisher *p = context;
+	bool was_live = p->backoff.live_since > 0;
+	double retry = backoff_failed(&p->backoff, clock_now());
+
+	snprintf(p->last_error, sizeof p->last_error,
+		was_live ? "the publishing connection (%s) is lost: %s"
+			 : "%s cannot be connected to; check the URL and the server: %s",
+		config_url_name(p->config, p->session.url), error);
+	timer_arm(p->session.loop, &p->retry, retry);
+	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never.
+	 */
+	put_back(p);
+	begin_rest(p);
+	p->refused = false;
+	fail_statement(p, p->last_error);
+	watch_expiry(p);
+	p->events->lost(p->context, p->last_error, failure == SESSION_STARTING, retry);
+}
+
+static void on_ready(void *context)
+{
+	struct publisher *p = context;
+
+	backoff_live(&p->backoff, clock_now());
+	p->events->connected(p->context);
+	work(p);
+}
+
+static const struct session_events session_events = {on_ready, on_lost, NULL};
+
+static void connect_now(struct publisher *p)
+{
+	ev_timer_stop(p->session.loop, &p->retry);
+	int r = session_connect(&p->session);
+	if (r < 0)
+		on_lost(p, SESSION_STARTING, strerror(-r));
+}
+
+static void on_turn_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	(void)events;
+	ev_prepare_stop(loop, watcher);
+	work(watcher->data);
+}
+
+static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	connect_now(timer->data);
+}
+
+void publisher_start(struct publisher *p, struct ev_loop *loop, const struct config *config,
+	const struct publisher_events *events, void *context)
+{
+	*p = (struct publisher){.config = config,
+		.events = events,
+		.context = context,
+		.backoff = {.first = 1., .max = PUBLISHER_BACKOFF_MAX}};
+	publish_queue_open(&p->queue, config->publish_queue_max, config->publishes_per_uid_max,
+		config->publish_queue_size);
+	batch_clear(&p->in_flight);
+	batch_clear(&p->again);
+	session_init(&p->session, loop, config->publish_url, "pgherald publisher", &session_events, p);
+	timer_init(&p->retry, on_retry, p);
+	timer_init(&p->expiry, on_expiry, p);
+	timer_init(&p->rest, on_rest_over, p);
+	ev_prepare_init(&p->turn_end, on_turn_end);
+	p->turn_end.data = p;
+	connect_now(p);
+}
+
+/* Whatever there still is, and waits no more; NULL when there is none. */
+static struct publish_request *take_any(struct publisher *p)
+{
+	put_back(p);
+	publish_queue_rest_over(&p->queue);
+	struct publish_request *r = TAILQ_FIRST(&p->again.requests);
+
+	if (!r)
+		return publish_queue_take(&p->queue);
+	batch_remove(r);
+	return r;
+}
+
+void publisher_stop(struct publisher *p)
+{
+	ev_timer_stop(p->session.loop, &p->retry);
+	ev_timer_stop(p->session.loop, &p->expiry);
+	ev_timer_stop(p->session.loop, &p->rest);
+	ev_prepare_stop(p->session.loop, &p->turn_end);
+	session_close(&p->session);
+	for (struct publish_request *r; (r = take_any(p));)
+		publish_queue_free(&p->queue, r);
+	publish_queue_close(&p->queue);
+}
+
+void publisher_hurry(struct publisher *p)
+{
+	if (ev_is_active(&p->retry))
+		connect_now(p);
+}
+
+bool publisher_idle(const struct publisher *p)
+{
+	return p->queue.n == 0;
+}
+
+void publisher_abandon(struct publisher *p, const char *code, const char *text)
+{
+	for (struct publish_request *r; (r = take_any(p));)
+		finish(p, r, code, text);
+}
+
+static void log_full(struct publisher *p)
+{
+	p->n_full++;
+	diag_limited(&full_limit, DIAG_WARNING,
+		"the publish queue is full, so requests are refused; PostgreSQL is away or slow requests=%u bytes=%zu",
+		p->queue.n, p->queue.bytes);
+}
+
+/* 0 or -EBUSY. */
+static int make_room(struct publisher *p, uid_t uid, size_t len)
+{
+	struct publish_request *evicted;
+
+	for (;;) {
+		switch (publish_queue_room(&p->queue, uid, len, &evicted)) {
+		case PUBLISH_ROOM:
+			return 0;
+		case PUBLISH_ROOM_BY_EVICTION:
+			p->n_evicted++;
+			log_full(p);
+			finish(p, evicted, "busy",
+				"the relay's publish queue is full, and others have less in it");
+			break;
+		case PUBLISH_FULL_FOR_USER:
+			p->n_full_for_user++;
+			diag_limited(&share_limit, DIAG_WARNING,
+				"a user's share of the publish queue is full, so its requests are refused uid=%u",
+				(unsigned)uid);
+			return -EBUSY;
+		default:
+			log_full(p);
+			return -EBUSY;
+		}
+	}
+}
+
+int publisher_submit(struct publisher *p, const struct publish_origin *origin, const char *channel,
+	struct wire_str payload)
+{
+	static const struct publish_origin own = {.uid = (uid_t)-1};
+
+	if (!origin)
+		origin = &own;
+	int r = make_room(p, origin->uid, payload.len);
+	if (r == 0)
+		r = publish_queue_add(&p->queue, origin, channel, payload.ptr, payload.len, clock_now());
+	if (r < 0)
+		return r;
+	if (!ev_is_active(&p->expiry))
+		watch_expiry(p);
+	/* At the end of the iteration, so that what arrived together goes out together. */
+	ev_prepare_start(p->session.loop, &p->turn_end);
+	return 0;
+}

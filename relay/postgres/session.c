@@ -1,0 +1,402 @@
+#include "postgres/session.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/redact.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define ERROR_MAX 512
+#define PING_WORTH_SECONDS 2.
+/* What libpq takes at a time: the size at which its buffer starts (pqMakeEmptyPGconn in fe-connect.c). It
+ * grows for a result that is larger, for which nobody reads ahead. */
+#define READ_SIZE ((size_t)16 << 10)
+/* Others on the loop wait meanwhile. */
+#define READS_AHEAD_MAX 8
+/* How much later than its deadline an answer may be found that waits in the socket. */
+#define LATE_SECONDS 5.
+
+/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
+ * touched by both. */
+struct attempt {
+	struct session *session; /* NULL when nobody waits for it any more */
+	struct ev_loop *loop;
+	pthread_t thread;
+	struct ev_async done;
+	const char *url, *name;
+	bool first; /* why it failed matters: a setting may be wrong */
+	PGconn *conn;
+	enum session_failure failure;
+};
+
+static unsigned attempts_running;
+
+unsigned session_attempts(void)
+{
+	return attempts_running;
+}
+
+static void one_line(const char *text, char buf[ERROR_MAX])
+{
+	redact(text, buf, ERROR_MAX);
+}
+
+const char *session_error(const PGresult *result)
+{
+	static char buf[ERROR_MAX];
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	const char *text = primary ? primary : PQresultErrorMessage(result);
+
+	one_line(*text ? text : "it answered with other rows than were asked for", buf);
+	return buf;
+}
+
+bool session_is_row(const PGresult *result, int n_fields)
+{
+	return PQresultStatus(result) == PGRES_SINGLE_TUPLE && PQntuples(result) == 1 &&
+	       PQnfields(result) == n_fields;
+}
+
+bool session_succeeded(const PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_SINGLE_TUPLE || status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
+}
+
+/* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
+static void on_notice(void *arg, const PGresult *result)
+{
+	struct session *s = arg;
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	if (severity && strcmp(severity, "FATAL") == 0)
+		snprintf(s->farewell, sizeof s->farewell, "%s", session_error(result));
+}
+
+static void *attempt_run(void *arg)
+{
+	struct attempt *a = arg;
+	/* The URL's own settings go before those that stand before it here, and after those behind it. */
+	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle",
+		"keepalives_interval", "keepalives_count", "tcp_user_timeout", "dbname", "client_encoding",
+		NULL};
+	const char *const values[] = {
+		SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
+
+	double start = clock_now();
+	a->conn = PQconnectdbParams(keywords, values, 1);
+	if (PQstatus(a->conn) != CONNECTION_OK) {
+		/* libpq does not say why in a form that a program can read; but who had to wait need not ask
+		 * again. */
+		bool ask = a->first && clock_now() - start < PING_WORTH_SECONDS;
+		switch (ask ? PQpingParams(keywords, values, 1) : PQPING_NO_RESPONSE) {
+		case PQPING_OK:
+			a->failure = SESSION_REFUSED;
+			break;
+		case PQPING_REJECT:
+			a->failure = SESSION_STARTING;
+			break;
+		default:
+			a->failure = SESSION_UNREACHABLE;
+		}
+	}
+	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for
+	 * UTF-8: one payload that is none would end the session. */
+	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
+	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
+		PQsetClientEncoding(a->conn, "SQL_ASCII");
+	ev_async_send(a->loop, &a->done);
+	return NULL;
+}
+
+static void stop_watching(struct session *s)
+{
+	ev_io_stop(s->loop, &s->reader);
+	ev_io_stop(s->loop, &s->writer);
+	ev_timer_stop(s->loop, &s->deadline);
+}
+
+static void lose(struct session *s, enum session_failure failure, const char *error)
+{
+	char buf[ERROR_MAX];
+
+	one_line(s->farewell[0] ? s->farewell : error, buf);
+	session_close(s);
+	s->events->lost(s->context, failure, buf);
+}
+
+static void drain(struct session *s)
+{
+	PGnotify *notify;
+
+	while (s->conn && (notify = PQnotifies(s->conn))) {
+		if (s->events->heard)
+			s->events->heard(s->context, notify);
+		PQfreemem(notify);
+	}
+}
+
+/* Where one row at most is expected, what follows the row says nothing more. False: it is another row. libpq
+ * would keep them all, and the server may never end. */
+static bool expected(struct session *s, const PGresult *result, bool *hand_out)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	*hand_out = s->any_rows || !(status == PGRES_TUPLES_OK && s->has_row);
+	if (status == PGRES_SINGLE_TUPLE && s->has_row && !s->any_rows)
+		return false;
+	s->has_row = status == PGRES_SINGLE_TUPLE;
+	return true;
+}
+
+static void take_results(struct session *s)
+{
+	while (s->conn && s->on_result && !s->paused && !PQisBusy(s->conn)) {
+		session_result_fn *on_result = s->on_result;
+		PGresult *result = PQgetResult(s->conn);
+		bool hand_out = true;
+		if (result && !expected(s, result, &hand_out)) {
+			PQclear(result);
+			lose(s, SESSION_LOST, "the server sent more rows than it was asked for");
+			return;
+		}
+		if (!result) {
+			s->on_result = NULL;
+			ev_timer_stop(s->loop, &s->deadline);
+		}
+		/* What came before the end of the statement is heard before the statement is over. */
+		drain(s);
+		if (s->conn && hand_out)
+			on_result(s->context, result);
+		PQclear(result);
+	}
+	drain(s);
+}
+
+bool session_has_unread(const struct session *s)
+{
+	int bytes;
+
+	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
+static bool more_waits(struct session *s)
+{
+	if (s->reads_ahead == 0)
+		return false;
+	s->reads_ahead--;
+	if (session_has_unread(s))
+		return true;
+	s->reads_ahead = 0;
+	return false;
+}
+
+static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct session *s = watcher->data;
+	int alive;
+
+	(void)loop;
+	if (events & EV_ERROR) {
+		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
+		return;
+	}
+	do {
+		alive = PQconsumeInput(s->conn);
+		/* Even a connection that is gone may have brought something before it went. */
+		take_results(s);
+	} while (s->conn && alive && more_waits(s));
+	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
+		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
+}
+
+/* What was asked cannot be sent. The reader ends the connection, which may still hold what the server said
+ * last. */
+static void give_up(struct session *s)
+{
+	s->unsent = true;
+	ev_feed_event(s->loop, &s->reader, EV_READ);
+}
+
+static void flush(struct session *s)
+{
+	switch (PQflush(s->conn)) {
+	case 0:
+		ev_io_stop(s->loop, &s->writer);
+		break;
+	case 1:
+		ev_io_start(s->loop, &s->writer);
+		break;
+	default:
+		ev_io_stop(s->loop, &s->writer);
+		give_up(s);
+	}
+}
+
+static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	(void)loop;
+	(void)events;
+	flush(watcher->data);
+}
+
+static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct session *s = timer->data;
+
+	(void)events;
+	/* Only one that this process did not come to read. */
+	if (!s->late && session_has_unread(s)) {
+		s->late = true;
+		timer_arm(loop, timer, LATE_SECONDS);
+		return;
+	}
+	lose(s, SESSION_OVERDUE, "no answer in time");
+}
+
+static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int events)
+{
+	struct attempt *a = watcher->data;
+	struct session *s = a->session;
+
+	(void)events;
+	ev_async_stop(loop, watcher);
+	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it.
+	 * And what it wrote is ours from here on. */
+	pthread_join(a->thread, NULL);
+	PGconn *conn = a->conn;
+	enum session_failure failure = a->failure;
+	free(a);
+	attempts_running--;
+	if (!s) {
+		PQfinish(conn);
+		return;
+	}
+	s->attempt = NULL;
+	if (PQstatus(conn) != CONNECTION_OK) {
+		char buf[ERROR_MAX];
+		one_line(conn ? PQerrorMessage(conn) : "out of memory", buf);
+		PQfinish(conn);
+		s->events->lost(s->context, failure, buf);
+		return;
+	}
+	s->conn = conn;
+	s->was_connected = true;
+	s->paused = s->unsent = false;
+	s->reads_ahead = 0;
+	s->farewell[0] = '\0';
+	PQsetnonblocking(conn, 1);
+	PQsetNoticeReceiver(conn, on_notice, s);
+	ev_io_set(&s->reader, PQsocket(conn), EV_READ);
+	ev_io_set(&s->writer, PQsocket(conn), EV_WRITE);
+	ev_io_start(loop, &s->reader);
+	s->events->ready(s->context);
+}
+
+void session_init(struct session *s, struct ev_loop *loop, const char *url, const char *name,
+	const struct session_events *events, void *context)
+{
+	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
+	ev_io_init(&s->reader, on_readable, -1, EV_READ);
+	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
+	/* Before all others' sockets: whatever they ask, PostgreSQL is heard. */
+	ev_set_priority(&s->reader, EV_MAXPRI);
+	ev_set_priority(&s->writer, EV_MAXPRI);
+	timer_init(&s->deadline, on_deadline, s);
+	s->reader.data = s->writer.data = s;
+}
+
+int session_connect(struct session *s)
+{
+	assert(!s->attempt && !s->conn);
+	struct attempt *a = malloc(sizeof *a);
+	if (!a)
+		return -ENOMEM;
+	*a = (struct attempt){
+		.session = s, .loop = s->loop, .url = s->url, .name = s->name, .first = !s->was_connected};
+	ev_async_init(&a->done, on_attempt_done);
+	a->done.data = a;
+	ev_async_start(s->loop, &a->done);
+	int r = -pthread_create(&a->thread, NULL, attempt_run, a);
+	if (r < 0) {
+		ev_async_stop(s->loop, &a->done);
+		free(a);
+		return r;
+	}
+	attempts_running++;
+	s->attempt = a;
+	return 0;
+}
+
+void session_close(struct session *s)
+{
+	if (s->attempt)
+		s->attempt->session = NULL;
+	s->attempt = NULL;
+	s->on_result = NULL;
+	if (!s->conn)
+		return;
+	stop_watching(s);
+	PQfinish(s->conn);
+	s->conn = NULL;
+}
+
+int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
+	bool any_rows, double seconds, session_result_fn *on_result)
+{
+	enum { PARAMS_MAX = 6 };
+	const char *values[PARAMS_MAX];
+	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
+	Oid types[PARAMS_MAX];
+
+	assert(session_idle(s) && n_params <= PARAMS_MAX);
+	for (int i = 0; i < n_params; i++) {
+		values[i] = params[i].value;
+		lens[i] = params[i].len;
+		formats[i] = params[i].binary;
+		types[i] = params[i].type;
+	}
+	if (n_params > 0)
+		sent = PQsendQueryParams(s->conn, sql, n_params, types, values, lens, formats, 0);
+	else
+		sent = PQsendQuery(s->conn, sql);
+	if (!sent) {
+		give_up(s);
+		return -EIO;
+	}
+	s->on_result = on_result;
+	s->any_rows = any_rows;
+	s->has_row = s->late = false;
+	PQsetSingleRowMode(s->conn);
+	if (seconds > 0)
+		timer_arm(s->loop, &s->deadline, seconds);
+	flush(s);
+	return 0;
+}
+
+void session_pause(struct session *s, bool pause)
+{
+	if (!s->conn || s->paused == pause)
+		return;
+	s->paused = pause;
+	if (pause) {
+		ev_io_stop(s->loop, &s->reader);
+	} else {
+		ev_io_start(s->loop, &s->reader);
+		/* Rows that libpq holds already make no socket readable. */
+		ev_feed_event(s->loop, &s->reader, EV_READ);
+	}
+}
+
+void session_read_ahead(struct session *s, size_t bytes)
+{
+	s->reads_ahead =
+		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
+}

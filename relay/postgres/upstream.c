@@ -1,0 +1,327 @@
+#include "postgres/upstream.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of the statements that set a connection up. */
+#define SETUP_SECONDS 5.
+#define SERVER_VERSION_MIN 130000
+
+/* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
+ * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
+ * message that explains nothing. */
+#define SETTINGS_SQL                                                                                                         \
+	"SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false)) FROM (VALUES ('idle_session_timeout', '0')," \
+	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"                      \
+	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                                 \
+	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name"
+
+#define KEY_SQL "SELECT key FROM pgherald.relay_key"
+#define CHECK_SQL                                                                                            \
+	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL       \
+	", pg_catalog.pg_backend_pid(), " UPSTREAM_CHANGES_SINCE_OWNER_SQL ", " UPSTREAM_NOTE_RUN_OWNER_SQL  \
+	", " UPSTREAM_RELAY_KEY_OWNER_SQL
+enum {
+	CHECK_STANDBY,
+	CHECK_DATABASE,
+	CHECK_IDENTITY,
+	CHECK_PID,
+	CHECK_RECOVERABLE,
+	CHECK_NOTES_RUNS,
+	CHECK_READS_KEY,
+	CHECK_FIELDS
+};
+
+static void enter(struct upstream *u, enum upstream_state state)
+{
+	u->state = state;
+	u->state_since = clock_now();
+}
+
+const char *upstream_state_name(enum upstream_state state)
+{
+	static const char *const names[] = {
+		[UPSTREAM_WAITING] = "waiting",
+		[UPSTREAM_CONNECTING] = "connecting",
+		[UPSTREAM_CHECKING] = "checking",
+		[UPSTREAM_LISTENING] = "listening",
+		[UPSTREAM_LIVE] = "live",
+	};
+
+	return names[state];
+}
+
+static void fail(struct upstream *u, bool heals, const char *error)
+{
+	double retry = backoff_failed(&u->backoff, clock_now());
+
+	session_close(&u->session);
+	u->identity[0] = '\0';
+	u->n_losses++;
+	snprintf(u->last_error, sizeof u->last_error, "%s", error);
+	enter(u, UPSTREAM_WAITING);
+	timer_arm(u->session.loop, &u->retry, retry);
+	u->events->lost(u->context, u->last_error, heals, retry);
+}
+
+static void on_lost(void *context, enum session_failure failure, const char *error)
+{
+	struct upstream *u = context;
+	const char *name = config_url_name(u->config, u->session.url);
+	char text[400];
+
+	if (u->state > UPSTREAM_CONNECTING)
+		snprintf(text, sizeof text, "the LISTEN connection (%s) is lost: %s", name, error);
+	else if (failure == SESSION_STARTING)
+		snprintf(text, sizeof text, "%s reaches a server that is not ready yet: %s", name, error);
+	else
+		snprintf(text, sizeof text, "%s cannot be connected to; check the URL and the server: %s",
+			name, error);
+	fail(u, failure == SESSION_STARTING, text);
+}
+
+static void on_settings(void *context, PGresult *result)
+{
+	(void)context;
+	(void)result;
+}
+
+static void not_listening(struct upstream *u, bool heals, const char *why)
+{
+	char text[400];
+
+	snprintf(text, sizeof text, "LISTEN on %s is refused: %s", config_url_name(u->config, u->session.url),
+		why);
+	fail(u, heals, text);
+}
+
+static void on_listen(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	if (!result) {
+		enter(u, UPSTREAM_LISTENING);
+		u->events->listening(u->context);
+	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
+		not_listening(u, false, session_error(result));
+	}
+}
+
+/* False: memory is short. */
+static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
+{
+	char *quoted = PQescapeIdentifier(conn, channel, strlen(channel));
+	size_t len = strlen(sql);
+
+	if (quoted)
+		snprintf(sql + len, size - len, "LISTEN %s;", quoted);
+	PQfreemem(quoted);
+	return quoted != NULL;
+}
+
+static void send_listen(struct upstream *u)
+{
+	/* An identifier is quoted, and a quote in it doubled. */
+	char sql[(CHANNELS_MAX + 1) * ((size_t)2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
+
+	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
+
+	for (unsigned i = 0; i < u->config->n_channels && good; i++)
+		good = listen_to(sql, sizeof sql, u->session.conn, u->config->channels[i].name);
+	if (!good)
+		not_listening(u, true, "memory is short");
+	else
+		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
+}
+
+/* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
+ */
+static void on_key(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+	size_t len = 0;
+
+	if (!result) {
+		send_listen(u);
+		return;
+	}
+	if (!session_is_row(result, 1))
+		return;
+	unsigned char *bytes = PQunescapeBytea((const unsigned char *)PQgetvalue(result, 0, 0), &len);
+	u->has_key = bytes && len == sizeof u->key;
+	if (u->has_key)
+		memcpy(u->key, bytes, len);
+	PQfreemem(bytes);
+}
+
+/* Whether the object is there, and nobody owns it or the schema whom we do not trust. */
+static bool is_ours(struct upstream *u, const PGresult *result, int field, const char *object)
+{
+	static struct diag_limit limit;
+	const char *owner = PQgetvalue(result, 0, field);
+
+	if (PQgetisnull(result, 0, field))
+		return false;
+	if (!*owner)
+		return true;
+	u->distrusts = true;
+	diag_limited(&limit, DIAG_WARNING,
+		"pgherald.%s is not used, since it or the schema pgherald belongs to %s, who is neither a superuser "
+		"nor the owner of the database or of all tables that this role may read; drop it, or change its owner",
+		object, owner);
+	return false;
+}
+
+static void on_check(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+	const char *name = config_url_name(u->config, u->session.url);
+	char text[400];
+
+	if (!result) {
+		if (!u->identity[0])
+			fail(u, true, "the LISTEN connection is answered with nothing");
+		else if (u->reads_key)
+			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
+		else
+			send_listen(u);
+		return;
+	}
+	if (!session_is_row(result, CHECK_FIELDS)) {
+		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
+			session_error(result));
+		fail(u, false, text);
+		return;
+	}
+	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
+	u->distrusts = false;
+	u->recoverable = is_ours(u, result, CHECK_RECOVERABLE, "changes_since()");
+	u->notes_runs = is_ours(u, result, CHECK_NOTES_RUNS, "note_run()");
+	u->reads_key = is_ours(u, result, CHECK_READS_KEY, "relay_key");
+	u->has_key = false;
+	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
+	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
+	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't') {
+		snprintf(text, sizeof text,
+			"%s reaches a standby, which hears no NOTIFY; name the primary, or list all hosts and add "
+			"target_session_attrs=read-write",
+			name);
+		fail(u, false, text);
+	}
+}
+
+static void on_ready(void *context)
+{
+	struct upstream *u = context;
+	int version = PQserverVersion(u->session.conn);
+	char text[200];
+
+	enter(u, UPSTREAM_CHECKING);
+	if (version < SERVER_VERSION_MIN) {
+		snprintf(text, sizeof text,
+			"%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
+			config_url_name(u->config, u->session.url), version / 10000);
+		fail(u, false, text);
+		return;
+	}
+	session_query(&u->session, CHECK_SQL, NULL, 0, false, SETUP_SECONDS, on_check);
+}
+
+static void on_heard(void *context, const PGnotify *notify)
+{
+	struct upstream *u = context;
+
+	u->events->heard(u->context, notify->relname, wire_str(notify->extra));
+}
+
+static const struct session_events session_events = {on_ready, on_lost, on_heard};
+
+static void connect_now(struct upstream *u)
+{
+	ev_timer_stop(u->session.loop, &u->retry);
+	enter(u, UPSTREAM_CONNECTING);
+	int r = session_connect(&u->session);
+	if (r < 0)
+		on_lost(u, SESSION_STARTING, strerror(-r));
+	else
+		u->n_connects++;
+}
+
+static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	connect_now(timer->data);
+}
+
+void upstream_start(struct upstream *u, struct ev_loop *loop, const struct config *config,
+	const struct upstream_events *events, void *context)
+{
+	*u = (struct upstream){
+		.config = config, .events = events, .context = context, .backoff = {.first = 1., .max = 30.}};
+	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
+	timer_init(&u->retry, on_retry, u);
+	connect_now(u);
+}
+
+void upstream_stop(struct upstream *u)
+{
+	ev_timer_stop(u->session.loop, &u->retry);
+	session_close(&u->session);
+}
+
+void upstream_live(struct upstream *u)
+{
+	enter(u, UPSTREAM_LIVE);
+	backoff_live(&u->backoff, clock_now());
+}
+
+void upstream_settle(struct upstream *u)
+{
+	if (session_idle(&u->session))
+		session_query(&u->session, SETTINGS_SQL, NULL, 0, false, SETUP_SECONDS, on_settings);
+}
+
+void upstream_drop(struct upstream *u, const char *why)
+{
+	fail(u, true, why);
+}
+
+void upstream_hold(struct upstream *u, bool held, size_t ahead)
+{
+	session_pause(&u->session, held);
+	if (!held)
+		session_read_ahead(&u->session, ahead);
+}
+
+void upstream_hurry(struct upstream *u)
+{
+	if (u->state == UPSTREAM_WAITING)
+		connect_now(u);
+}
+
+static void on_probe_result(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	/* What a probe that failed says of the connection, the connection says itself. */
+	if (result && session_is_row(result, 1))
+		u->on_probe(u->probe_context, PQgetvalue(result, 0, 0));
+}
+
+int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *context, const char *snapshot),
+	void *context)
+{
+	if (!session_idle(&u->session))
+		return -EBUSY;
+	u->on_probe = on_probe;
+	u->probe_context = context;
+	session_query(&u->session, "SELECT pg_catalog.pg_current_snapshot()", NULL, 0, false, seconds,
+		on_probe_result);
+	return 0;
+}

@@ -1,0 +1,505 @@
+#include "recovery/canary.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "fanout/siphash.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* The payload: "pgherald2 RELAY NONCE XID TOKEN CLAIM FROM CHANNELS SIGNATURE". The transaction's own id
+ * comes with it because it makes the next snapshot differ from this one without anything having happened.
+ * CLAIM is a token, or one of the words below; FROM is a token, or NOTHING.
+ *
+ * NOTIFY has no access control: whoever may connect may send what looks like a canary. Our own we know by the
+ * nonce, which nobody can read before it is committed. Another relay's we believe by its signature, with a
+ * key that only the relays' role can read. The server signs, since it alone knows what the token will be.
+ *
+ * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id
+ * and those of all others after the last flush are given away again, and the snapshot would take the changes
+ * of their new owners for old ones. So this one writes a record, because of which its commit waits for the
+ * flush, of this server and not of its standbys. */
+#define MAGIC "pgherald2"
+#define MAGIC_OF_OTHERS "pgherald"
+#define CLAIMS_NEVER "-"
+#define CLAIMS_NOTHING "!"
+#define CLAIMS_SOON "?"
+#define NOTHING "-"
+
+/* The moment is computed once, and the snapshot cut for the way. LSN: where pgherald.note_run() is installed,
+ * it records that the server's history has this moment. */
+#define CANARY_SQL(lsn)                                                                                       \
+	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', text, " SIGNATURE_SQL    \
+	")), " UPSTREAM_IDENTITY_SQL ","                                                                      \
+	" pg_catalog.set_config('synchronous_commit', 'local', true),"                                        \
+	" pg_catalog.pg_logical_emit_message(true, 'pgherald', '')"                                           \
+	" FROM (SELECT pg_catalog.concat_ws(' ', '" MAGIC "', $1::pg_catalog.text, $2::pg_catalog.text,"      \
+	" pg_catalog.pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL("lsn",                                      \
+		SHORT_SNAPSHOT_SQL) ","                                                                       \
+				    " $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text) AS text" \
+				    " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn               \
+				    " AS lsn OFFSET 0) AS moment OFFSET 0) AS canary"
+/* Asked anew each time: whoever took the migration down may have left the schema's name to a stranger. */
+#define NOTED_LSN_SQL                                                                                        \
+	"CASE WHEN " UPSTREAM_NOTE_RUN_OWNER_SQL " OPERATOR(pg_catalog.=) '' THEN pgherald.note_run()"       \
+	" ELSE pg_catalog.pg_current_wal_insert_lsn() END"
+/* sha256(key || sha256(key || text)): the outer one keeps anybody from appending to the text. */
+#define SIGNATURE_SQL                                                                                        \
+	"pg_catalog.encode(pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                   \
+	" pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                                    \
+	" pg_catalog.convert_to(text, 'UTF8'))), 'hex')"
+#define SHORT_SNAPSHOT_SQL                                                                                   \
+	"CASE WHEN pg_catalog.length(s::pg_catalog.text) OPERATOR(pg_catalog.<=) 1024"                       \
+	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.pg_snapshot_xmin(s), ':',"               \
+	" pg_catalog.pg_snapshot_xmin(s), ':') END"
+_Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
+#define CANARY_RESULT_FIELDS 4
+/* src/include/catalog/pg_type_d.h */
+#define BYTEA_OID 17
+
+/* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn; and less
+ * than two intervals, so that changes are announced in time by the next one when it fails. */
+#define TURN_OWN 0.95
+#define TURN_OTHERS 1.6
+
+static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit;
+
+static void arm(struct canary *c, double seconds)
+{
+	timer_arm(c->loop, &c->turn, seconds);
+}
+
+static void fail_proof(struct canary *c, bool different)
+{
+	c->proving = false;
+	c->events->deaf(c->context, different);
+}
+
+/* Sending */
+
+static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct canary *c = timer->data;
+
+	(void)events;
+	/* It may stand behind what this relay did not come to read. */
+	if (!c->late && session_has_unread(&c->upstream->session)) {
+		c->late = true;
+		timer_arm(loop, timer, CANARY_HEARD_SECONDS);
+		return;
+	}
+	c->n_missed++;
+	c->awaited = false;
+	if (c->proving)
+		fail_proof(c, false);
+	else
+		upstream_drop(c->upstream,
+			"the LISTEN connection is deaf: a canary was committed and not heard in time");
+}
+
+static void send_canary(struct canary *c);
+
+static void describe_failure(
+	const struct canary *c, const PGresult *result, const char *error, char *text, size_t size)
+{
+	const char *name = config_url_name(c->publisher->config, c->publisher->session.url);
+	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+
+	/* read_only_sql_transaction, and what the WAL functions raise during recovery */
+	if (state && (strcmp(state, "25006") == 0 || strcmp(state, "55000") == 0))
+		snprintf(text, size, "%s reaches a standby, which takes no NOTIFY; name the primary", name);
+	else if (result)
+		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name,
+			session_error(result));
+	else
+		snprintf(text, size, "%s", error);
+}
+
+/* The migration was taken down meanwhile, or the publisher's role may not call it: undefined_function,
+ * invalid_schema_name, insufficient_privilege, and undefined_table within it. */
+static bool cannot_note_runs(const PGresult *result)
+{
+	static const char *const states[] = {"42883", "3F000", "42501", "42P01"};
+	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+
+	for (size_t i = 0; state && i < sizeof states / sizeof *states; i++)
+		if (strcmp(state, states[i]) == 0)
+			return true;
+	return false;
+}
+
+static void on_statement(void *context, PGresult *result, const char *error)
+{
+	struct canary *c = context;
+
+	if (c->notes_runs && (c->awaited || c->proving) && cannot_note_runs(result)) {
+		/* The NULL that follows sends it again, without. */
+		c->notes_runs = c->awaited = false;
+		c->again = true;
+		return;
+	}
+	if (error || (result && !session_is_row(result, CANARY_RESULT_FIELDS))) {
+		/* Every result is followed by NULL, which then finds nothing awaited. */
+		bool awaited = c->awaited, proving = c->proving;
+		c->in_flight = c->awaited = c->proving = false;
+		char text[400];
+		describe_failure(c, result, error, text, sizeof text);
+		if (proving)
+			c->events->unproven(c->context, text);
+		else if (awaited && !error)
+			diag_limited(&uncommitted_limit, DIAG_WARNING,
+				"a canary cannot be committed, so there is no new checkpoint: %s", text);
+		return;
+	}
+	if (result) {
+		if (c->awaited && c->proving &&
+			strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
+			c->awaited = false;
+			fail_proof(c, true);
+		}
+		return;
+	}
+	c->in_flight = false;
+	bool again = c->again;
+	c->again = false;
+	/* Or this one was for an upstream that is gone. */
+	if (again || (c->proving && !c->awaited))
+		send_canary(c);
+	else if (c->awaited)
+		timer_arm(c->loop, &c->deadline, CANARY_HEARD_SECONDS);
+}
+
+static const char *claim_text(const struct canary_claim *claim)
+{
+	static const char *const words[] = {[CANARY_CLAIMS_NEVER] = CLAIMS_NEVER,
+		[CANARY_CLAIMS_NOTHING] = CLAIMS_NOTHING,
+		[CANARY_CLAIMS_SOON] = CLAIMS_SOON};
+
+	return claim->kind == CANARY_CLAIMS_SETTLED ? claim->settled : words[claim->kind];
+}
+
+/* Cannot fail: the pool was ready when the epoch was drawn (getrandom(2)). */
+static void draw(void *buf, size_t size)
+{
+	(void)!getrandom(buf, size, 0);
+}
+
+static void draw_nonce(struct canary *c)
+{
+	unsigned char random[(sizeof c->nonce - 1) / 2];
+
+	draw(random, sizeof random);
+	for (size_t i = 0; i < sizeof random; i++)
+		snprintf(c->nonce + 2 * i, 3, "%02x", random[i]);
+}
+
+static void send_canary(struct canary *c)
+{
+	if (c->in_flight)
+		return;
+	draw_nonce(c);
+	c->claim = (struct canary_claim){.kind = CANARY_CLAIMS_NOTHING};
+	if (!c->proving)
+		c->events->claim(c->context, &c->claim);
+	struct session_param params[] = {{.value = c->epoch}, {.value = c->nonce},
+		{.value = claim_text(&c->claim)}, {.value = *c->claim.from ? c->claim.from : NOTHING},
+		{.value = c->channels},
+		{.value = (const char *)c->key, .len = sizeof c->key, .type = BYTEA_OID, .binary = true}};
+	c->in_flight = c->awaited = true;
+	c->late = false;
+	c->committed_at = clock_now();
+	c->n_sent++;
+	publisher_ask(c->publisher,
+		c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
+			      : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
+		params, 6, on_statement, c);
+}
+
+/* Turns */
+
+static void on_probe(void *context, const char *snapshot)
+{
+	struct canary *c = context;
+
+	if (c->activity || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0) ||
+		c->events->pending(c->context, c->owed[0] ? c->owed : NULL))
+		send_canary(c);
+	else
+		c->owed[0] = '\0';
+}
+
+static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct canary *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	arm(c, c->interval * TURN_OWN);
+	if (upstream_probe(c->upstream, CANARY_HEARD_SECONDS, on_probe, c) == 0)
+		c->n_probes++;
+}
+
+/* Hearing */
+
+/* The next word of the text; false when there is none, or it does not fit. */
+static bool word(const char **text, char *buf, size_t size)
+{
+	size_t len = strcspn(*text, " ");
+
+	if (len == 0 || len >= size)
+		return false;
+	memcpy(buf, *text, len);
+	buf[len] = '\0';
+	*text += len + ((*text)[len] == ' ');
+	return true;
+}
+
+static bool is_token(const char *text)
+{
+	struct checkpoint_parts parts;
+
+	return checkpoint_parse(text, &parts) == 0;
+}
+
+/* Reads "CLAIM FROM". A word that is empty, or no word of a claim, is malformed. */
+static bool read_claim(const char **text, struct canary_claim *out)
+{
+	if (!word(text, out->settled, sizeof out->settled) || !word(text, out->from, sizeof out->from))
+		return false;
+	if (is_token(out->settled)) {
+		out->kind = CANARY_CLAIMS_SETTLED;
+		return is_token(out->from);
+	}
+	if (strcmp(out->settled, CLAIMS_SOON) == 0)
+		out->kind = CANARY_CLAIMS_SOON;
+	else if (strcmp(out->settled, CLAIMS_NOTHING) == 0)
+		out->kind = CANARY_CLAIMS_NOTHING;
+	else if (strcmp(out->settled, CLAIMS_NEVER) == 0)
+		out->kind = CANARY_CLAIMS_NEVER;
+	else
+		return false;
+	out->settled[0] = '\0';
+	if (is_token(out->from))
+		return true;
+	out->from[0] = '\0';
+	return out->kind != CANARY_CLAIMS_SOON;
+}
+
+struct heard {
+	char epoch[64], nonce[40], xid[24];
+	struct canary_turn turn;
+	struct checkpoint_parts parts; /* of the turn's token */
+	uint32_t signed_len;           /* of the payload */
+	char signature[2 * crypto_hash_sha256_BYTES + 1];
+};
+
+static bool read_canary(const char *payload, const char *text, struct heard *out)
+{
+	if (!word(&text, out->epoch, sizeof out->epoch) || !word(&text, out->nonce, sizeof out->nonce) ||
+		!word(&text, out->xid, sizeof out->xid) ||
+		!word(&text, out->turn.token, sizeof out->turn.token) ||
+		!read_claim(&text, &out->turn.claim) ||
+		!word(&text, out->turn.channels, sizeof out->turn.channels))
+		return false;
+	out->signed_len = (uint32_t)(text - payload) - 1;
+	return word(&text, out->signature, sizeof out->signature) &&
+	       checkpoint_parse(out->turn.token, &out->parts) == 0;
+}
+
+/* As SIGNATURE_SQL does. */
+static bool is_signed(const struct heard *h, const char *payload, const unsigned char key[RELAY_KEY_SIZE])
+{
+	unsigned char hash[crypto_hash_sha256_BYTES];
+	char text[sizeof h->signature];
+	crypto_hash_sha256_state state;
+
+	crypto_hash_sha256_init(&state);
+	crypto_hash_sha256_update(&state, key, RELAY_KEY_SIZE);
+	crypto_hash_sha256_update(&state, (const unsigned char *)payload, h->signed_len);
+	crypto_hash_sha256_final(&state, hash);
+	crypto_hash_sha256_init(&state);
+	crypto_hash_sha256_update(&state, key, RELAY_KEY_SIZE);
+	crypto_hash_sha256_update(&state, hash, sizeof hash);
+	crypto_hash_sha256_final(&state, hash);
+	sodium_bin2hex(text, sizeof text, hash, sizeof hash);
+	return strlen(h->signature) == sizeof text - 1 && sodium_memcmp(text, h->signature, sizeof text) == 0;
+}
+
+/* Whether another relay sent it. */
+static bool is_believed(struct canary *c, const struct heard *h, const char *payload)
+{
+	if (!c->upstream->has_key) {
+		if (!c->keyless_said)
+			diag(DIAG_NOTICE,
+				"canaries of other relays are not believed, since this role cannot read pgherald.relay_key, "
+				"so this relay sends its own; run recovery.sql, or grant SELECT on it");
+		c->keyless_said = true;
+		return false;
+	}
+	if (is_signed(h, payload, c->upstream->key))
+		return true;
+	diag_limited(&forged_limit, DIAG_WARNING,
+		"a canary that no relay of this database has signed is ignored; find who notifies there "
+		"channel=" CANARY_CHANNEL);
+	return false;
+}
+
+/* If the canary's transaction was the next in line and no other was in progress, then a server that has gone
+ * no further than that has done nothing since. */
+static void note_idle(struct canary *c, const struct heard *h)
+{
+	uint64_t xid = strtoull(h->xid, NULL, 10);
+
+	c->idle_snapshot[0] = '\0';
+	if (h->parts.xmin == h->parts.xmax && h->parts.xmax == xid)
+		snprintf(c->idle_snapshot, sizeof c->idle_snapshot, "%llu:%llu:", (unsigned long long)xid + 1,
+			(unsigned long long)xid + 1);
+}
+
+/* After something happened, turns go on until a checkpoint covers it. Every relay keeps this account of
+ * everybody's canaries: the one that leads may end. */
+static void note_turn(struct canary *c, const struct heard *h)
+{
+	if (c->activity || (c->reconciles && strcmp(h->parts.snapshot, c->idle_snapshot) != 0))
+		memcpy(c->owed, h->turn.token, sizeof c->owed);
+	c->activity = false;
+	note_idle(c, h);
+}
+
+static void on_own(struct canary *c, struct heard *h)
+{
+	c->awaited = false;
+	c->round_trip = clock_now() - c->committed_at;
+	histogram_observe(&c->round_trips, c->round_trip);
+	ev_timer_stop(c->loop, &c->deadline);
+	if (c->proving) {
+		c->proving = false;
+		note_idle(c, h);
+		upstream_settle(c->upstream);
+		c->events->proved(c->context, h->turn.token);
+		return;
+	}
+	arm(c, c->interval * TURN_OWN);
+	note_turn(c, h);
+	h->turn.own = true;
+	c->events->turn(c->context, &h->turn);
+}
+
+static void on_others(struct canary *c, const struct heard *h)
+{
+	note_turn(c, h);
+	if (c->events->turn(c->context, &h->turn) && ev_is_active(&c->turn))
+		arm(c, jittered(c->interval * TURN_OTHERS));
+}
+
+static void on_unreadable(const char *magic, uint32_t len)
+{
+	if (strncmp(magic, MAGIC_OF_OTHERS, strlen(MAGIC_OF_OTHERS)) == 0 && strcmp(magic, MAGIC) != 0)
+		diag_limited(&version_limit, DIAG_NOTICE,
+			"a relay of another version is on this database, and neither counts the other's turns "
+			"canary=\"%s\"",
+			magic);
+	else
+		diag_limited(&malformed_limit, DIAG_WARNING,
+			"a notification on the relays' own channel is not a canary; find who notifies there "
+			"channel=" CANARY_CHANNEL " length=%u",
+			len);
+}
+
+void canary_notification(struct canary *c, struct wire_str payload)
+{
+	const char *text = payload.ptr;
+	char magic[16] = "";
+	struct heard heard;
+
+	memset(&heard, 0, sizeof heard);
+	if (!word(&text, magic, sizeof magic) || strcmp(magic, MAGIC) != 0 ||
+		!read_canary(payload.ptr, text, &heard)) {
+		on_unreadable(magic, payload.len);
+		return;
+	}
+	c->n_heard++;
+	if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
+		on_own(c, &heard);
+	/* Our own that was given up before comes too late to tell anything. */
+	else if (strcmp(heard.epoch, c->epoch) != 0 && is_believed(c, &heard, payload.ptr))
+		on_others(c, &heard);
+}
+
+bool canary_channels_contain(const char *channels, const char *others)
+{
+	while (*others) {
+		size_t len = strcspn(others, ",");
+		const char *p = channels;
+		while (*p && (strcspn(p, ",") != len || strncmp(p, others, len) != 0)) {
+			p += strcspn(p, ",");
+			p += *p == ',';
+		}
+		if (!*p)
+			return false;
+		others += len + (others[len] == ',');
+	}
+	return true;
+}
+
+/* Names could fill the payload. The key is a constant, so that all relays hash alike: the operator chooses
+ * the names, and wishes no collision. */
+static void describe_channels(char *out, size_t size, const struct config *config)
+{
+	static const unsigned char key[16] = "pgherald channel";
+	char name[CHANNEL_NAME_MAX + sizeof ":text"];
+	size_t len = 0;
+
+	for (unsigned i = 0; i < config->n_channels; i++) {
+		const struct channel *channel = &config->channels[i];
+		int n = snprintf(name, sizeof name, "%s%s", channel->name,
+			channel->kind == CHANNEL_TEXT ? ":text" : "");
+		len += (size_t)snprintf(out + len, size - len, "%s%016llx", i > 0 ? "," : "",
+			(unsigned long long)siphash(key, name, (size_t)n, 2, 4));
+	}
+}
+
+void canary_init(struct canary *c, struct ev_loop *loop, const struct config *config, const char *epoch,
+	struct publisher *publisher, struct upstream *upstream, const struct canary_events *events,
+	void *context)
+{
+	*c = (struct canary){.events = events,
+		.context = context,
+		.loop = loop,
+		.epoch = epoch,
+		.interval = config->checkpoint_interval,
+		.publisher = publisher,
+		.upstream = upstream};
+	draw(c->key, sizeof c->key);
+	describe_channels(c->channels, sizeof c->channels, config);
+	timer_init(&c->turn, on_turn, c);
+	timer_init(&c->deadline, on_deadline, c);
+}
+
+void canary_prove(struct canary *c)
+{
+	c->proving = true;
+	c->notes_runs = c->upstream->notes_runs;
+	if (c->upstream->has_key)
+		memcpy(c->key, c->upstream->key, sizeof c->key);
+	send_canary(c);
+}
+
+void canary_start(struct canary *c)
+{
+	arm(c, jittered(c->interval * TURN_OWN));
+}
+
+void canary_stop(struct canary *c)
+{
+	ev_timer_stop(c->loop, &c->turn);
+	ev_timer_stop(c->loop, &c->deadline);
+	c->awaited = c->proving = c->again = false;
+	/* Recovery answers for the time before the next proof. */
+	c->owed[0] = c->idle_snapshot[0] = '\0';
+}

@@ -1,0 +1,412 @@
+#include "recovery/catch_up.h"
+
+#include "base/diag.h"
+#include "recovery/question.h"
+#include "recovery/shortage.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* Workers that ask from the same checkpoint, as after a restart of the relay, come at about the same time. */
+#define GATHER_SECONDS 0.005
+/* Rows that are looked at in one iteration of the loop, about a millisecond's work, and for one member before
+ * the next has its turn. */
+#define ROWS_AN_ITERATION 4096
+#define ROWS_A_MEMBER 256
+/* After a question that its workers left unanswered, and with it the connection: whoever comes and goes all
+ * the time does not make PostgreSQL start a process each time. */
+#define REST_SECONDS 0.1
+
+static void assign(struct catch_up *c);
+
+static void watch_shortage(struct catch_up *c)
+{
+	if (!ev_is_active(&c->shortage))
+		timer_arm(c->loop, &c->shortage, SHORTAGE_LOOK_SECONDS);
+}
+
+static void leave_lane(struct catch_up_question *q)
+{
+	q->lane->question = NULL;
+	q->user->lane = NULL;
+	q->lane = NULL;
+}
+
+/* The last member may be gone. */
+static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
+{
+	struct catch_up_lane *lane = q->lane;
+
+	if (!TAILQ_EMPTY(&q->members))
+		return;
+	if (lane) {
+		changes_abort(&lane->changes);
+		timer_arm(c->loop, &lane->rest, REST_SECONDS);
+		leave_lane(q);
+	}
+	question_free(c, q);
+}
+
+/* The member has been given all. */
+static void finish(struct catch_up *c, struct catch_up_member *m)
+{
+	struct catch_up_question *q = m->question;
+	struct worker *w = m->worker;
+
+	question_remove(c, m);
+	worker_caught_up(w, q->head, question_passed(q, w, false), NULL, NULL);
+	drop_idle_question(c, q);
+}
+
+/* Gaps */
+
+static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const char *token, const char *cause,
+	const char *text)
+{
+	c->n_gaps++;
+	diag_limited(&c->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d",
+		text, cause, (unsigned long long)w->id, (int)w->pid);
+	worker_caught_up(w, seq, token, cause, text);
+}
+
+/* It goes live from where the question was asked, or from now if that is out of the backlog. */
+static void give_up(struct catch_up *c, struct catch_up_member *m, const char *cause, const char *text)
+{
+	struct catch_up_question *q = m->question;
+	const struct backlog *backlog = &c->fanout->backlog;
+	bool kept = q->asked && q->head + 1 >= backlog->first;
+	struct worker *w = m->worker;
+
+	question_remove(c, m);
+	tell_gap(c, w, kept ? q->head : backlog->head, question_passed(q, w, true), cause, text);
+	drop_idle_question(c, q);
+}
+
+/* What a worker is told of that resumed from another epoch, or fell out of the backlog. */
+static const char *own_cause(const struct worker *w)
+{
+	return w->begun ? "restart" : "overrun";
+}
+
+static void give_up_all(
+	struct catch_up *c, struct catch_up_question *q, enum changes_outcome outcome, const char *text)
+{
+	for (unsigned n = q->n_members; n > 0; n--) {
+		struct catch_up_member *m = TAILQ_FIRST(&q->members);
+		give_up(c, m, outcome == CHANGES_WRONG ? "recovery" : own_cause(m->worker), text);
+	}
+}
+
+static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
+{
+	struct catch_up_member *m = TAILQ_FIRST(&q->members), *next;
+
+	/* The question goes with its last member, and then there is no next. */
+	for (; m; m = next) {
+		next = TAILQ_NEXT(m, sibling);
+		if (!m->overdue)
+			continue;
+		c->n_evicted++;
+		give_up(c, m, "overrun",
+			"it took what it missed too slowly, and there is no room for more "
+			"(PGHERALD_RECOVERY_SIZE)");
+	}
+}
+
+/* Feeding */
+
+/* Returns how many rows were looked at, or a little more. */
+static int feed(struct catch_up *c, struct catch_up_member *m)
+{
+	struct catch_up_question *q = m->question;
+	struct worker *w = m->worker;
+	struct spool_row row;
+	int n;
+
+	for (n = 0; n < ROWS_A_MEMBER; n++) {
+		if (!worker_takes_more(w)) {
+			question_place(m, NULL);
+			break;
+		}
+		if (!spool_next(&q->spool, &m->reader, &row)) {
+			if (q->lane) {
+				question_place(m, &q->hungry);
+				break;
+			}
+			finish(c, m);
+			return n + 1;
+		}
+		struct decoded decoded = {
+			.topic = row.topic, .channel = &c->config->channels[row.topic - 1], .key = row.key};
+		if (decoded.channel->kind == CHANNEL_CHANGES)
+			decoded.change.pubkey = row.value;
+		else
+			decoded.payload = row.value;
+		worker_recovered(w, &decoded);
+		/* There was no memory for it: so the member is gone, and perhaps the question. */
+		if (w->state == WORKER_DEAD)
+			return n + 1;
+	}
+	question_account(c, q);
+	/* The others' turn. */
+	if (m->list == &c->ready)
+		question_place(m, &c->ready);
+	return n + 1;
+}
+
+static void use_room(struct catch_up *c)
+{
+	for (int i = 0; i < CATCH_UP_LANES; i++) {
+		struct catch_up_lane *lane = &c->lanes[i];
+		if (catch_up_is_paused(lane) && question_make_room(c, lane->question))
+			changes_more(&lane->changes);
+	}
+	assign(c);
+}
+
+static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct catch_up *c = timer->data;
+	struct catch_up_member *m;
+
+	(void)loop;
+	(void)events;
+	for (int n = 0; n < ROWS_AN_ITERATION && (m = TAILQ_FIRST(&c->ready));)
+		n += feed(c, m);
+	use_room(c);
+	if (!TAILQ_EMPTY(&c->ready))
+		catch_up_wake(c);
+}
+
+static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct catch_up *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	/* Where memory itself was short, it may be there again. */
+	use_room(c);
+	if (!shortage_lasts(c))
+		return;
+	watch_shortage(c);
+	struct catch_up_question *q = shortage_look(c);
+	if (q)
+		evict_overdue(c, q);
+}
+
+/* The lanes */
+
+static void on_asking(void *context)
+{
+	struct catch_up_lane *lane = context;
+	struct catch_up *c = lane->catch_up;
+	struct catch_up_question *q = lane->question;
+	struct catch_up_member *m;
+
+	q->asked = true;
+	q->head = c->fanout->backlog.head;
+	checkpoint_unref(q->latest);
+	q->latest = checkpoint_ref(checkpoint_history_latest(&c->fanout->checkpoints));
+	c->recovery->n_questions++;
+	/* When it is asked again, the whole answer comes again, and has all that the first had. */
+	spool_clear(&q->spool);
+	question_account(c, q);
+	TAILQ_FOREACH (m, &q->members, sibling) {
+		m->worker->cursor = q->head;
+		spool_join(&q->spool, &m->reader);
+	}
+}
+
+static bool on_row(void *context, const char *channel, struct wire_str value)
+{
+	struct catch_up_lane *lane = context;
+	struct catch_up *c = lane->catch_up;
+	struct catch_up_question *q = lane->question;
+	struct catch_up_member *m;
+	struct decoded decoded;
+
+	if (!recovery_decode(c->recovery, channel, value, &decoded))
+		return true;
+	struct spool_row row = {.topic = decoded.topic, .value = value};
+	if (decoded.channel->kind == CHANNEL_CHANGES)
+		row.key = fanout_key(c->fanout, &decoded);
+	spool_add(&q->spool, &row);
+	question_account(c, q);
+	while ((m = TAILQ_FIRST(&q->hungry))) {
+		question_place(m, &c->ready);
+		catch_up_wake(c);
+	}
+	if (question_make_room(c, q))
+		return true;
+	watch_shortage(c);
+	return false;
+}
+
+static void on_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	struct catch_up_lane *lane = context;
+	struct catch_up *c = lane->catch_up;
+	struct catch_up_question *q = lane->question;
+	struct catch_up_member *m;
+
+	q->latest_counts = question_is_of_run(q->latest, token);
+	leave_lane(q);
+	if (outcome == CHANGES_COMPLETE) {
+		spool_end(&q->spool);
+		question_account(c, q);
+		while ((m = TAILQ_FIRST(&q->hungry)))
+			question_place(m, &c->ready);
+		catch_up_wake(c);
+	} else {
+		give_up_all(c, q, outcome, text);
+	}
+	assign(c);
+}
+
+static const struct changes_events lane_events = {on_asking, on_row, on_done};
+
+static struct catch_up_lane *free_lane(struct catch_up *c)
+{
+	for (int i = 0; i < CATCH_UP_LANES; i++)
+		if (!c->lanes[i].question && !ev_is_active(&c->lanes[i].rest))
+			return &c->lanes[i];
+	return NULL;
+}
+
+/* False: there is no memory for it now. */
+static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lane *lane)
+{
+	const char *token = TAILQ_FIRST(&u->waiting)->worker->passed->token;
+	struct catch_up_question *q = question_new(c, u);
+
+	if (!q)
+		return false;
+	q->lane = u->lane = lane;
+	lane->question = q;
+	question_join_all(q, token);
+	TAILQ_REMOVE(&c->users, u, link);
+	TAILQ_INSERT_TAIL(&c->users, u, link);
+	changes_ask(&lane->changes, token, c->config->recovery_rate);
+	return true;
+}
+
+/* To each user that waits and has no lane a free one, to those first who had theirs the longest ago. */
+static void assign(struct catch_up *c)
+{
+	struct catch_up_user *last = TAILQ_LAST(&c->users, catch_up_users), *next;
+	struct catch_up_lane *lane;
+
+	for (struct catch_up_user *u = TAILQ_FIRST(&c->users); u; u = next) {
+		next = u == last ? NULL : TAILQ_NEXT(u, link);
+		u->refused = false;
+		if (TAILQ_EMPTY(&u->waiting))
+			continue;
+		if (u->lane) {
+			if (!u->lane->question->asked)
+				question_join_all(u->lane->question, u->lane->changes.since);
+			continue;
+		}
+		if (!(lane = free_lane(c)))
+			continue;
+		if (ask(c, u, lane))
+			continue;
+		u->refused = true;
+		watch_shortage(c);
+	}
+}
+
+static void on_rested(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct catch_up_lane *lane = timer->data;
+
+	(void)loop;
+	(void)events;
+	assign(lane->catch_up);
+}
+
+static void on_gather(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	assign(timer->data);
+}
+
+void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
+{
+	struct catch_up_user *u = recoverable && w->passed ? question_user(c, w->uid) : NULL;
+	struct catch_up_member *m = u ? calloc(1, sizeof *m) : NULL;
+
+	if (!m) {
+		if (u)
+			question_drop_idle_user(c, u);
+		tell_gap(c, w, c->fanout->backlog.head, NULL, own_cause(w),
+			!recoverable
+				? "what it missed is no longer in the backlog, and there is no recovery function"
+			: !w->passed ? "what it missed is no longer in the backlog, and it has no checkpoint"
+				     : "what it missed is no longer in the backlog, and memory is short");
+		return;
+	}
+	m->worker = w;
+	m->user = u;
+	w->catch_up = m;
+	c->n_workers++;
+	question_place(m, &u->waiting);
+	if (!ev_is_active(&c->gather))
+		timer_arm(c->loop, &c->gather, GATHER_SECONDS);
+}
+
+void catch_up_takes_more(struct catch_up *c, struct worker *w)
+{
+	if (w->catch_up->list)
+		return;
+	question_place(w->catch_up, &c->ready);
+	catch_up_wake(c);
+}
+
+void catch_up_forget(struct catch_up *c, struct worker *w)
+{
+	struct catch_up_question *q = w->catch_up->question;
+	struct catch_up_user *u = w->catch_up->user;
+
+	question_remove(c, w->catch_up);
+	if (q)
+		drop_idle_question(c, q);
+	else
+		question_drop_idle_user(c, u);
+}
+
+uint64_t catch_up_rows_left(const struct worker *w)
+{
+	const struct catch_up_member *m = w->catch_up;
+
+	return m && m->question ? m->question->spool.n_rows - m->reader.n_rows : 0;
+}
+
+void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config *config,
+	struct fanout *fanout, struct recovery *recovery, const struct upstream *upstream)
+{
+	*c = (struct catch_up){.loop = loop, .config = config, .fanout = fanout, .recovery = recovery};
+	for (int i = 0; i < CATCH_UP_LANES; i++) {
+		c->lanes[i].catch_up = c;
+		changes_init(&c->lanes[i].changes, loop, config, &fanout->checkpoints, upstream->identity,
+			&lane_events, &c->lanes[i]);
+		timer_init(&c->lanes[i].rest, on_rested, &c->lanes[i]);
+	}
+	TAILQ_INIT(&c->users);
+	TAILQ_INIT(&c->ready);
+	timer_init(&c->gather, on_gather, c);
+	timer_init(&c->turn, on_turn, c);
+	timer_init(&c->shortage, on_shortage, c);
+}
+
+void catch_up_close(struct catch_up *c)
+{
+	assert(TAILQ_EMPTY(&c->users));
+	ev_timer_stop(c->loop, &c->gather);
+	ev_timer_stop(c->loop, &c->turn);
+	ev_timer_stop(c->loop, &c->shortage);
+	for (int i = 0; i < CATCH_UP_LANES; i++) {
+		ev_timer_stop(c->loop, &c->lanes[i].rest);
+		changes_close(&c->lanes[i].changes);
+	}
+}

@@ -1,0 +1,502 @@
+#include "recovery/changes_since.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "postgres/upstream.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PLAN_SECONDS 5.
+/* A worker waits for this, where everybody else hears already. */
+#define RETRY_MAX 5.
+/* The longest that the rate makes rows wait at once. */
+#define PACE_SECONDS 0.05
+/* Often enough for reconciliation to keep it; then the connection goes. */
+#define IDLE_INTERVALS 3.
+
+/* src/include/catalog/pg_type_d.h */
+#define TEXT_OID 25
+#define VARCHAR_OID 1043
+
+/* One snapshot for the token and for the rows. A backend whose client is gone must not go on with a function
+ * that hangs: client_connection_check_interval, where the version has it. The settings of a role or a
+ * database are meant for other statements: what takes how long here is recovery_timeout's business. */
+#define PLAN_SQL                                                                                                                                       \
+	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                       \
+	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                       \
+		"pg_catalog.pg_current_snapshot()") ", " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                              \
+						    ", " UPSTREAM_IDENTITY_SQL                                                                         \
+						    ", (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                         \
+						    " FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"            \
+						    " ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value)," \
+						    " pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
+enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
+
+/* How far the server's history has the run of the token, which is not its present one. */
+#define RUN_SQL                                                                                              \
+	"SELECT pg_catalog.max(upto) FROM pgherald.server_run"                                               \
+	" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+
+#define NO_ANSWER "the server ended a statement without an answer"
+
+#define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
+
+static struct diag_limit null_limit;
+
+static void trouble(struct changes_since *c, const char *what)
+{
+	if (!c->trouble[0])
+		snprintf(c->trouble, sizeof c->trouble, "%s", what);
+}
+
+static void stop_timers(struct changes_since *c)
+{
+	ev_timer_stop(c->session.loop, &c->retry);
+	ev_timer_stop(c->session.loop, &c->silence);
+	ev_timer_stop(c->session.loop, &c->pace);
+}
+
+static void forget(struct changes_since *c)
+{
+	free(c->since);
+	c->since = NULL;
+}
+
+static void forget_plan(struct changes_since *c)
+{
+	free(c->token);
+	c->token = NULL;
+	c->snapshot[0] = c->trouble[0] = '\0';
+	c->asks_run = false;
+}
+
+static void finish(struct changes_since *c, enum changes_outcome outcome)
+{
+	char *token = c->token;
+
+	stop_timers(c);
+	forget(c);
+	if (c->session.conn)
+		timer_arm(c->session.loop, &c->idle, c->config->checkpoint_interval * IDLE_INTERVALS);
+	c->token = NULL;
+	c->events->done(c->context, outcome, token, c->trouble);
+	free(token);
+}
+
+/* The server answered what it should not have: the connection's transaction is void too. */
+static void fail(struct changes_since *c, enum changes_outcome outcome)
+{
+	session_close(&c->session);
+	finish(c, outcome);
+}
+
+/* A failure that will heal: ask the same again. */
+static void try_again(struct changes_since *c, const char *error)
+{
+	double wait = backoff_failed(&c->backoff, clock_now());
+
+	session_close(&c->session);
+	stop_timers(c);
+	if (!changes_busy(c))
+		return;
+	c->failed = true;
+	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
+	timer_arm(c->session.loop, &c->retry, wait);
+}
+
+/* Classes 08 (connection), 40 (rollback), 53 (resources), 55 (a server not ready), 57P (shutdown). */
+static bool heals(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return !state || strncmp(state, "08", 2) == 0 || strncmp(state, "40", 2) == 0 ||
+	       strncmp(state, "53", 2) == 0 || strncmp(state, "55", 2) == 0 || strncmp(state, "57P", 3) == 0;
+}
+
+/* Pace */
+
+static void watch_silence(struct changes_since *c)
+{
+	timer_arm(c->session.loop, &c->silence, c->config->recovery_timeout);
+}
+
+static void read_on(struct changes_since *c)
+{
+	if (c->wants_pause || ev_is_active(&c->pace))
+		return;
+	session_pause(&c->session, false);
+	watch_silence(c);
+}
+
+static void hold(struct changes_since *c)
+{
+	session_pause(&c->session, true);
+	ev_timer_stop(c->session.loop, &c->silence);
+}
+
+static void on_pace(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	read_on(timer->data);
+}
+
+static void spend(struct changes_since *c)
+{
+	double rate = c->rate, now = clock_now();
+
+	if (rate <= 0)
+		return;
+	c->allowance += (now - c->allowance_at) * rate;
+	c->allowance_at = now;
+	if (c->allowance > rate * PACE_SECONDS + 1)
+		c->allowance = rate * PACE_SECONDS + 1;
+	c->allowance -= 1;
+	if (c->allowance >= 1)
+		return;
+	double wait = (1 - c->allowance) / rate;
+	timer_arm(c->session.loop, &c->pace, wait > PACE_SECONDS ? wait : PACE_SECONDS);
+	hold(c);
+}
+
+static void on_silence(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct changes_since *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	trouble(c, "pgherald.changes_since() gave no row in time (PGHERALD_RECOVERY_TIMEOUT)");
+	fail(c, CHANGES_WRONG);
+}
+
+/* Rows */
+
+static void on_row(struct changes_since *c, const PGresult *result)
+{
+	if (PQnfields(result) != 2 || (PQftype(result, 0) != TEXT_OID && PQftype(result, 0) != VARCHAR_OID) ||
+		(PQftype(result, 1) != TEXT_OID && PQftype(result, 1) != VARCHAR_OID)) {
+		trouble(c, "pgherald.changes_since() must return TABLE (channel text, value text)");
+		c->n_bad_rows++;
+		return;
+	}
+	for (int i = 0; i < PQntuples(result); i++) {
+		c->n_rows++;
+		if (PQgetisnull(result, i, 0)) {
+			trouble(c, "pgherald.changes_since() returned a channel that is NULL");
+			c->n_bad_rows++;
+			continue;
+		}
+		/* No NOTIFY could have told of it either. */
+		if (PQgetisnull(result, i, 1)) {
+			diag_limited(&null_limit, DIAG_WARNING,
+				"a recovered row is skipped, since its value is NULL; mend the row or the function "
+				"channel=\"%s\"",
+				PQgetvalue(result, i, 0));
+			continue;
+		}
+		struct wire_str value = {PQgetvalue(result, i, 1), (uint32_t)PQgetlength(result, i, 1)};
+		c->wants_pause = !c->events->row(c->context, PQgetvalue(result, i, 0), value);
+	}
+}
+
+static void on_commit(void *context, PGresult *result)
+{
+	struct changes_since *c = context;
+
+	if (!result)
+		finish(c, c->n_bad_rows ? CHANGES_WRONG : CHANGES_COMPLETE);
+}
+
+static void on_rows(void *context, PGresult *result)
+{
+	struct changes_since *c = context;
+
+	if (!result) {
+		ev_timer_stop(c->session.loop, &c->silence);
+		session_query(&c->session, "COMMIT", NULL, 0, false, PLAN_SECONDS, on_commit);
+		return;
+	}
+	switch (PQresultStatus(result)) {
+	case PGRES_SINGLE_TUPLE:
+		watch_silence(c);
+		on_row(c, result);
+		if (c->wants_pause)
+			hold(c);
+		spend(c);
+		break;
+	case PGRES_TUPLES_OK:
+		break;
+	default:
+		if (heals(result)) {
+			try_again(c, session_error(result));
+		} else {
+			char text[256];
+			snprintf(text, sizeof text, "pgherald.changes_since() failed: %s",
+				session_error(result));
+			trouble(c, text);
+			fail(c, CHANGES_WRONG);
+		}
+	}
+}
+
+static void ask_rows(struct changes_since *c)
+{
+	struct checkpoint_parts since;
+
+	/* The plan has read it already. */
+	if (checkpoint_parse(c->since, &since) < 0)
+		return;
+	struct session_param params[] = {{.value = c->snapshot[0] ? c->snapshot : since.snapshot}};
+
+	c->wants_pause = false;
+	c->n_rows = c->n_bad_rows = 0;
+	c->allowance = 1;
+	c->allowance_at = clock_now();
+	watch_silence(c);
+	session_query(&c->session, ROWS_SQL, params, 1, true, 0, on_rows);
+}
+
+/* The plan */
+
+/* The server has the history of the token's run up to this LSN. If the token is beyond, the next best is one
+ * that this relay passed on before, if it sees no more than the token: by their LSNs alone it might. */
+static bool choose_snapshot(struct changes_since *c, uint64_t upto)
+{
+	struct checkpoint_parts since, older;
+
+	if (checkpoint_parse(c->since, &since) < 0)
+		return false;
+	if (since.lsn <= upto)
+		return true;
+	for (unsigned i = c->history->n; i-- > 0;) {
+		const char *token = c->history->items[i]->token;
+		if (checkpoint_covers(c->since, token) && checkpoint_parse(token, &older) == 0 &&
+			older.lsn <= upto) {
+			snprintf(c->snapshot, sizeof c->snapshot, "%s", older.snapshot);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A snapshot counts transaction ids, and a server that took another way from some moment on gives the same
+ * ids to other transactions. Where runs are one, the way is one. Else the server must know. */
+static void compare_runs(struct changes_since *c)
+{
+	struct checkpoint_parts since, here;
+
+	if (checkpoint_parse(c->token, &here) < 0) {
+		trouble(c, "the server's own moment cannot be read");
+		fail(c, CHANGES_WRONG);
+	} else if (checkpoint_parse(c->since, &since) < 0) {
+		trouble(c, "the checkpoint cannot be read; an older version may have made it");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (since.system_identifier != here.system_identifier) {
+		trouble(c, "the checkpoint is of another PostgreSQL cluster");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (since.run != here.run) {
+		c->asks_run = true;
+	} else if (since.lsn > here.lsn) {
+		trouble(c, "the checkpoint is of a future that this server does not have");
+		fail(c, CHANGES_OTHER_TIME);
+	}
+}
+
+static void on_run(void *context, PGresult *result)
+{
+	struct changes_since *c = context;
+	uint64_t upto;
+
+	if (!result) {
+		if (c->asks_run)
+			try_again(c, NO_ANSWER);
+		else
+			ask_rows(c);
+		return;
+	}
+	if (!session_succeeded(result)) {
+		if (heals(result)) {
+			try_again(c, session_error(result));
+			return;
+		}
+		trouble(c,
+			"PostgreSQL was restarted or failed over since the checkpoint, and this role cannot read "
+			"pgherald.server_run, which would tell what it kept; run recovery.sql");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (!session_is_row(result, 1) || checkpoint_parse_lsn(PQgetvalue(result, 0, 0), &upto) < 0) {
+		trouble(c,
+			"PostgreSQL was restarted or failed over since the checkpoint, and knows nothing of the "
+			"time before");
+		fail(c, CHANGES_OTHER_TIME);
+	} else if (choose_snapshot(c, upto)) {
+		c->asks_run = false;
+	} else {
+		trouble(c,
+			"PostgreSQL failed over or was set back, and every checkpoint known is beyond what it "
+			"kept");
+		fail(c, CHANGES_OTHER_TIME);
+	}
+}
+
+static void ask_run(struct changes_since *c)
+{
+	struct checkpoint_parts since;
+	char run[24];
+
+	if (checkpoint_parse(c->since, &since) < 0)
+		return;
+	snprintf(run, sizeof run, "%" PRIu64, since.run);
+	struct session_param params[] = {{.value = run}};
+	session_query(&c->session, RUN_SQL, params, 1, false, PLAN_SECONDS, on_run);
+}
+
+static void on_plan(void *context, PGresult *result)
+{
+	struct changes_since *c = context;
+
+	if (!result) {
+		if (!c->token)
+			try_again(c, NO_ANSWER);
+		else if (c->asks_run)
+			ask_run(c);
+		else
+			ask_rows(c);
+		return;
+	}
+	if (PQresultStatus(result) == PGRES_COMMAND_OK)
+		return;
+	if (!session_is_row(result, PLAN_FIELDS)) {
+		try_again(c, session_error(result));
+		return;
+	}
+	/* What the other server has is not what the upstream hears of from now on. Where the upstream hears
+	 * none, it will recover what it missed of whichever it comes to, for all. */
+	if (c->identity[0] && strcmp(c->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
+		try_again(c, "it reached another server than the LISTEN connection");
+		return;
+	}
+	c->token = strdup(PQgetvalue(result, 0, PLAN_TOKEN));
+	if (!c->token) {
+		try_again(c, "out of memory");
+	} else if (PQgetisnull(result, 0, PLAN_OWNER)) {
+		trouble(c, "there is no function pgherald.changes_since(pg_snapshot) that this role may see");
+		fail(c, CHANGES_NO_FUNCTION);
+	} else if (*PQgetvalue(result, 0, PLAN_OWNER)) {
+		char text[200];
+		snprintf(text, sizeof text,
+			"pgherald.changes_since() is not used, since it or the schema pgherald belongs to %s",
+			PQgetvalue(result, 0, PLAN_OWNER));
+		trouble(c, text);
+		fail(c, CHANGES_NO_FUNCTION);
+	} else {
+		compare_runs(c);
+	}
+}
+
+static void ask_plan(struct changes_since *c)
+{
+	forget_plan(c);
+	c->events->asking(c->context);
+	session_query(&c->session, PLAN_SQL, NULL, 0, false, PLAN_SECONDS, on_plan);
+}
+
+/* The connection */
+
+static void on_ready(void *context)
+{
+	struct changes_since *c = context;
+
+	backoff_live(&c->backoff, clock_now());
+	if (changes_busy(c))
+		ask_plan(c);
+}
+
+static void on_lost(void *context, enum session_failure failure, const char *error)
+{
+	(void)failure;
+	try_again(context, error);
+}
+
+static const struct session_events session_events = {on_ready, on_lost, NULL};
+
+static void connect_now(struct changes_since *c)
+{
+	ev_timer_stop(c->session.loop, &c->retry);
+	int r = session_connect(&c->session);
+	if (r < 0)
+		try_again(c, strerror(-r));
+}
+
+static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	connect_now(timer->data);
+}
+
+static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct changes_since *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	session_close(&c->session);
+}
+
+void changes_init(struct changes_since *c, struct ev_loop *loop, const struct config *config,
+	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
+	void *context)
+{
+	*c = (struct changes_since){.config = config,
+		.history = history,
+		.identity = identity,
+		.events = events,
+		.context = context,
+		.backoff = {.first = 0.5, .max = RETRY_MAX}};
+	session_init(&c->session, loop, config->direct_url, "pgherald recovery", &session_events, c);
+	timer_init(&c->retry, on_retry, c);
+	timer_init(&c->silence, on_silence, c);
+	timer_init(&c->pace, on_pace, c);
+	timer_init(&c->idle, on_idle, c);
+}
+
+void changes_ask(struct changes_since *c, const char *since, double rate)
+{
+	ev_timer_stop(c->session.loop, &c->idle);
+	c->rate = rate;
+	c->failed = false;
+	c->since = strdup(since);
+	forget_plan(c);
+	if (!c->since) {
+		trouble(c, "out of memory");
+		finish(c, CHANGES_WRONG);
+	} else if (c->session.conn) {
+		ask_plan(c);
+	} else if (!c->session.attempt) {
+		connect_now(c);
+	}
+}
+
+void changes_more(struct changes_since *c)
+{
+	c->wants_pause = false;
+	if (changes_busy(c) && c->session.paused)
+		read_on(c);
+}
+
+void changes_abort(struct changes_since *c)
+{
+	forget(c);
+	forget_plan(c);
+	stop_timers(c);
+	session_close(&c->session);
+}
+
+void changes_close(struct changes_since *c)
+{
+	changes_abort(c);
+	ev_timer_stop(c->session.loop, &c->idle);
+}

@@ -1,0 +1,152 @@
+#include "recovery/question.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Memory */
+
+/* A user may hold three times as much as it leaves free. So one alone gets three quarters, and of two each
+ * three sevenths; and however much one takes, another that comes finds some. */
+static bool may_take_more(const struct catch_up *c, const struct catch_up_user *u)
+{
+	size_t size = c->config->recovery_size, held = c->held + SPOOL_CHUNK;
+
+	return held <= size && u->held + SPOOL_CHUNK <= 3 * (size - held);
+}
+
+void question_account(struct catch_up *c, struct catch_up_question *q)
+{
+	if (q->spool.held < q->held)
+		catch_up_wake(c);
+	c->held += q->spool.held - q->held;
+	q->user->held += q->spool.held - q->held;
+	q->held = q->spool.held;
+}
+
+bool question_make_room(struct catch_up *c, struct catch_up_question *q)
+{
+	if (!spool_has_room(&q->spool) && may_take_more(c, q->user) && spool_reserve(&q->spool) == 0)
+		question_account(c, q);
+	return spool_has_room(&q->spool);
+}
+
+/* Users */
+
+struct catch_up_user *question_user(struct catch_up *c, uid_t uid)
+{
+	struct catch_up_user *u;
+
+	TAILQ_FOREACH (u, &c->users, link)
+		if (u->uid == uid)
+			return u;
+	u = calloc(1, sizeof *u);
+	if (!u)
+		return NULL;
+	u->uid = uid;
+	TAILQ_INIT(&u->waiting);
+	TAILQ_INIT(&u->questions);
+	TAILQ_INSERT_TAIL(&c->users, u, link);
+	return u;
+}
+
+void question_drop_idle_user(struct catch_up *c, struct catch_up_user *u)
+{
+	if (!TAILQ_EMPTY(&u->waiting) || !TAILQ_EMPTY(&u->questions))
+		return;
+	TAILQ_REMOVE(&c->users, u, link);
+	free(u);
+}
+
+/* Members */
+
+void question_place(struct catch_up_member *m, struct catch_up_members *list)
+{
+	if (m->list)
+		TAILQ_REMOVE(m->list, m, link);
+	if (list)
+		TAILQ_INSERT_TAIL(list, m, link);
+	m->list = list;
+}
+
+static void join(struct catch_up_question *q, struct catch_up_member *m)
+{
+	m->question = q;
+	TAILQ_INSERT_TAIL(&q->members, m, sibling);
+	q->n_members++;
+	spool_join(&q->spool, &m->reader);
+	question_place(m, &q->hungry);
+}
+
+void question_join_all(struct catch_up_question *q, const char *token)
+{
+	for (struct catch_up_member *m = TAILQ_FIRST(&q->user->waiting), *next; m; m = next) {
+		next = TAILQ_NEXT(m, link);
+		if (strcmp(m->worker->passed->token, token) == 0)
+			join(q, m);
+	}
+}
+
+void question_remove(struct catch_up *c, struct catch_up_member *m)
+{
+	struct catch_up_question *q = m->question;
+
+	question_place(m, NULL);
+	if (q) {
+		TAILQ_REMOVE(&q->members, m, sibling);
+		q->n_members--;
+		spool_leave(&q->spool, &m->reader);
+		question_account(c, q);
+	}
+	m->worker->catch_up = NULL;
+	c->n_workers--;
+	free(m);
+}
+
+/* Questions */
+
+struct catch_up_question *question_new(struct catch_up *c, struct catch_up_user *u)
+{
+	struct catch_up_question *q = may_take_more(c, u) ? calloc(1, sizeof *q) : NULL;
+
+	if (!q)
+		return NULL;
+	if (spool_open(&q->spool) < 0) {
+		free(q);
+		return NULL;
+	}
+	q->user = u;
+	TAILQ_INIT(&q->members);
+	TAILQ_INIT(&q->hungry);
+	TAILQ_INSERT_TAIL(&u->questions, q, link);
+	question_account(c, q);
+	return q;
+}
+
+void question_free(struct catch_up *c, struct catch_up_question *q)
+{
+	struct catch_up_user *u = q->user;
+
+	spool_close(&q->spool);
+	question_account(c, q);
+	checkpoint_unref(q->latest);
+	TAILQ_REMOVE(&u->questions, q, link);
+	free(q);
+	question_drop_idle_user(c, u);
+}
+
+bool question_is_of_run(const struct checkpoint *latest, const char *moment)
+{
+	return latest && moment && checkpoint_precedes(latest->token, moment);
+}
+
+/* The moment that was asked about may not be on disk yet. So it is the relay's checkpoint of the time when
+ * the question was asked, if that is of the same run; else the worker's, but after a gap that one may mean
+ * nothing. */
+const char *question_passed(const struct catch_up_question *q, const struct worker *w, bool gap)
+{
+	bool counts = q->lane ? question_is_of_run(q->latest, q->lane->changes.token) : q->latest_counts;
+
+	if (counts && (gap || checkpoint_is_newer(q->latest->token, w->passed->token)))
+		return q->latest->token;
+	return gap ? NULL : w->passed->token;
+}

@@ -1,0 +1,461 @@
+#include "recovery/reconcile.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Sets */
+
+static void set_clear(struct heard_set *s)
+{
+	free(s->keys);
+	*s = (struct heard_set){0};
+}
+
+static uint32_t place_of(const struct heard_set *s, uint64_t key)
+{
+	uint32_t i = (uint32_t)key & (s->size - 1);
+
+	while (s->keys[i] && s->keys[i] != key)
+		i = (i + 1) & (s->size - 1);
+	return i;
+}
+
+static bool set_grow(struct heard_set *s)
+{
+	struct heard_set bigger = {.size = s->size ? s->size * 2 : 256};
+
+	bigger.keys = calloc(bigger.size, sizeof *bigger.keys);
+	if (!bigger.keys)
+		return false;
+	for (uint32_t i = 0; i < s->size; i++)
+		if (s->keys[i])
+			bigger.keys[place_of(&bigger, s->keys[i])] = s->keys[i];
+	bigger.n = s->n;
+	free(s->keys);
+	*s = bigger;
+	return true;
+}
+
+/* What does not fit counts as not heard, and will be announced again. */
+static void set_add(struct heard_set *s, uint64_t key)
+{
+	if (s->n >= RECONCILE_HEARD_MAX || ((s->n + 1) * 4 > s->size * 3 && !set_grow(s)))
+		return;
+	uint32_t i = place_of(s, key);
+	s->n += s->keys[i] == 0;
+	s->keys[i] = key;
+}
+
+static bool set_has(const struct heard_set *s, uint64_t key)
+{
+	return s->size && s->keys[place_of(s, key)] == key;
+}
+
+/* Of the turns 0..last. */
+static bool was_heard(const struct reconcile *rc, unsigned last, uint64_t key)
+{
+	for (unsigned i = 0; i <= last; i++)
+		if (set_has(&rc->heard[i], key))
+			return true;
+	return false;
+}
+
+static void forget_heard(struct reconcile *rc)
+{
+	for (unsigned i = 0; i < RECONCILE_TURNS; i++)
+		set_clear(&rc->heard[i]);
+	rc->heard_since = clock_now();
+}
+
+static void begin_turn(struct reconcile *rc)
+{
+	set_clear(&rc->heard[RECONCILE_TURNS - 1]);
+	memmove(rc->heard + 1, rc->heard, (RECONCILE_TURNS - 1) * sizeof *rc->heard);
+	rc->heard[0] = (struct heard_set){0};
+}
+
+/* Lists */
+
+static void list_clear(struct suspect_list *l)
+{
+	for (uint32_t i = 0; i < l->n; i++)
+		free(l->items[i].value);
+	free(l->items);
+	*l = (struct suspect_list){0};
+}
+
+static bool list_add(struct suspect_list *l, uint64_t key, unsigned topic, struct wire_str value)
+{
+	if (l->n == RECONCILE_SUSPECTS_MAX)
+		return false;
+	if (l->n == l->max) {
+		uint32_t max = l->max ? l->max * 2 : 64;
+		struct suspect *items = reallocarray(l->items, max, sizeof *items);
+		if (!items)
+			return false;
+		l->items = items;
+		l->max = max;
+	}
+	struct suspect *s = &l->items[l->n];
+	*s = (struct suspect){key, topic, value.len, malloc(value.len + 1)};
+	if (!s->value)
+		return false;
+	memcpy(s->value, value.ptr, value.len);
+	l->n++;
+	return true;
+}
+
+/* The term */
+
+static struct checkpoint *latest(const struct reconcile *rc)
+{
+	return checkpoint_history_latest(&rc->fanout->checkpoints);
+}
+
+/* What was found and is dropped here the next term finds again: it begins with our checkpoint. */
+static void end_term(struct reconcile *rc)
+{
+	if (rc->asking)
+		recovery_abort(rc->recovery);
+	rc->leading = rc->asking = false;
+	checkpoint_set(&rc->from, NULL);
+	checkpoint_set(&rc->asked, NULL);
+	checkpoint_set(&rc->turn, NULL);
+	checkpoint_set(&rc->settling, NULL);
+	checkpoint_set(&rc->settled, NULL);
+	checkpoint_set(&rc->wanted, NULL);
+	list_clear(&rc->suspects);
+	list_clear(&rc->found);
+}
+
+static void begin_term(struct reconcile *rc, struct checkpoint *from)
+{
+	static struct diag_limit limit;
+
+	/* What was heard since the turn before counts. What was heard earlier does not: a change may have
+	 * come after it that nobody notified. */
+	if (clock_now() - rc->heard_since > rc->config->checkpoint_interval * RECONCILE_TAKEOVER_INTERVALS)
+		forget_heard(rc);
+	rc->leading = true;
+	rc->failed = false;
+	checkpoint_set(&rc->from, from);
+	diag_limited(&limit, DIAG_INFO, "this relay announces what nobody notified, from now on");
+}
+
+static void note_failure(struct reconcile *rc, const char *why)
+{
+	rc->undone = true;
+	if (!rc->failing_since)
+		rc->failing_since = clock_now();
+	snprintf(rc->trouble, sizeof rc->trouble, "%s", why);
+}
+
+/* Our next canaries say so, until a turn is done. */
+static void fail_turn(struct reconcile *rc, const char *why)
+{
+	static struct diag_limit limit;
+
+	diag_limited(&limit, DIAG_WARNING,
+		"changes that nobody notified cannot be announced by this relay: %s", why);
+	note_failure(rc, why);
+}
+
+static void note_success(struct reconcile *rc)
+{
+	rc->undone = false;
+	rc->failing_since = 0;
+	rc->trouble[0] = '\0';
+}
+
+double reconcile_failing(const struct reconcile *rc)
+{
+	double limit = rc->config->checkpoint_interval * RECONCILE_FAILS_INTERVALS;
+	double seconds = rc->failing_since ? clock_now() - rc->failing_since : 0;
+
+	return seconds > limit ? seconds : 0;
+}
+
+static void finish_turn_if_done(struct reconcile *rc)
+{
+	if (!rc->leading || rc->asking || rc->n_unconfirmed > 0)
+		return;
+	if (rc->failed) {
+		end_term(rc);
+		/* What was announced so far and heard need not come again: of very many, the rest gets its
+		 * turn. */
+		rc->heard_since = clock_now();
+		fail_turn(rc, "an announcement was not committed");
+		return;
+	}
+	if (rc->settling)
+		checkpoint_set(&rc->settled, rc->settling);
+	note_success(rc);
+}
+
+/* Announcing */
+
+static struct diag_limit too_long_limit;
+
+static void announce(struct reconcile *rc, unsigned topic, struct wire_str value)
+{
+	const struct channel *channel = &rc->config->channels[topic - 1];
+	char payload[CHANGE_PAYLOAD_MAX];
+	struct wire_str text = value;
+
+	if (channel->kind == CHANNEL_CHANGES) {
+		int len = change_encode(value, (struct wire_str){0}, payload, sizeof payload);
+		if (len < 0) {
+			diag_limited(&too_long_limit, DIAG_WARNING,
+				"a change that nobody notified cannot be announced, since no NOTIFY carries a "
+				"payload of 8000 bytes channel=\"%s\" length=%u",
+				channel->name, value.len);
+			return;
+		}
+		text = (struct wire_str){payload, (uint32_t)len};
+	}
+	if (publisher_submit(rc->publisher, NULL, channel->name, text) < 0) {
+		rc->failed = true;
+		return;
+	}
+	rc->n_unconfirmed++;
+	rc->n_announced++;
+}
+
+void reconcile_published(struct reconcile *rc, bool committed)
+{
+	rc->n_unconfirmed--;
+	rc->failed |= !committed;
+	finish_turn_if_done(rc);
+}
+
+/* The question */
+
+static bool on_row(void *context, struct decoded *d)
+{
+	struct reconcile *rc = context;
+	struct wire_str value = d->change.pubkey.ptr ? d->change.pubkey : d->payload;
+	uint64_t key = fanout_key(rc->fanout, d);
+
+	if (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value))
+		announce(rc, d->topic, value);
+	return true;
+}
+
+/* Our checkpoint means nothing on this server, so nobody can say what our workers lack. The canary of this
+ * turn is the checkpoint from which we go on. */
+static void begin_anew(struct reconcile *rc, const char *why)
+{
+	diag(DIAG_ERROR, "all workers are told of a gap, since what nobody notified cannot be found: %s",
+		why);
+	fanout_gap(rc->fanout, "upstream", why);
+	fanout_checkpoint(rc->fanout, rc->turn->token);
+}
+
+static void on_done(void *context, enum changes_outcome outcome, const char *asked, const char *text)
+{
+	struct reconcile *rc = context;
+
+	rc->asking = false;
+	if (outcome != CHANGES_COMPLETE) {
+		if (outcome == CHANGES_OTHER_TIME) {
+			begin_anew(rc, text);
+			note_failure(rc, text);
+		} else {
+			fail_turn(rc, text);
+		}
+		end_term(rc);
+		return;
+	}
+	for (uint32_t i = 0; i < rc->suspects.n; i++) {
+		const struct suspect *s = &rc->suspects.items[i];
+		if (!was_heard(rc, 2, s->key))
+			announce(rc, s->topic, (struct wire_str){s->value, s->len});
+	}
+	list_clear(&rc->suspects);
+	rc->suspects = rc->found;
+	rc->found = (struct suspect_list){0};
+	/* Out of memory for it, the next question asks since the term began, and finds more. */
+	checkpoint_unref(rc->asked);
+	rc->asked = checkpoint_new(wire_str(asked), 0);
+	finish_turn_if_done(rc);
+}
+
+static const struct recovery_taker taker = {on_row, on_done};
+
+static void ask(struct reconcile *rc, const char *token)
+{
+	struct checkpoint *turn = checkpoint_new(wire_str(token), 0);
+
+	if (!turn || !latest(rc)) {
+		checkpoint_unref(turn);
+		fail_turn(rc, "out of memory");
+		return;
+	}
+	if (!rc->leading)
+		begin_term(rc, rc->wanted ? rc->wanted : latest(rc));
+	checkpoint_set(&rc->wanted, NULL);
+	begin_turn(rc);
+	rc->slow_turns = 0;
+	checkpoint_set(&rc->settling, rc->turn);
+	checkpoint_unref(rc->turn);
+	rc->turn = turn;
+	rc->asking = true;
+	if (recovery_for_reconciliation(rc->recovery, (rc->asked ? rc->asked : rc->from)->token, &taker, rc) <
+		0) {
+		rc->asking = false;
+		end_term(rc);
+		fail_turn(rc, "the relay recovers what it missed");
+	}
+}
+
+/* Turns */
+
+static void on_own_turn(struct reconcile *rc, const char *token)
+{
+	if (!rc->asking && rc->n_unconfirmed == 0) {
+		ask(rc, token);
+		return;
+	}
+	/* They are finished first. What is heard meanwhile belongs to the same turn. */
+	rc->slow_turns++;
+	if (recovery_failed(rc->recovery))
+		fail_turn(rc, "the database cannot be asked");
+	else if (rc->slow_turns > RECONCILE_SLOW_TURNS)
+		fail_turn(rc,
+			rc->asking ? "the database takes too long to answer" : "announcements take too long");
+}
+
+/* A relay that cannot ask lacks something that we have: our next turn is for it, whether we lead or not. */
+static void answer_for(struct reconcile *rc, const struct canary_turn *t)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	if (!ours || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, ours->token) ||
+		checkpoint_covers(t->claim.from, ours->token) ||
+		!canary_channels_contain(rc->channels, t->channels))
+		return;
+	struct checkpoint *wanted =
+		checkpoint_before_both(t->claim.from, (rc->wanted ? rc->wanted : ours)->token);
+	if (!wanted)
+		return;
+	if (rc->leading && !checkpoint_covers(t->claim.from, rc->from->token))
+		end_term(rc);
+	checkpoint_set(&rc->wanted, wanted);
+	checkpoint_unref(wanted);
+}
+
+/* Whether a claim joins on to what our workers have. Our own does in the term in which we made it, also where
+ * our checkpoint is of an earlier run of the server: the question has found the way from there. */
+static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	if (t->own)
+		return rc->leading && strcmp(t->claim.from, rc->from->token) == 0;
+	return ours && checkpoint_same_run(t->token, ours->token) &&
+	       checkpoint_covers(ours->token, t->claim.from) &&
+	       canary_channels_contain(t->channels, rc->channels);
+}
+
+/* What is settled is of the run that is heard, and not of its future. */
+static void pass_on(struct reconcile *rc, const struct canary_turn *t)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	if (ours && checkpoint_precedes(t->claim.settled, t->token) &&
+		checkpoint_is_newer(t->claim.settled, ours->token))
+		fanout_checkpoint(rc->fanout, t->claim.settled);
+}
+
+static bool claims(const struct canary_turn *t)
+{
+	return t->claim.kind == CANARY_CLAIMS_SOON || t->claim.kind == CANARY_CLAIMS_SETTLED;
+}
+
+bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
+{
+	/* Where this relay does not reconcile, whoever sends one passes for a turn: it needs no more. */
+	if (!rc->enabled)
+		return t->claim.kind != CANARY_CLAIMS_NOTHING;
+	bool settles = t->claim.kind == CANARY_CLAIMS_SETTLED;
+	/* Who leads gives way to progress alone: else two that are slow would end each other's questions. */
+	bool counts = claims(t) && joins_on(rc, t) &&
+		      (t->own || settles || (!rc->leading && rc->beginnings < RECONCILE_BEGINNINGS));
+	if (counts && settles) {
+		pass_on(rc, t);
+		rc->beginnings = 0;
+	}
+	if (t->own) {
+		on_own_turn(rc, t->token);
+		return true;
+	}
+	if (t->claim.kind == CANARY_CLAIMS_NOTHING)
+		answer_for(rc, t);
+	if (!counts)
+		return false;
+	end_term(rc);
+	forget_heard(rc);
+	/* It answers for what we could not. */
+	if (settles)
+		note_success(rc);
+	else
+		rc->beginnings++;
+	return true;
+}
+
+void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim *out)
+{
+	const struct checkpoint *from = rc->from ? rc->from : rc->wanted ? rc->wanted : latest(rc);
+	bool done = !rc->undone && !recovery_failed(rc->recovery);
+
+	if (!rc->enabled) {
+		out->kind = CANARY_CLAIMS_NEVER;
+		return;
+	}
+	if (!live || !from)
+		return;
+	if (!done)
+		from = latest(rc);
+	memcpy(out->from, from->token, from->len + 1);
+	if (!done)
+		return;
+	out->kind = rc->settled ? CANARY_CLAIMS_SETTLED : CANARY_CLAIMS_SOON;
+	if (rc->settled)
+		memcpy(out->settled, rc->settled->token, rc->settled->len + 1);
+}
+
+void reconcile_heard(struct reconcile *rc, struct decoded *d)
+{
+	if (rc->enabled)
+		set_add(&rc->heard[0], fanout_key(rc->fanout, d));
+}
+
+bool reconcile_pending(const struct reconcile *rc)
+{
+	return rc->wanted || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
+}
+
+void reconcile_reset(struct reconcile *rc)
+{
+	end_term(rc);
+	forget_heard(rc);
+}
+
+void reconcile_init(struct reconcile *rc, const struct config *config, struct fanout *fanout,
+	struct publisher *publisher, struct recovery *recovery, const char *channels)
+{
+	*rc = (struct reconcile){.config = config,
+		.fanout = fanout,
+		.publisher = publisher,
+		.recovery = recovery,
+		.channels = channels};
+}
+
+void reconcile_close(struct reconcile *rc)
+{
+	reconcile_reset(rc);
+}

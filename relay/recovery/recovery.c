@@ -1,0 +1,146 @@
+#include "recovery/recovery.h"
+
+#include "base/diag.h"
+
+#include <errno.h>
+
+/* While rows wait for a worker. */
+#define POLL_SECONDS 0.005
+/* How many rows go into the backlog between two looks at who falls behind. */
+#define CROWDED_EVERY 64
+
+static void poll_on(struct recovery *r)
+{
+	if (!ev_is_active(&r->poll))
+		ev_timer_again(r->loop, &r->poll);
+}
+
+bool recovery_decode(struct recovery *r, const char *channel, struct wire_str value, struct decoded *out)
+{
+	int result = decode_recovered(r->decode, channel, value, out);
+
+	r->n_rows++;
+	/* Nobody could have been notified of it either: the others must not wait for it. */
+	if (result == -EBADMSG)
+		diag_limited(&r->limit, DIAG_WARNING,
+			"a recovered row is skipped, since no NOTIFY carries its value; mend the row or the "
+			"function channel=\"%s\" length=%u",
+			channel, value.len);
+	return result == 0;
+}
+
+static void on_asking(void *context)
+{
+	struct recovery *r = context;
+
+	r->n_questions++;
+}
+
+static bool on_row(void *context, const char *channel, struct wire_str value)
+{
+	struct recovery *r = context;
+	struct decoded decoded;
+
+	if (!recovery_decode(r, channel, value, &decoded))
+		return true;
+	bool more = r->taker->row(r->taker_context, &decoded);
+	if (!more)
+		poll_on(r);
+	return more;
+}
+
+static void on_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	struct recovery *r = context;
+	const struct recovery_taker *taker = r->taker;
+
+	r->taker = NULL;
+	taker->done(r->taker_context, outcome, token, text);
+}
+
+static const struct changes_events lane_events = {on_asking, on_row, on_done};
+
+static bool on_row_for_backlog(void *context, struct decoded *decoded)
+{
+	struct recovery *r = context;
+
+	fanout_decoded(r->fanout, decoded, WIRE_RECOVERED);
+	return r->n_rows % CROWDED_EVERY != 0 || !fanout_crowded(r->fanout);
+}
+
+static void on_done_for_backlog(
+	void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	struct recovery *r = context;
+
+	r->on_backlog_done(r->context, outcome, token, text);
+}
+
+static const struct recovery_taker backlog_taker = {on_row_for_backlog, on_done_for_backlog};
+
+void recovery_for_backlog(struct recovery *r, const char *since,
+	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
+	void *context)
+{
+	recovery_abort(r);
+	r->on_backlog_done = done;
+	r->context = context;
+	r->taker = &backlog_taker;
+	r->taker_context = r;
+	changes_ask(&r->backlog_changes, since, r->config->recovery_rate);
+}
+
+int recovery_for_reconciliation(
+	struct recovery *r, const char *since, const struct recovery_taker *taker, void *context)
+{
+	if (r->taker)
+		return -EBUSY;
+	r->taker = taker;
+	r->taker_context = context;
+	/* The rate is for what an outage leaves. Reconciliation must keep pace with the changes. */
+	changes_ask(&r->backlog_changes, since, 0);
+	return 0;
+}
+
+bool recovery_failed(const struct recovery *r)
+{
+	return r->taker && r->backlog_changes.failed;
+}
+
+void recovery_abort(struct recovery *r)
+{
+	if (!r->taker)
+		return;
+	r->taker = NULL;
+	changes_abort(&r->backlog_changes);
+}
+
+static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct recovery *r = timer->data;
+
+	(void)events;
+	if (r->taker && r->backlog_changes.wants_pause) {
+		if (fanout_crowded(r->fanout))
+			return;
+		changes_more(&r->backlog_changes);
+	}
+	ev_timer_stop(loop, timer);
+}
+
+void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config,
+	struct fanout *fanout, struct decode *decode, const struct upstream *upstream)
+{
+	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
+	changes_init(
+		&r->backlog_changes, loop, config, &fanout->checkpoints, upstream->identity, &lane_events, r);
+	ev_init(&r->poll, on_poll);
+	r->poll.repeat = POLL_SECONDS;
+	r->poll.data = r;
+}
+
+void recovery_close(struct recovery *r)
+{
+	ev_timer_stop(r->loop, &r->poll);
+	changes_close(&r->backlog_changes);
+}

@@ -1,0 +1,163 @@
+#include "recovery/spool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct spool_chunk {
+	struct spool_chunk *next;
+	uint32_t used;      /* of bytes */
+	uint32_t n_readers; /* that stand here */
+	unsigned char bytes[];
+};
+
+#define BYTES_MAX (SPOOL_CHUNK - sizeof(struct spool_chunk))
+
+/* What stands before the value of each row. */
+struct __attribute__((packed)) row_head {
+	uint64_t key;
+	uint16_t len;
+	uint8_t topic;
+};
+
+#define ROW_MAX (sizeof(struct row_head) + CHANGE_PAYLOAD_MAX)
+
+_Static_assert(CHANGE_PAYLOAD_MAX <= UINT16_MAX, "a value's length fits into its head");
+_Static_assert(3 * ROW_MAX <= BYTES_MAX, "a chunk is seldom left half empty for a large row");
+
+/* Chunks are mapped and not allocated, so that what is freed goes back to the kernel at once. */
+static struct spool_chunk *map_chunk(struct spool *s)
+{
+	struct spool_chunk *chunk =
+		mmap(NULL, SPOOL_CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (chunk == MAP_FAILED)
+		return NULL;
+	s->held += SPOOL_CHUNK;
+	return chunk;
+}
+
+static void unmap_chunk(struct spool *s, struct spool_chunk *chunk)
+{
+	munmap(chunk, SPOOL_CHUNK);
+	s->held -= SPOOL_CHUNK;
+}
+
+static void unmap_spare(struct spool *s)
+{
+	if (s->spare)
+		unmap_chunk(s, s->spare);
+	s->spare = NULL;
+}
+
+static void unmap_first(struct spool *s)
+{
+	struct spool_chunk *chunk = s->first;
+
+	s->first = chunk->next;
+	unmap_chunk(s, chunk);
+}
+
+static void unmap_passed(struct spool *s)
+{
+	while (s->first != s->last && s->first->n_readers == 0)
+		unmap_first(s);
+}
+
+int spool_open(struct spool *s)
+{
+	*s = (struct spool){0};
+	s->first = s->last = map_chunk(s);
+	return s->first ? 0 : -ENOMEM;
+}
+
+void spool_close(struct spool *s)
+{
+	unmap_spare(s);
+	while (s->first)
+		unmap_first(s);
+	s->last = NULL;
+}
+
+void spool_clear(struct spool *s)
+{
+	unmap_spare(s);
+	while (s->first != s->last)
+		unmap_first(s);
+	s->first->used = s->first->n_readers = 0;
+	s->n_rows = s->n_bytes = 0;
+}
+
+bool spool_has_room(const struct spool *s)
+{
+	return s->spare || BYTES_MAX - s->last->used >= ROW_MAX;
+}
+
+int spool_reserve(struct spool *s)
+{
+	if (!s->spare)
+		s->spare = map_chunk(s);
+	return s->spare ? 0 : -ENOMEM;
+}
+
+void spool_add(struct spool *s, const struct spool_row *row)
+{
+	struct row_head head = {row->key, (uint16_t)row->value.len, (uint8_t)row->topic};
+	size_t len = sizeof head + row->value.len;
+
+	assert(spool_has_room(s) && row->value.len <= CHANGE_PAYLOAD_MAX);
+	if (BYTES_MAX - s->last->used < len) {
+		s->last->next = s->spare;
+		s->last = s->spare;
+		s->spare = NULL;
+		unmap_passed(s);
+	}
+	unsigned char *place = s->last->bytes + s->last->used;
+	memcpy(place, &head, sizeof head);
+	memcpy(place + sizeof head, row->value.ptr, row->value.len);
+	s->last->used += (uint32_t)len;
+	s->n_rows++;
+	s->n_bytes += len;
+}
+
+void spool_end(struct spool *s)
+{
+	unmap_spare(s);
+}
+
+void spool_join(struct spool *s, struct spool_reader *reader)
+{
+	assert(s->n_rows == 0);
+	*reader = (struct spool_reader){.chunk = s->first};
+	s->first->n_readers++;
+}
+
+bool spool_next(struct spool *s, struct spool_reader *reader, struct spool_row *out)
+{
+	struct row_head head;
+
+	if (reader->offset == reader->chunk->used) {
+		struct spool_chunk *next = reader->chunk->next;
+		if (!next)
+			return false;
+		reader->chunk->n_readers--;
+		next->n_readers++;
+		reader->chunk = next;
+		reader->offset = 0;
+		unmap_passed(s);
+	}
+	const unsigned char *place = reader->chunk->bytes + reader->offset;
+	memcpy(&head, place, sizeof head);
+	*out = (struct spool_row){head.topic, head.key, {(const char *)place + sizeof head, head.len}};
+	reader->offset += (uint32_t)(sizeof head + head.len);
+	reader->n_rows++;
+	reader->n_bytes += sizeof head + head.len;
+	return true;
+}
+
+void spool_leave(struct spool *s, struct spool_reader *reader)
+{
+	reader->chunk->n_readers--;
+	unmap_passed(s);
+}
