@@ -7,20 +7,20 @@
 #include "base/listener.h"
 
 /* In the order in which they open: who can reach the last finds all of the relay there. */
-enum gate_name { GATE_METRICS, GATE_OPS, GATE_WORKERS, GATES_N };
+enum listener_name { LISTENER_METRICS, LISTENER_OPS, LISTENER_WORKERS, LISTENERS_N };
 
-struct gates {
-	struct gate gates[GATES_N];
+struct listeners {
+	struct listener all[LISTENERS_N];
 };
 
-struct gate_taker {
+struct listeners_taker {
 	void (*accepted)(void *context, int fd);
 	void *context;
 };
 
 /* Take the paths, and let nobody in yet. 0, or a negative errno after a line that says what to do. */
-int gates_claim(struct gates *gates, const struct config *config);
+int listeners_claim(struct listeners *listeners, const struct config *config);
 /* Let them in. The same. */
-int gates_open(struct gates *gates, struct ev_loop *loop, const struct config *config,
-	const struct gate_taker takers[GATES_N]);
-void gates_close(struct gates *gates);
+int listeners_open(struct listeners *listeners, struct ev_loop *loop, const struct config *config,
+	const struct listeners_taker takers[LISTENERS_N]);
+void listeners_close(struct listeners *listeners);

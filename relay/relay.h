@@ -1,24 +1,23 @@
-/* All parts of the relay in flow order, as main assembles them. Only main and the ops module, which reports
- * on all of them, see this. */
+/* The relay without a process around it: all parts, in flow order, and who tells whom. main.c brings it to
+ * life and lets workers and operators in; the fuzz targets run it in local mode. */
 #pragma once
 
-#include "recovery/canary.h"
-#include "recovery/catch_up.h"
-#include "base/config.h"
-#include "fanout/decode.h"
-#include "fanout/fanout.h"
-#include "listeners.h"
-#include "ops/metrics_socket.h"
-#include "ops/ops.h"
-#include "postgres/publisher.h"
-#include "ops/rates.h"
-#include "recovery/reconcile.h"
-#include "recovery/recovery.h"
-#include "postgres/upstream.h"
+#include "ops/parts.h"
+
+/* What a start comes to. After one of them nothing more is told. */
+struct relay_events {
+	/* All that must work has worked. relay_serve() is to be called when others may connect. */
+	void (*proved)(void *context);
+	/* The settings cannot work. why: until this returns. */
+	void (*refused)(void *context, const char *why);
+};
 
 struct relay {
 	struct ev_loop *loop;
-	struct config config;
+	const struct config *config;
+	struct relay_events events;
+	void *context;
+
 	struct upstream upstream;
 	struct decode decode;
 	struct fanout fanout; /* backlog, router, workers */
@@ -29,19 +28,32 @@ struct relay {
 	struct reconcile reconcile;
 	struct ops ops;
 	struct metrics_socket metrics_socket;
-	struct gates gates;
 	struct rates rates;
+	struct parts parts;
 	struct ev_timer second;
 
-	double started;
 	/* Tokens of canaries, where nobody reconciles, until they are an interval old. */
 	struct checkpoint_waiting waiting;
 	/* Of the canary that proved the upstream, while what it missed is recovered; empty when none did. */
 	char proved[CHECKPOINT_TOKEN_MAX + 1];
-	bool ready;    /* start-up is over: failures are retried from now on */
-	bool stopping; /* the signal has come */
-	int exit_status;
-	struct ev_timer start_deadline, stop_deadline;
-	struct ev_prepare publisher_settled; /* once stopping */
-	struct ev_signal sigterm, sigint;
+	bool ready; /* start-up is over: failures are retried from now on */
 };
+
+/* Assemble it. config outlives it. Nothing is connected yet. 0 or negative errno. */
+int relay_open(struct relay *relay, struct ev_loop *loop, const struct config *config,
+	const struct relay_events *events, void *context);
+/* Connect to PostgreSQL; in local mode there is nothing to wait for, and proved() is called at once. */
+void relay_start(struct relay *relay);
+/* Workers and operators may connect: from now on failures are retried, and not told. */
+void relay_serve(struct relay *relay);
+/* Why it has not proved itself yet: the last error, or who does not answer within so many seconds. */
+void relay_explain_delay(const struct relay *relay, double seconds, char *why, size_t size);
+/* Read no more requests. What is being published goes on. */
+void relay_stop(struct relay *relay);
+/* Nothing is being published any more. */
+bool relay_is_settled(const struct relay *relay);
+/* Take it apart; workers are told BYE. */
+void relay_close(struct relay *relay);
+
+/* A listener's accepted, for workers; context is the struct relay. */
+void relay_worker_accepted(void *context, int fd);

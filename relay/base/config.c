@@ -1,6 +1,5 @@
 #include "base/config.h"
 
-#include "fanout/backlog.h"
 #include "base/diag.h"
 #include "base/redact.h"
 #include "wire.h"

@@ -14,6 +14,8 @@
 #define CHANNELS_MAX 63
 /* NAMEDATALEN - 1 of PostgreSQL: it refuses a longer channel in pg_notify, and LISTEN would cut it off. */
 #define CHANNEL_NAME_MAX 63
+/* Some frames for a worker that is slow to read. */
+#define BACKLOG_SIZE_MIN ((size_t)64 << 10)
 /* What one worker that catches up, and some others, cannot do without. */
 #define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"

@@ -25,69 +25,69 @@
 
 static struct diag_limit accept_limit;
 
-int gate_claim(struct gate *g, const char *path)
+int listener_claim(struct listener *l, const char *path)
 {
-	char lock_path[sizeof g->path + 8];
+	char lock_path[sizeof l->path + 8];
 
-	*g = (struct gate){.fd = -1};
-	snprintf(g->path, sizeof g->path, "%s", path);
+	*l = (struct listener){.fd = -1};
+	snprintf(l->path, sizeof l->path, "%s", path);
 	snprintf(lock_path, sizeof lock_path, "%s.lock", path);
-	g->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (g->lock_fd < 0)
+	l->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (l->lock_fd < 0)
 		return -errno;
-	if (flock(g->lock_fd, LOCK_EX | LOCK_NB) == 0)
+	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
 		return 0;
 	int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
-	close(g->lock_fd);
-	g->lock_fd = -1;
+	close(l->lock_fd);
+	l->lock_fd = -1;
 	return r;
 }
 
-static void pause_accepting(struct gate *g, double seconds)
+static void pause_accepting(struct listener *l, double seconds)
 {
-	ev_io_stop(g->loop, &g->acceptor);
-	timer_arm(g->loop, &g->pause, seconds);
+	ev_io_stop(l->loop, &l->acceptor);
+	timer_arm(l->loop, &l->pause, seconds);
 }
 
 /* The connection stays in the queue, so without a pause this would spin. */
-static void cannot_accept(struct gate *g, const char *why)
+static void cannot_accept(struct listener *l, const char *why)
 {
 	diag_limited(
-		&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s", why, g->path);
-	pause_accepting(g, ACCEPT_PAUSE_SECONDS);
+		&accept_limit, DIAG_WARNING, "a connection cannot be accepted now: %s path=%s", why, l->path);
+	pause_accepting(l, ACCEPT_PAUSE_SECONDS);
 }
 
 static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
-	struct gate *g = watcher->data;
+	struct listener *l = watcher->data;
 
 	(void)loop;
 	if (events & EV_ERROR) {
-		cannot_accept(g, "the kernel watches no more sockets for the relay");
+		cannot_accept(l, "the kernel watches no more sockets for the relay");
 		return;
 	}
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		int fd = accept4(g->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
-			g->accepted(g->context, fd);
+			l->accepted(l->context, fd);
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			cannot_accept(g, strerror(errno));
+			cannot_accept(l, strerror(errno));
 			return;
 		}
 		if (errno != EINTR && errno != ECONNABORTED)
 			return;
 	}
-	pause_accepting(g, ACCEPT_REST_SECONDS);
+	pause_accepting(l, ACCEPT_REST_SECONDS);
 }
 
 static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
-	struct gate *g = timer->data;
+	struct listener *l = timer->data;
 
 	(void)events;
-	ev_io_start(loop, &g->acceptor);
+	ev_io_start(loop, &l->acceptor);
 }
 
 static int remove_stale(const char *path)
@@ -101,71 +101,71 @@ static int remove_stale(const char *path)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
-void gate_inherit(struct gate *g, int fd)
+void listener_inherit(struct listener *l, int fd)
 {
 	struct sockaddr_un address = {0};
 	socklen_t len = sizeof address;
 
-	*g = (struct gate){.inherited = true, .fd = fd, .lock_fd = -1};
+	*l = (struct listener){.inherited = true, .fd = fd, .lock_fd = -1};
 	if (getsockname(fd, (struct sockaddr *)&address, &len) == 0)
-		snprintf(g->path, sizeof g->path, "%.*s", (int)sizeof address.sun_path, address.sun_path);
+		snprintf(l->path, sizeof l->path, "%.*s", (int)sizeof address.sun_path, address.sun_path);
 }
 
-static int bind_and_listen(struct gate *g, unsigned mode)
+static int bind_and_listen(struct listener *l, unsigned mode)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int r = remove_stale(g->path);
+	int r = remove_stale(l->path);
 
 	if (r < 0)
 		return r;
-	memcpy(address.sun_path, g->path, sizeof address.sun_path);
-	g->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (g->fd < 0)
+	memcpy(address.sun_path, l->path, sizeof address.sun_path);
+	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (l->fd < 0)
 		return -errno;
 	/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
-	if (bind(g->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-		chmod(g->path, (mode_t)mode) < 0 || listen(g->fd, SOMAXCONN) < 0) {
+	if (bind(l->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+		chmod(l->path, (mode_t)mode) < 0 || listen(l->fd, SOMAXCONN) < 0) {
 		r = -errno;
 		/* It is ours, and nobody listens there. */
-		unlink(g->path);
-		close(g->fd);
-		g->fd = -1;
+		unlink(l->path);
+		close(l->fd);
+		l->fd = -1;
 	}
 	return r;
 }
 
-int gate_open(struct gate *g, struct ev_loop *loop, unsigned mode, void (*accepted)(void *context, int fd),
-	void *context)
+int listener_open(struct listener *l, struct ev_loop *loop, unsigned mode,
+	void (*accepted)(void *context, int fd), void *context)
 {
-	int r = g->inherited ? 0 : bind_and_listen(g, mode);
+	int r = l->inherited ? 0 : bind_and_listen(l, mode);
 
 	if (r < 0)
 		return r;
-	g->loop = loop;
-	g->accepted = accepted;
-	g->context = context;
-	ev_io_init(&g->acceptor, on_acceptable, g->fd, EV_READ);
-	timer_init(&g->pause, on_pause_over, g);
-	g->acceptor.data = g;
-	ev_io_start(loop, &g->acceptor);
+	l->loop = loop;
+	l->accepted = accepted;
+	l->context = context;
+	ev_io_init(&l->acceptor, on_acceptable, l->fd, EV_READ);
+	timer_init(&l->pause, on_pause_over, l);
+	l->acceptor.data = l;
+	ev_io_start(loop, &l->acceptor);
 	return 0;
 }
 
-void gate_close(struct gate *g)
+void listener_close(struct listener *l)
 {
-	if (g->fd >= 0) {
-		if (g->loop) {
-			ev_io_stop(g->loop, &g->acceptor);
-			ev_timer_stop(g->loop, &g->pause);
+	if (l->fd >= 0) {
+		if (l->loop) {
+			ev_io_stop(l->loop, &l->acceptor);
+			ev_timer_stop(l->loop, &l->pause);
 		}
 		/* Whoever connects to a path that is systemd's waits for the next relay. */
-		if (!g->inherited)
-			unlink(g->path);
-		close(g->fd);
-		g->fd = -1;
+		if (!l->inherited)
+			unlink(l->path);
+		close(l->fd);
+		l->fd = -1;
 	}
-	if (g->lock_fd >= 0)
-		close(g->lock_fd);
-	g->lock_fd = -1;
-	g->inherited = false;
+	if (l->lock_fd >= 0)
+		close(l->lock_fd);
+	l->lock_fd = -1;
+	l->inherited = false;
 }

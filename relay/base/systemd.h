@@ -1,6 +1,6 @@
 /* What systemd, as the service's manager, is told and gives: readiness, status, the watchdog; the sockets it
- * holds for us. All of it does nothing where systemd did not start us. main calls it; the gates ask for their
- * sockets.
+ * holds for us. All of it does nothing where systemd did not start us. main calls it; listeners.c asks for
+ * their sockets.
  *
  * Written here and not taken from libsystemd: it is one datagram and three environment variables, both
  * documented as stable, and libsystemd would bring liblzma, libzstd, liblz4, libgcrypt and libcap into a

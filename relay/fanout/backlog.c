@@ -36,7 +36,7 @@ static int map_twice(struct backlog *b)
 
 int backlog_open(struct backlog *b, size_t size)
 {
-	assert(size >= BACKLOG_SIZE_MIN && (size & (size - 1)) == 0);
+	assert(size >= (size_t)2 * BACKLOG_FRAME_MAX && (size & (size - 1)) == 0);
 	*b = (struct backlog){.size = size, .entries_max = size / BYTES_PER_ENTRY, .first = 1};
 	int r = map_twice(b);
 	if (r < 0)

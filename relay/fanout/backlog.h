@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BACKLOG_SIZE_MIN ((size_t)64 << 10)
 /* No frame of the relay is larger: a payload has less than 8000 bytes, and quotes no more around it. */
 #define BACKLOG_FRAME_MAX 9000
 
@@ -32,7 +31,7 @@ struct backlog {
 	uint64_t end;         /* stream position behind the newest frame */
 };
 
-/* size: a power of two, BACKLOG_SIZE_MIN at least. 0 or negative errno. */
+/* size: a power of two, two frames at least. 0 or negative errno. */
 int backlog_open(struct backlog *backlog, size_t size);
 void backlog_close(struct backlog *backlog);
 

@@ -3,9 +3,9 @@
  * for recovered rows, and in local mode for what workers publish. */
 #pragma once
 
-#include "fanout/change.h"
 #include "base/config.h"
 #include "base/diag.h"
+#include "fanout/change.h"
 
 struct decoded {
 	unsigned topic; /* the channel's place in the configuration plus one */

@@ -4,9 +4,9 @@
  * table of workers. The upstream's side of main and, in local mode, the workers' publishing call it. */
 #pragma once
 
-#include "fanout/backlog.h"
 #include "base/checkpoint.h"
 #include "base/config.h"
+#include "fanout/backlog.h"
 #include "fanout/decode.h"
 #include "fanout/pace.h"
 #include "fanout/router.h"

@@ -1,6 +1,6 @@
 /* One worker: its connection, its handshake, its requests (reader.c takes their bytes, requests.c does what
  * they ask), and what it is owed (delivery.c): a cursor into the backlog and a queue of frames for it alone.
- * Leaves out what its requests need of PostgreSQL: that it asks through struct worker_requests. The gate
+ * Leaves out what its requests need of PostgreSQL: that it asks through struct worker_requests. The listener
  * makes workers, the fan-out flushes them; all that a worker itself asks for is done when the schedule serves
  * it. */
 #pragma once

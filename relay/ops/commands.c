@@ -3,9 +3,9 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "ops/metrics.h"
-#include "ops/status.h"
-#include "relay.h"
+#include "ops/parts.h"
 #include "ops/report.h"
+#include "ops/status.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 
 struct command_line {
 	struct ops_connection *connection;
-	struct relay *relay;
+	struct parts *parts;
 	FILE *out;
 	char text[OPS_LINE_MAX];
 	char *words[WORDS_MAX]; /* the arguments; NULL where there is none */
@@ -48,15 +48,15 @@ static void done(struct command_line *l, const char *text)
 
 static void run_status(struct command_line *l)
 {
-	ops_status_print(l->relay, l->out, screen(l));
+	ops_status_print(l->parts, l->out, screen(l));
 }
 
 static void run_upstream(struct command_line *l)
 {
-	if (l->relay->config.mode == MODE_LOCAL)
+	if (l->parts->config->mode == MODE_LOCAL)
 		refuse(l, "local", "there is no upstream in local mode");
 	else
-		ops_upstream_print(l->relay, l->out, screen(l));
+		ops_upstream_print(l->parts, l->out, screen(l));
 }
 
 /* Empty when the kernel does not say: under systemd, ProtectProc= hides the processes of others. */
@@ -102,7 +102,7 @@ static void print_worker(struct report *r, struct worker *w)
 /* By slot, for others may come and go between two portions. */
 static int go_on_workers(struct ops_connection *c, FILE *out)
 {
-	const struct fanout *f = &c->ops->relay->fanout;
+	const struct fanout *f = c->ops->parts->fanout;
 	struct ops_answer *a = &c->answer;
 	struct report r;
 
@@ -135,14 +135,14 @@ static void run_workers(struct command_line *l)
 
 static void print_channels(struct command_line *l, struct report *r, const uint64_t *whole)
 {
-	const struct relay *relay = l->relay;
+	const struct parts *parts = l->parts;
 
-	for (unsigned i = 0; i < relay->config.n_channels; i++) {
-		const struct channel *channel = &relay->config.channels[i];
+	for (unsigned i = 0; i < parts->config->n_channels; i++) {
+		const struct channel *channel = &parts->config->channels[i];
 		report_begin(r);
 		report_text(r, "channel", channel->name);
 		report_text(r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");
-		report_count(r, "heard", relay->fanout.n_appended[i + 1]);
+		report_count(r, "heard", parts->fanout->n_appended[i + 1]);
 		report_count(r, "workers for all", whole[i + 1]);
 		report_end(r);
 	}
@@ -154,7 +154,7 @@ static void run_channels(struct command_line *l)
 	struct report_table table = {0};
 	struct report r;
 
-	for (const struct worker *w = l->relay->fanout.workers; w; w = w->next)
+	for (const struct worker *w = l->parts->fanout->workers; w; w = w->next)
 		for (uint64_t left = w->all_mask; left; left &= left - 1)
 			whole[__builtin_ctzll(left)]++;
 	int result = report_open_table(&r, l->out, &table, l->json);
@@ -175,7 +175,7 @@ static void run_tail(struct command_line *l)
 	const char *channel = l->words[0], *pubkey = l->words[1];
 	struct tail tail = {.json = l->json};
 
-	if (channel && decode_topic(&l->relay->config, wire_str(channel)) == 0) {
+	if (channel && decode_topic(l->parts->config, wire_str(channel)) == 0) {
 		refuse(l, "channel", "the channel is not configured; \"channels\" lists those that are");
 		return;
 	}
@@ -190,7 +190,7 @@ static void run_tail(struct command_line *l)
 
 static int go_on_metrics(struct ops_connection *c, FILE *out)
 {
-	return metrics_print(c->ops->relay, out, c->answer.json, &c->answer.page);
+	return metrics_print(c->ops->parts, out, c->answer.json, &c->answer.page);
 }
 
 static void run_metrics(struct command_line *l)
@@ -241,7 +241,7 @@ static void run_kill(struct command_line *l)
 		refuse(l, "usage", "kill ID; \"workers\" lists the ids");
 		return;
 	}
-	struct worker *w = fanout_worker_by_id(&l->relay->fanout, id);
+	struct worker *w = fanout_worker_by_id(l->parts->fanout, id);
 	if (!w) {
 		refuse(l, "no-worker", "no worker has this id now");
 		return;
@@ -266,16 +266,16 @@ static void run_log(struct command_line *l)
 
 static void run_reconnect(struct command_line *l)
 {
-	struct relay *relay = l->relay;
+	struct parts *parts = l->parts;
 
-	if (relay->config.mode == MODE_LOCAL) {
+	if (parts->config->mode == MODE_LOCAL) {
 		refuse(l, "local", "there is no upstream in local mode");
 		return;
 	}
-	if (relay->upstream.state > UPSTREAM_CONNECTING)
-		upstream_drop(&relay->upstream, "an operator asked to reconnect");
-	upstream_hurry(&relay->upstream);
-	publisher_hurry(&relay->publisher);
+	if (parts->upstream->state > UPSTREAM_CONNECTING)
+		upstream_drop(parts->upstream, "an operator asked to reconnect");
+	upstream_hurry(parts->upstream);
+	publisher_hurry(parts->publisher);
 	done(l, "reconnecting");
 }
 
@@ -335,7 +335,7 @@ static void run_help(struct command_line *l)
 
 void ops_command(struct ops_connection *c, const char *text, FILE *out)
 {
-	struct command_line line = {.connection = c, .relay = c->ops->relay, .out = out};
+	struct command_line line = {.connection = c, .parts = c->ops->parts, .out = out};
 	struct command_line *l = &line;
 	const char *name = "status";
 	unsigned n = 0;

@@ -2,7 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "relay.h"
+#include "ops/parts.h"
 #include "ops/report.h"
 
 #include <ctype.h>
@@ -97,23 +97,23 @@ static void print_histogram(struct page *p, const char *name, const char *help, 
 	sample(p, "_count", NULL, NULL, (double)count);
 }
 
-static void print_postgres(struct page *p, const struct relay *r)
+static void print_postgres(struct page *p, const struct parts *r)
 {
-	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
-	const struct publisher *pub = &r->publisher;
-	const struct canary *c = &r->canary;
+	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout->checkpoints);
+	const struct publisher *pub = r->publisher;
+	const struct canary *c = r->canary;
 
-	if (r->config.mode != MODE_POSTGRES)
+	if (r->config->mode != MODE_POSTGRES)
 		return;
 	gauge(p, "pgherald_upstream_live",
 		"Whether the relay hears PostgreSQL, and has recovered what it missed.",
-		r->upstream.state == UPSTREAM_LIVE);
+		r->upstream->state == UPSTREAM_LIVE);
 	counter(p, "pgherald_upstream_connects_total", "Attempts to make the LISTEN connection.",
-		r->upstream.n_connects);
+		r->upstream->n_connects);
 	counter(p, "pgherald_upstream_losses_total",
-		"Attempts that failed, and LISTEN connections that were lost.", r->upstream.n_losses);
+		"Attempts that failed, and LISTEN connections that were lost.", r->upstream->n_losses);
 	gauge(p, "pgherald_recovery_available", "Whether the database has the recovery function.",
-		r->upstream.recoverable);
+		r->upstream->recoverable);
 	counter(p, "pgherald_canaries_sent_total", "Canaries sent.", c->n_sent);
 	counter(p, "pgherald_canaries_heard_total", "Canaries heard, this relay's and others'.", c->n_heard);
 	counter(p, "pgherald_canaries_missed_total", "Canaries that were committed and not heard in time.",
@@ -125,7 +125,7 @@ static void print_postgres(struct page *p, const struct relay *r)
 		&c->round_trips);
 	gauge(p, "pgherald_checkpoint_age_seconds",
 		"Since the latest checkpoint; an idle database has no new ones.",
-		latest ? clock_now() - r->fanout.checkpoint_at : 0);
+		latest ? clock_now() - r->fanout->checkpoint_at : 0);
 	gauge(p, "pgherald_publisher_connected", "Whether the publishing connection is there.",
 		pub->session.conn != NULL);
 	gauge(p, "pgherald_publish_queue_requests", "Requests that wait for PostgreSQL.", pub->queue.n);
@@ -137,38 +137,38 @@ static void print_postgres(struct page *p, const struct relay *r)
 	print_histogram(p, "pgherald_publish_to_commit_seconds",
 		"From a request to the confirmation of its commit.", &pub->to_commit);
 	counter(p, "pgherald_recovery_questions_total", "Questions to the database about what was missed.",
-		r->recovery.n_questions);
-	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery.n_rows);
+		r->recovery->n_questions);
+	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery->n_rows);
 	gauge(p, "pgherald_recovery_workers", "Workers that are caught up from the database.",
-		r->catch_up.n_workers);
+		r->catch_up->n_workers);
 	gauge(p, "pgherald_recovery_bytes", "Memory for the recovered changes that they have yet to take.",
-		(double)r->catch_up.held);
+		(double)r->catch_up->held);
 	counter(p, "pgherald_announced_total", "Changes that nobody had notified, found and published.",
-		r->reconcile.n_announced);
+		r->reconcile->n_announced);
 	gauge(p, "pgherald_reconcile_leading",
 		"Whether this relay asks the database, for all relays, what nobody notified.",
-		r->reconcile.leading);
+		r->reconcile->leading);
 	gauge(p, "pgherald_reconcile_failing_seconds",
 		"For how long this relay could not find out what nobody notified, and no other relay did; 0 while "
 		"all is well.",
-		reconcile_failing(&r->reconcile));
+		reconcile_failing(r->reconcile));
 	gauge(p, "pgherald_runs_noted",
 		"Whether the database keeps note of the server's runs, without which a restart of PostgreSQL is a gap.",
-		r->upstream.notes_runs);
+		r->upstream->notes_runs);
 }
 
-static void print_fanout(struct page *p, const struct relay *r)
+static void print_fanout(struct page *p, const struct parts *r)
 {
-	const struct fanout *f = &r->fanout;
+	const struct fanout *f = r->fanout;
 
 	family(p, "pgherald_notifications_total", "counter",
 		"Changes and messages that went into the backlog.");
-	for (unsigned i = 0; i < r->config.n_channels; i++)
-		labelled(p, "channel", r->config.channels[i].name, f->n_appended[i + 1]);
+	for (unsigned i = 0; i < r->config->n_channels; i++)
+		labelled(p, "channel", r->config->channels[i].name, f->n_appended[i + 1]);
 	counter(p, "pgherald_recovered_total", "Those of them that were recovered from the database.",
 		f->n_recovered);
 	counter(p, "pgherald_malformed_total", "Payloads that are no change, and were dropped.",
-		r->decode.n_malformed);
+		r->decode->n_malformed);
 	gauge(p, "pgherald_backlog_bytes", "Bytes of the frames in the backlog.",
 		(double)backlog_used(&f->backlog));
 	gauge(p, "pgherald_backlog_size_bytes", "Bytes that the backlog can hold.", (double)f->backlog.size);
@@ -184,12 +184,12 @@ static void print_fanout(struct page *p, const struct relay *r)
 	counter(p, "pgherald_overruns_total", "Workers that fell out of the backlog.", f->n_overruns);
 	family(p, "pgherald_gaps_total", "counter", "Gaps told: once to all workers, or to one alone.");
 	labelled(p, "to", "all", f->n_gaps);
-	labelled(p, "to", "one", r->catch_up.n_gaps);
+	labelled(p, "to", "one", r->catch_up->n_gaps);
 }
 
-static void print_workers(struct page *p, const struct relay *r)
+static void print_workers(struct page *p, const struct parts *r)
 {
-	const struct fanout *f = &r->fanout;
+	const struct fanout *f = r->fanout;
 
 	gauge(p, "pgherald_workers", "Workers connected.", f->n_workers);
 	gauge(p, "pgherald_pubkey_subscriptions", "Subscriptions by pubkey, of all workers.",
@@ -204,43 +204,43 @@ static void print_workers(struct page *p, const struct relay *r)
 		labelled(p, "code", worker_error_code(i), f->n_errors[i]);
 }
 
-static void print_limits(struct page *p, const struct relay *r)
+static void print_limits(struct page *p, const struct parts *r)
 {
 	family(p, "pgherald_limit_reached_total", "counter",
 		"How often a limit was reached, and somebody refused or held up.");
 	for (unsigned i = 0; i < LIMITS_N; i++)
-		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout.n_limited[i]);
-	labelled(p, "limit", "publish_queue", r->publisher.n_full);
-	labelled(p, "limit", "publishes_per_uid", r->publisher.n_full_for_user);
-	labelled(p, "limit", "recovery_size", r->catch_up.n_evicted);
+		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout->n_limited[i]);
+	labelled(p, "limit", "publish_queue", r->publisher->n_full);
+	labelled(p, "limit", "publishes_per_uid", r->publisher->n_full_for_user);
+	labelled(p, "limit", "recovery_size", r->catch_up->n_evicted);
 }
 
-static void print_build(struct page *p, const struct relay *r)
+static void print_build(struct page *p, const struct parts *r)
 {
 	family(p, "pgherald_build_info", "gauge", "The relay's version.");
 	labelled(p, "version", PGHERALD_VERSION, 1);
 	gauge(p, "pgherald_uptime_seconds", "Since the relay was started.", clock_now() - r->started);
 }
 
-static void print_operators(struct page *p, const struct relay *r)
+static void print_operators(struct page *p, const struct parts *r)
 {
 	family(p, "pgherald_log_lines_total", "counter", "Lines logged, by level.");
 	labelled(p, "level", "error", diag_count(DIAG_ERROR));
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
-	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops.n_accepted);
+	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops->n_accepted);
 	counter(p, "pgherald_ops_dropped_total",
 		"Those of them that were refused, or dropped for others or for not reading.",
-		r->ops.n_dropped);
+		r->ops->n_dropped);
 	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.",
-		r->metrics_socket.n_requests);
+		r->metrics_socket->n_requests);
 	counter(p, "pgherald_metrics_refused_total",
 		"Connections to the metrics socket that were refused, or dropped for others.",
-		r->metrics_socket.n_refused);
+		r->metrics_socket->n_refused);
 }
 
 /* The names that every Prometheus client library uses. */
-static void print_process(struct page *p, const struct relay *r)
+static void print_process(struct page *p, const struct parts *r)
 {
 	char line[80], *resident;
 	FILE *statm = fopen("/proc/self/statm", "re");
@@ -272,7 +272,7 @@ static bool count_files(struct metrics_page *page)
 	return false;
 }
 
-static void print_files(struct page *p, const struct relay *r)
+static void print_files(struct page *p, const struct parts *r)
 {
 	struct metrics_page *page = p->progress;
 
@@ -294,9 +294,9 @@ void metrics_page_end(struct metrics_page *page)
 	*page = (struct metrics_page){0};
 }
 
-bool metrics_print(const struct relay *r, FILE *out, bool json, struct metrics_page *page)
+bool metrics_print(const struct parts *r, FILE *out, bool json, struct metrics_page *page)
 {
-	static void (*const sections[])(struct page * p, const struct relay *r) = {print_build,
+	static void (*const sections[])(struct page * p, const struct parts *r) = {print_build,
 		print_postgres, print_fanout, print_workers, print_limits, print_operators, print_process,
 		print_files};
 	struct page p = {.out = out, .json = json, .progress = page};

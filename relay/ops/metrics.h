@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-struct relay;
+struct parts;
 
 /* How far a page has come. All zero at first. */
 struct metrics_page {
@@ -16,5 +16,5 @@ struct metrics_page {
 
 /* Print the next portion. Whether that was the last; then, or if it is given up before, metrics_page_end().
  */
-bool metrics_print(const struct relay *relay, FILE *out, bool json, struct metrics_page *page);
+bool metrics_print(const struct parts *parts, FILE *out, bool json, struct metrics_page *page);
 void metrics_page_end(struct metrics_page *page);

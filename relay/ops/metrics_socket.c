@@ -2,9 +2,9 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "ops/metrics.h"
 #include "base/outbox.h"
-#include "relay.h"
+#include "ops/metrics.h"
+#include "ops/parts.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -43,13 +43,13 @@ static void close_connection(struct metrics_connection *c)
 {
 	struct metrics_socket *s = c->socket;
 
-	ev_io_stop(s->relay->loop, &c->reader);
-	ev_io_stop(s->relay->loop, &c->writer);
-	ev_timer_stop(s->relay->loop, &c->deadline);
-	schedule_remove(&s->relay->fanout.asking, &c->ready);
+	ev_io_stop(s->parts->loop, &c->reader);
+	ev_io_stop(s->parts->loop, &c->writer);
+	ev_timer_stop(s->parts->loop, &c->deadline);
+	schedule_remove(&s->parts->fanout->asking, &c->ready);
 	close(c->fd);
 	places_give_up(&s->places, &c->place);
-	users_put(&s->relay->fanout.users, c->user);
+	users_put(&s->parts->fanout->users, c->user);
 	metrics_page_end(&c->page);
 	outbox_free(&c->body);
 	outbox_free(&c->outbox);
@@ -58,23 +58,23 @@ static void close_connection(struct metrics_connection *c)
 
 /* Pages */
 
-static const char *unhealthy(const struct relay *r)
+static const char *unhealthy(const struct parts *r)
 {
 	if (r->stopping)
 		return "stopping";
-	if (r->config.mode == MODE_POSTGRES && r->upstream.state != UPSTREAM_LIVE)
-		return upstream_state_name(r->upstream.state);
+	if (r->config->mode == MODE_POSTGRES && r->upstream->state != UPSTREAM_LIVE)
+		return upstream_state_name(r->upstream->state);
 	return NULL;
 }
 
-static void print_health(const struct relay *r, FILE *out)
+static void print_health(const struct parts *r, FILE *out)
 {
 	const char *why = unhealthy(r);
 
 	fprintf(out, why ? "the upstream is not live: %s\n" : "%s\n", why ? why : "ok");
 }
 
-static void print_index(const struct relay *r, FILE *out)
+static void print_index(const struct parts *r, FILE *out)
 {
 	(void)r;
 	fprintf(out, "There are /metrics and /healthz.\n");
@@ -83,14 +83,14 @@ static void print_index(const struct relay *r, FILE *out)
 struct answer {
 	const char *status; /* what the status line says */
 	const char *type;
-	void (*print)(const struct relay *relay, FILE *out); /* NULL: the metrics, in portions */
+	void (*print)(const struct parts *parts, FILE *out); /* NULL: the metrics, in portions */
 };
 
 #define TEXT "text/plain; charset=utf-8"
 
 static const struct answer metrics_answer = {"200 OK", "text/plain; version=0.0.4; charset=utf-8", NULL};
 
-static struct answer answer_to(const struct relay *r, const char *method, const char *path)
+static struct answer answer_to(const struct parts *r, const char *method, const char *path)
 {
 	if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
 		return (struct answer){"405 Method Not Allowed", TEXT, print_index};
@@ -124,7 +124,7 @@ static int print_answer(struct metrics_connection *c, const struct answer *a)
 
 	if (!out)
 		return -ENOMEM;
-	a->print(c->socket->relay, out);
+	a->print(c->socket->parts, out);
 	int r = outbox_end_stream(out);
 	return r < 0 ? r : put_answer(c, a);
 }
@@ -136,7 +136,7 @@ static int print_portion(struct metrics_connection *c)
 
 	if (!out)
 		return -ENOMEM;
-	c->printing = !metrics_print(c->socket->relay, out, false, &c->page);
+	c->printing = !metrics_print(c->socket->parts, out, false, &c->page);
 	int r = outbox_end_stream(out);
 	if (r < 0 || c->printing)
 		return r;
@@ -156,7 +156,7 @@ static int answer(struct metrics_connection *c)
 		strncmp(version, "HTTP/1.", 7) == 0) {
 		path[strcspn(path, "?")] = '\0';
 		c->head = strcmp(method, "HEAD") == 0;
-		a = answer_to(c->socket->relay, method, path);
+		a = answer_to(c->socket->parts, method, path);
 	}
 	c->printing = !a.print;
 	return c->printing ? 0 : print_answer(c, &a);
@@ -171,7 +171,7 @@ static int flush(struct metrics_connection *c)
 	if (outbox_waiting(&c->outbox) < before)
 		c->place.active = clock_now();
 	if (r == -EAGAIN)
-		ev_io_start(c->socket->relay->loop, &c->writer);
+		ev_io_start(c->socket->parts->loop, &c->writer);
 	/* Closed by the peer: to close before all is read could take the answer from it. */
 	if (r == 0 && before > 0)
 		shutdown(c->fd, SHUT_WR);
@@ -211,7 +211,7 @@ static int take_bytes(struct metrics_connection *c)
 
 static void schedule(struct metrics_connection *c)
 {
-	schedule_add(&c->socket->relay->fanout.asking, &c->ready);
+	schedule_add(&c->socket->parts->fanout->asking, &c->ready);
 }
 
 /* 0 or a negative errno; but for -EAGAIN it is to be closed then. */
@@ -235,7 +235,7 @@ static void serve(struct ready *ready)
 	else if (c->printing)
 		schedule(c);
 	else if (!c->ended)
-		ev_io_start(c->socket->relay->loop, &c->reader);
+		ev_io_start(c->socket->parts->loop, &c->reader);
 }
 
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
@@ -283,7 +283,7 @@ static struct metrics_connection *make_connection(struct metrics_socket *s, uid_
 		close_connection(connection_of(victim));
 	}
 	struct metrics_connection *c = calloc(1, sizeof *c);
-	struct user *user = c ? users_get(&s->relay->fanout.users, uid) : NULL;
+	struct user *user = c ? users_get(&s->parts->fanout->users, uid) : NULL;
 	if (!user) {
 		free(c);
 		return NULL;
@@ -312,13 +312,13 @@ void metrics_socket_accepted(void *context, int fd)
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
 	timer_init(&c->deadline, on_deadline, c);
 	c->reader.data = c->writer.data = c;
-	ev_io_start(s->relay->loop, &c->reader);
-	timer_arm(s->relay->loop, &c->deadline, METRICS_SECONDS);
+	ev_io_start(s->parts->loop, &c->reader);
+	timer_arm(s->parts->loop, &c->deadline, METRICS_SECONDS);
 }
 
-void metrics_socket_init(struct metrics_socket *s, struct relay *relay)
+void metrics_socket_init(struct metrics_socket *s, struct parts *parts)
 {
-	*s = (struct metrics_socket){.relay = relay};
+	*s = (struct metrics_socket){.parts = parts};
 	places_open(&s->places, METRICS_CONNECTIONS_MAX, METRICS_KEPT, METRICS_IDLE_SECONDS);
 }
 

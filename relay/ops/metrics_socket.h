@@ -8,7 +8,7 @@
 #include <ev.h>
 #include <stdint.h>
 
-struct relay;
+struct parts;
 
 #define METRICS_REQUEST_MAX 4096
 #define METRICS_CONNECTIONS_MAX 64
@@ -20,12 +20,12 @@ struct relay;
 #define METRICS_SECONDS 10.
 
 struct metrics_socket {
-	struct relay *relay;
+	struct parts *parts;
 	struct places places;
 	uint64_t n_requests, n_refused;
 };
 
-void metrics_socket_init(struct metrics_socket *socket, struct relay *relay);
-/* A gate's accepted; context is the struct metrics_socket. */
+void metrics_socket_init(struct metrics_socket *socket, struct parts *parts);
+/* A listener's accepted; context is the struct metrics_socket. */
 void metrics_socket_accepted(void *context, int fd);
 void metrics_socket_close(struct metrics_socket *socket);

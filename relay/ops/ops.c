@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "ops/commands.h"
-#include "relay.h"
+#include "ops/parts.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -43,7 +43,7 @@ static void end_answer(struct ops_connection *c)
 static void close_connection(struct ops_connection *c)
 {
 	struct ops *ops = c->ops;
-	struct fanout *f = &ops->relay->fanout;
+	struct fanout *f = ops->parts->fanout;
 
 	if (c->tail.on && --ops->n_tails == 0)
 		f->tap = NULL;
@@ -68,7 +68,7 @@ static void drop(struct ops_connection *c, const char *why)
 
 static void schedule(struct ops_connection *c)
 {
-	schedule_add(&c->ops->relay->fanout.asking, &c->ready);
+	schedule_add(&c->ops->parts->fanout->asking, &c->ready);
 }
 
 /* Replies */
@@ -134,7 +134,7 @@ static int end_tail(struct ops_connection *c)
 
 	c->tail.on = c->place.lasting = false;
 	if (--c->ops->n_tails == 0)
-		c->ops->relay->fanout.tap = NULL;
+		c->ops->parts->fanout->tap = NULL;
 	return r;
 }
 
@@ -194,7 +194,7 @@ static void on_appended(void *context, const struct wire_frame *frame)
 			continue;
 		if (show(c, &shown) < 0)
 			c->tail.dropped++;
-		ev_io_start(ops->relay->loop, &c->writer);
+		ev_io_start(ops->parts->loop, &c->writer);
 	}
 	outbox_free(&shown.text);
 	outbox_free(&shown.json);
@@ -202,7 +202,7 @@ static void on_appended(void *context, const struct wire_frame *frame)
 
 void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
 {
-	struct fanout *f = &c->ops->relay->fanout;
+	struct fanout *f = c->ops->parts->fanout;
 
 	c->tail = *tail;
 	c->tail.on = c->place.lasting = true;
@@ -279,7 +279,7 @@ static int send_replies(struct ops_connection *c)
 /* Watch for what is missing: bytes of it, or room for ours. */
 static void wait_for_peer(struct ops_connection *c)
 {
-	struct ev_loop *loop = c->ops->relay->loop;
+	struct ev_loop *loop = c->ops->parts->loop;
 
 	if (outbox_waiting(&c->outbox) > 0)
 		ev_io_start(loop, &c->writer);
@@ -363,7 +363,7 @@ static struct ops_connection *make_connection(struct ops *ops, uid_t uid)
 	if (victim)
 		drop(connection_of(victim), "others wait for its place");
 	struct ops_connection *c = calloc(1, sizeof *c);
-	struct user *user = c ? users_get(&ops->relay->fanout.users, uid) : NULL;
+	struct user *user = c ? users_get(&ops->parts->fanout->users, uid) : NULL;
 	if (!user) {
 		free(c);
 		return NULL;
@@ -392,7 +392,7 @@ void ops_accepted(void *context, int fd)
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
 	c->reader.data = c->writer.data = c;
-	ev_io_start(ops->relay->loop, &c->reader);
+	ev_io_start(ops->parts->loop, &c->reader);
 }
 
 /* A peer that has shut its side looks the same to the reader as one that is gone. */
@@ -419,9 +419,9 @@ void ops_tick(struct ops *ops)
 	}
 }
 
-void ops_init(struct ops *ops, struct relay *relay)
+void ops_init(struct ops *ops, struct parts *parts)
 {
-	*ops = (struct ops){.relay = relay};
+	*ops = (struct ops){.parts = parts};
 	places_open(&ops->places, OPS_CONNECTIONS_MAX, OPS_KEPT, OPS_IDLE_SECONDS);
 }
 

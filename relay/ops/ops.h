@@ -1,20 +1,20 @@
 /* The operator's text socket, for socat: connections, lines in, replies out. A command a line; each reply
  * ends with a blank line; the end of the input means "answer what is asked, then close". What the commands
  * are stands in ops_commands, what a tail shows in tail. A long reply is made in portions, each when the turn
- * of the operator's user comes. main opens its gate. */
+ * of the operator's user comes. relay.c passes connections to it. */
 #pragma once
 
-#include "ops/metrics.h"
 #include "base/outbox.h"
+#include "fanout/users.h"
+#include "ops/metrics.h"
 #include "ops/places.h"
 #include "ops/report.h"
 #include "ops/tail.h"
-#include "fanout/users.h"
 
 #include <ev.h>
 #include <sys/types.h>
 
-struct relay;
+struct parts;
 
 /* A line, and thereby what is read of an operator ahead of the replies. */
 #define OPS_LINE_MAX 4096
@@ -59,14 +59,14 @@ struct ops_connection {
 };
 
 struct ops {
-	struct relay *relay;
+	struct parts *parts;
 	struct places places;
 	unsigned n_tails;
 	uint64_t n_accepted, n_dropped;
 };
 
-void ops_init(struct ops *ops, struct relay *relay);
-/* A gate's accepted; context is the struct ops. */
+void ops_init(struct ops *ops, struct parts *parts);
+/* A listener's accepted; context is the struct ops. */
 void ops_accepted(void *context, int fd);
 /* Once a second: drops those who read nothing, and those who are gone. */
 void ops_tick(struct ops *ops);

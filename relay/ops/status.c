@@ -1,11 +1,11 @@
 #include "ops/status.h"
 
 #include "base/clock.h"
-#include "relay.h"
+#include "ops/parts.h"
 
-static void report_upstream(struct report *r, const struct relay *relay)
+static void report_upstream(struct report *r, const struct parts *parts)
 {
-	const struct upstream *u = &relay->upstream;
+	const struct upstream *u = parts->upstream;
 
 	report_group(r, "upstream");
 	report_text(r, "state", upstream_state_name(u->state));
@@ -16,10 +16,10 @@ static void report_upstream(struct report *r, const struct relay *relay)
 	report_count(r, "losses", u->n_losses);
 }
 
-static void report_canary(struct report *r, const struct relay *relay)
+static void report_canary(struct report *r, const struct parts *parts)
 {
-	const struct canary *c = &relay->canary;
-	const struct checkpoint *latest = checkpoint_history_latest(&relay->fanout.checkpoints);
+	const struct canary *c = parts->canary;
+	const struct checkpoint *latest = checkpoint_history_latest(&parts->fanout->checkpoints);
 
 	report_group(r, "canary");
 	report_seconds(r, "round trip", c->n_heard > 0 ? c->round_trip : -1);
@@ -27,15 +27,15 @@ static void report_canary(struct report *r, const struct relay *relay)
 	report_count(r, "heard", c->n_heard);
 	report_count(r, "probes", c->n_probes);
 	report_group(r, "checkpoint");
-	report_seconds(r, "age", latest ? clock_now() - relay->fanout.checkpoint_at : -1);
-	report_flag(r, "recovery", relay->upstream.recoverable);
-	report_flag(r, "reconciles", relay->reconcile.enabled);
-	report_flag(r, "survives restarts", relay->upstream.notes_runs);
+	report_seconds(r, "age", latest ? clock_now() - parts->fanout->checkpoint_at : -1);
+	report_flag(r, "recovery", parts->upstream->recoverable);
+	report_flag(r, "reconciles", parts->reconcile->enabled);
+	report_flag(r, "survives restarts", parts->upstream->notes_runs);
 }
 
-static void report_reconciliation(struct report *r, const struct relay *relay)
+static void report_reconciliation(struct report *r, const struct parts *parts)
 {
-	const struct reconcile *rc = &relay->reconcile;
+	const struct reconcile *rc = parts->reconcile;
 	double failing = reconcile_failing(rc);
 
 	report_group(r, "reconciliation");
@@ -47,9 +47,9 @@ static void report_reconciliation(struct report *r, const struct relay *relay)
 	report_text(r, "why", failing > 0 ? rc->trouble : "none");
 }
 
-static void report_publisher(struct report *r, const struct relay *relay)
+static void report_publisher(struct report *r, const struct parts *parts)
 {
-	const struct publisher *p = &relay->publisher;
+	const struct publisher *p = parts->publisher;
 
 	report_group(r, "publisher");
 	report_text(r, "state", p->session.conn ? "connected" : "down");
@@ -60,11 +60,11 @@ static void report_publisher(struct report *r, const struct relay *relay)
 	report_count(r, "failed", p->n_failed);
 }
 
-static const char *last_error(const struct relay *relay)
+static const char *last_error(const struct parts *parts)
 {
-	return *relay->upstream.last_error    ? relay->upstream.last_error
-	       : *relay->publisher.last_error ? relay->publisher.last_error
-					      : "none";
+	return *parts->upstream->last_error    ? parts->upstream->last_error
+	       : *parts->publisher->last_error ? parts->publisher->last_error
+					       : "none";
 }
 
 static void report_backlog(struct report *r, const struct backlog *b)
@@ -96,10 +96,10 @@ static void report_rates(struct report *r, const struct rates *rates)
 	}
 }
 
-void ops_status_print(const struct relay *relay, FILE *out, enum report_form form)
+void ops_status_print(const struct parts *parts, FILE *out, enum report_form form)
 {
-	const struct fanout *f = &relay->fanout;
-	bool postgres = relay->config.mode == MODE_POSTGRES;
+	const struct fanout *f = parts->fanout;
+	bool postgres = parts->config->mode == MODE_POSTGRES;
 	struct report r;
 
 	report_open(&r, out, form);
@@ -108,56 +108,56 @@ void ops_status_print(const struct relay *relay, FILE *out, enum report_form for
 	report_text(&r, "version", PGHERALD_VERSION);
 	report_line(&r, "mode");
 	report_text(&r, "mode", postgres ? "postgres" : "local");
-	report_seconds(&r, "up for", clock_now() - relay->started);
+	report_seconds(&r, "up for", clock_now() - parts->started);
 	report_text(&r, "epoch", f->epoch);
 	if (postgres) {
-		report_upstream(&r, relay);
-		report_canary(&r, relay);
-		report_reconciliation(&r, relay);
-		report_publisher(&r, relay);
+		report_upstream(&r, parts);
+		report_canary(&r, parts);
+		report_reconciliation(&r, parts);
+		report_publisher(&r, parts);
 	}
 	report_group(&r, "heard");
 	report_count(&r, "notifications", fanout_n_appended(f));
 	report_count(&r, "recovered", f->n_recovered);
-	report_count(&r, "malformed", relay->decode.n_malformed);
+	report_count(&r, "malformed", parts->decode->n_malformed);
 	report_group(&r, "deliveries");
 	report_count(&r, "frames", f->n_deliveries);
 	report_count(&r, "sends", f->n_wakes);
-	report_rates(&r, &relay->rates);
+	report_rates(&r, parts->rates);
 	report_backlog(&r, &f->backlog);
 	report_group(&r, "workers");
 	report_count(&r, "connected", f->n_workers);
 	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
 	report_count(&r, "overruns", f->n_overruns);
-	report_count(&r, "gaps", f->n_gaps + relay->catch_up.n_gaps);
+	report_count(&r, "gaps", f->n_gaps + parts->catch_up->n_gaps);
 	if (postgres) {
 		report_line(&r, "last error");
-		report_text(&r, "last error", last_error(relay));
+		report_text(&r, "last error", last_error(parts));
 	}
 	report_end(&r);
 	report_close(&r);
 }
 
-void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form form)
+void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form form)
 {
 	struct report r;
 
 	report_open(&r, out, form);
 	report_begin(&r);
-	report_upstream(&r, relay);
-	report_canary(&r, relay);
-	report_reconciliation(&r, relay);
-	report_publisher(&r, relay);
+	report_upstream(&r, parts);
+	report_canary(&r, parts);
+	report_reconciliation(&r, parts);
+	report_publisher(&r, parts);
 	report_group(&r, "recovery");
-	report_count(&r, "questions", relay->recovery.n_questions);
-	report_count(&r, "rows", relay->recovery.n_rows);
-	report_count(&r, "workers", relay->catch_up.n_workers);
-	report_count(&r, "bytes", relay->catch_up.held);
-	report_count(&r, "announced", relay->reconcile.n_announced);
+	report_count(&r, "questions", parts->recovery->n_questions);
+	report_count(&r, "rows", parts->recovery->n_rows);
+	report_count(&r, "workers", parts->catch_up->n_workers);
+	report_count(&r, "bytes", parts->catch_up->held);
+	report_count(&r, "announced", parts->reconcile->n_announced);
 	report_group(&r, "last error");
 	report_named(&r);
-	report_text(&r, "upstream", *relay->upstream.last_error ? relay->upstream.last_error : "none");
-	report_text(&r, "publisher", *relay->publisher.last_error ? relay->publisher.last_error : "none");
+	report_text(&r, "upstream", *parts->upstream->last_error ? parts->upstream->last_error : "none");
+	report_text(&r, "publisher", *parts->publisher->last_error ? parts->publisher->last_error : "none");
 	report_end(&r);
 	report_close(&r);
 }

@@ -4,8 +4,8 @@
 
 #include "ops/report.h"
 
-struct relay;
+struct parts;
 
-void ops_status_print(const struct relay *relay, FILE *out, enum report_form form);
+void ops_status_print(const struct parts *parts, FILE *out, enum report_form form);
 /* Not in local mode, which has none. */
-void ops_upstream_print(const struct relay *relay, FILE *out, enum report_form form);
+void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form form);

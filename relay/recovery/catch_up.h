@@ -6,9 +6,9 @@
  * and the workers call it. */
 #pragma once
 
-#include "recovery/changes_since.h"
 #include "base/clock.h"
 #include "fanout/fanout.h"
+#include "recovery/changes_since.h"
 #include "recovery/recovery.h"
 #include "recovery/spool.h"
 

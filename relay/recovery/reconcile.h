@@ -11,8 +11,8 @@
  * Leaves out the canary's timing (canary.h) and the question (changes_since.h). main feeds it. */
 #pragma once
 
-#include "recovery/canary.h"
 #include "postgres/publisher.h"
+#include "recovery/canary.h"
 #include "recovery/recovery.h"
 
 /* What is heard in one turn. Beyond, a change may be announced that was heard: better twice than never. */

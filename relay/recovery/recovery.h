@@ -3,10 +3,10 @@
  * and reconcile call it. */
 #pragma once
 
-#include "recovery/changes_since.h"
 #include "fanout/decode.h"
 #include "fanout/fanout.h"
 #include "postgres/upstream.h"
+#include "recovery/changes_since.h"
 
 /* Who gets the rows. */
 struct recovery_taker {

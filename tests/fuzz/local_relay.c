@@ -3,44 +3,20 @@
 #include "base/diag.h"
 #include "input.h"
 
-#include "base/clock.h"
-
 #include <sys/socket.h>
 
 static struct relay relay;
 
-static void on_publish(
-	void *context, struct worker_ref worker, uint64_t request, unsigned topic, struct wire_str payload)
+static void on_proved(void *context)
 {
-	struct relay *r = context;
-	struct decoded decoded;
-	int result = decode_notification(&r->decode, r->config.channels[topic - 1].name, payload, &decoded);
-
-	must(result == 0);
-	fanout_decoded(&r->fanout, &decoded, 0);
-	decoded_release(&decoded);
-	worker_published(&r->fanout, worker, request, NULL, NULL);
+	relay_serve(context);
 }
 
-static void on_catch_up(void *context, struct worker *worker)
+static void on_refused(void *context, const char *why)
 {
-	struct relay *r = context;
-
-	catch_up_begin(&r->catch_up, worker, false);
-}
-
-static void on_takes_more(void *context, struct worker *worker)
-{
-	struct relay *r = context;
-
-	catch_up_takes_more(&r->catch_up, worker);
-}
-
-static void on_forget(void *context, struct worker *worker)
-{
-	struct relay *r = context;
-
-	catch_up_forget(&r->catch_up, worker);
+	(void)context;
+	(void)why;
+	must(false);
 }
 
 static void load(struct config *config)
@@ -54,43 +30,26 @@ static void load(struct config *config)
 
 struct relay *local_relay_start(void)
 {
-	struct relay *r = &relay;
-	struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
-	struct config config = r->config;
+	static const struct relay_events events = {on_proved, on_refused};
+	static struct config config;
+	struct ev_loop *loop = ev_default_loop(EVFLAG_AUTO);
 
 	/* The settings are those of a process. */
 	if (config.n_channels == 0)
 		load(&config);
-	*r = (struct relay){.loop = ev_default_loop(EVFLAG_AUTO), .config = config};
-	must(r->loop);
+	must(loop);
 	/* All there is to say is looked at. */
 	diag_set_level(DIAG_DEBUG);
-	r->started = clock_now();
-	r->ready = true;
-	r->decode.config = &r->config;
-	must(fanout_open(&r->fanout, r->loop, &r->config, &requests) == 0);
-	memset(r->fanout.router.secret, 1, sizeof r->fanout.router.secret);
-	memcpy(r->fanout.epoch, LOCAL_RELAY_EPOCH, sizeof LOCAL_RELAY_EPOCH);
-	recovery_init(&r->recovery, r->loop, &r->config, &r->fanout, &r->decode, &r->upstream);
-	catch_up_init(&r->catch_up, r->loop, &r->config, &r->fanout, &r->recovery, &r->upstream);
-	reconcile_init(
-		&r->reconcile, &r->config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
-	ops_init(&r->ops, r);
-	metrics_socket_init(&r->metrics_socket, r);
-	return r;
+	must(relay_open(&relay, loop, &config, &events, &relay) == 0);
+	memset(relay.fanout.router.secret, 1, sizeof relay.fanout.router.secret);
+	memcpy(relay.fanout.epoch, LOCAL_RELAY_EPOCH, sizeof LOCAL_RELAY_EPOCH);
+	relay_start(&relay);
+	return &relay;
 }
 
 void local_relay_end(void)
 {
-	struct relay *r = &relay;
-
-	ops_close(&r->ops);
-	metrics_socket_close(&r->metrics_socket);
-	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
-	reconcile_close(&r->reconcile);
-	catch_up_close(&r->catch_up);
-	recovery_close(&r->recovery);
-	fanout_close(&r->fanout);
+	relay_close(&relay);
 }
 
 void local_relay_turn(void)
@@ -117,11 +76,4 @@ int local_relay_connect(void (*accepted)(void *context, int fd), void *context, 
 		must(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) == 0);
 	accepted(context, fds[0]);
 	return fds[1];
-}
-
-void local_relay_accept_worker(void *context, int fd)
-{
-	struct relay *r = context;
-
-	worker_open(&r->fanout, fd);
 }

@@ -19,5 +19,3 @@ void local_relay_hear(const char *channel, struct wire_str value);
 /* The other end of a connection that accepted() was given; it does not block. small: it takes little at a
  * time. */
 int local_relay_connect(void (*accepted)(void *context, int fd), void *context, bool small);
-/* worker_open() as a gate calls it. */
-void local_relay_accept_worker(void *context, int fd);

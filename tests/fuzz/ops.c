@@ -73,7 +73,7 @@ static int add_worker(struct input *in)
 {
 	unsigned char buf[1024];
 	struct span name = input_span(in, input_byte(in));
-	int fd = local_relay_connect(local_relay_accept_worker, relay, false);
+	int fd = local_relay_connect(relay_worker_accepted, relay, false);
 	int len = wire_encode(
 		&(struct wire_frame){.type = WIRE_HELLO,
 			.hello = {.version = 1, .name = {(const char *)name.bytes, (uint32_t)name.len}}},
@@ -183,7 +183,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			close(workers[i]);
 	close(fd);
 	ops_tick(&relay->ops);
-	must(!relay->ops.connections && relay->ops.n_tails == 0 && !relay->fanout.tap);
+	must(relay->ops.places.n == 0 && relay->ops.n_tails == 0 && !relay->fanout.tap);
 	local_relay_end();
 	return 0;
 }

@@ -120,7 +120,7 @@ static void take(struct peer *p, size_t max)
 
 static void open_peer(struct peer *p, bool small)
 {
-	*p = (struct peer){.fd = local_relay_connect(local_relay_accept_worker, relay, small)};
+	*p = (struct peer){.fd = local_relay_connect(relay_worker_accepted, relay, small)};
 }
 
 static void close_peer(struct peer *p)

@@ -1,4 +1,5 @@
 /* The ring: what it keeps, what it gives up, and that a frame is whole wherever it lies. */
+#include "base/config.h"
 #include "fanout/backlog.h"
 
 #include <criterion/criterion.h>

@@ -1,0 +1,476 @@
+#include "relay.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/systemd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct diag_limit memory_limit;
+
+static void refuse(struct relay *r, const char *why)
+{
+	r->events.refused(r->context, why);
+}
+
+/* Upstream */
+
+static void on_upstream_listening(void *context)
+{
+	struct relay *r = context;
+
+	publisher_hurry(&r->publisher);
+	canary_prove(&r->canary);
+}
+
+static void on_upstream_heard(void *context, const char *channel, struct wire_str payload)
+{
+	struct relay *r = context;
+	struct decoded decoded;
+
+	if (strcmp(channel, CANARY_CHANNEL) == 0) {
+		canary_notification(&r->canary, payload);
+		return;
+	}
+	canary_activity(&r->canary);
+	int result = decode_notification(&r->decode, channel, payload, &decoded);
+	if (result == 0) {
+		fanout_decoded(&r->fanout, &decoded, 0);
+		reconcile_heard(&r->reconcile, &decoded);
+		decoded_release(&decoded);
+	} else if (result == -ENOMEM) {
+		diag_limited(&memory_limit, DIAG_ERROR,
+			"all workers are told of a gap: memory was short for what PostgreSQL sent channel=\"%s\"",
+			channel);
+		fanout_gap(&r->fanout, "upstream", "the relay was short of memory for a change");
+	}
+}
+
+static void on_upstream_lost(void *context, const char *error, bool heals, double retry)
+{
+	struct relay *r = context;
+
+	canary_stop(&r->canary);
+	recovery_abort(&r->recovery);
+	reconcile_reset(&r->reconcile);
+	checkpoint_waiting_clear(&r->waiting);
+	if (!r->ready) {
+		if (!heals)
+			refuse(r, error);
+		return;
+	}
+	diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	if (r->fanout.upstream_live)
+		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
+}
+
+static void on_hold(void *context, bool held, size_t ahead)
+{
+	struct relay *r = context;
+
+	upstream_hold(&r->upstream, held, ahead);
+}
+
+static void go_live(struct relay *r)
+{
+	upstream_live(&r->upstream);
+	fanout_upstream(&r->fanout, true, "the relay hears PostgreSQL");
+	diag(DIAG_INFO, "the upstream is live backend=%d", r->upstream.backend_pid);
+}
+
+/* Recovery of what the upstream missed */
+
+static void on_recovered(void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	struct relay *r = context;
+
+	if (outcome != CHANGES_COMPLETE) {
+		diag(DIAG_ERROR,
+			"all workers are told of a gap, since what the upstream missed cannot be recovered: %s",
+			text);
+		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
+	}
+	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
+	 * last checkpoint will do for longer. */
+	(void)token;
+	if (r->proved[0])
+		fanout_checkpoint(&r->fanout, r->proved);
+	go_live(r);
+}
+
+/* token: as of when the upstream hears; NULL when that could not be proved. */
+static void recover(struct relay *r, const char *token)
+{
+	const struct checkpoint *since = checkpoint_history_latest(&r->fanout.checkpoints);
+
+	canary_start(&r->canary);
+	snprintf(r->proved, sizeof r->proved, "%s", token ? token : "");
+	if (r->upstream.recoverable && since) {
+		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
+		return;
+	}
+	fanout_gap(&r->fanout, "upstream", "the relay did not hear PostgreSQL for a while");
+	if (token)
+		fanout_checkpoint(&r->fanout, token);
+	go_live(r);
+}
+
+/* Canary */
+
+static void set_reconciling(struct relay *r)
+{
+	r->reconcile.enabled = r->canary.reconciles = r->config->reconcile && r->upstream.recoverable;
+}
+
+static void on_proved(void *context, const char *token)
+{
+	struct relay *r = context;
+
+	set_reconciling(r);
+	reconcile_reset(&r->reconcile);
+	if (r->ready) {
+		diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
+		recover(r, token);
+		return;
+	}
+	/* That it distrusts one of them, the upstream has said. */
+	if (!r->upstream.recoverable && !r->upstream.distrusts)
+		diag(DIAG_WARNING,
+			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
+			"to have them recovered, install recovery.sql or write the function for your schema");
+	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
+		diag(DIAG_WARNING,
+			"there is no function pgherald.note_run() that this role may call, so a restart or failover of "
+			"PostgreSQL is announced as a gap; run recovery.sql again, or grant EXECUTE on it");
+	fanout_checkpoint(&r->fanout, token);
+	canary_start(&r->canary);
+	r->events.proved(r->context);
+}
+
+static void on_deaf(void *context, bool different)
+{
+	struct relay *r = context;
+	const char *why =
+		different
+			? "DATABASE_URL and DATABASE_DIRECT_URL reach different databases; make both name the same one"
+			: "LISTEN on DATABASE_DIRECT_URL hears nothing: a transaction pooler stands in between; let it name "
+			  "PostgreSQL itself";
+
+	if (!r->ready)
+		refuse(r, why);
+	else
+		upstream_drop(&r->upstream, why);
+}
+
+static void on_unproven(void *context, const char *error)
+{
+	struct relay *r = context;
+
+	if (!r->ready) {
+		refuse(r, error);
+		return;
+	}
+	/* To hear without proof is better than not to hear; the next turns go on trying. */
+	diag(DIAG_WARNING, "the LISTEN connection is back, but no canary can prove it: %s", error);
+	set_reconciling(r);
+	recover(r, NULL);
+}
+
+/* Where nobody reconciles, a checkpoint is passed on once it is an interval old, so that a NOTIFY which
+ * follows its commit within that time is heard before it. */
+static void pass_on_with_delay(struct relay *r, const char *token)
+{
+	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
+	double now = clock_now();
+	struct checkpoint *due = checkpoint_waited(&r->waiting, now - r->config->checkpoint_interval);
+
+	checkpoint_wait(&r->waiting, token, now);
+	if (due && latest && checkpoint_is_newer(due->token, latest->token))
+		fanout_checkpoint(&r->fanout, due->token);
+	checkpoint_unref(due);
+}
+
+static void on_claim(void *context, struct canary_claim *out)
+{
+	struct relay *r = context;
+
+	reconcile_claim(&r->reconcile, r->upstream.state == UPSTREAM_LIVE, out);
+}
+
+static bool on_turn(void *context, const struct canary_turn *turn)
+{
+	struct relay *r = context;
+
+	/* Until what the upstream missed is recovered, no account joins on to ours. */
+	if (r->upstream.state != UPSTREAM_LIVE)
+		return false;
+	if (!r->reconcile.enabled)
+		pass_on_with_delay(r, turn->token);
+	return reconcile_turn(&r->reconcile, turn);
+}
+
+static bool on_pending(void *context, const char *owed)
+{
+	const struct relay *r = context;
+	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
+
+	return (owed && !(latest && checkpoint_covers(latest->token, owed))) ||
+	       reconcile_pending(&r->reconcile);
+}
+
+/* Publisher */
+
+static void on_published(
+	void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code, const char *text)
+{
+	struct relay *r = context;
+
+	if (source == 0)
+		reconcile_published(&r->reconcile, code == NULL);
+	else
+		worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
+}
+
+static void on_publisher_connected(void *context)
+{
+	struct relay *r = context;
+
+	if (!r->ready)
+		return;
+	diag(DIAG_NOTICE, "the publishing connection is back");
+	upstream_hurry(&r->upstream);
+}
+
+static void on_publisher_lost(void *context, const char *error, bool heals, double retry)
+{
+	struct relay *r = context;
+
+	if (r->ready)
+		diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	else if (!heals)
+		refuse(r, error);
+}
+
+/* Workers */
+
+static void on_publish(
+	void *context, struct worker_ref worker, uint64_t request, unsigned topic, struct wire_str payload)
+{
+	struct relay *r = context;
+	const char *channel = r->config->channels[topic - 1].name;
+	struct decoded decoded;
+	int result;
+
+	if (r->config->mode == MODE_POSTGRES) {
+		r->publisher.shared = fanout_is_shared(&r->fanout);
+		result = publisher_submit(&r->publisher,
+			&(struct publish_origin){
+				fanout_worker(&r->fanout, worker)->uid, worker.slot, worker.id, request},
+			channel, payload);
+		if (result < 0)
+			worker_published(&r->fanout, worker, request, "busy",
+				"the relay's publish queue, or this user's share of it, is full");
+		return;
+	}
+	result = decode_notification(&r->decode, channel, payload, &decoded);
+	if (result == 0) {
+		fanout_decoded(&r->fanout, &decoded, 0);
+		decoded_release(&decoded);
+	}
+	if (result == -ENOMEM)
+		worker_published(&r->fanout, worker, request, "busy", "the relay is short of memory");
+	else
+		worker_published(&r->fanout, worker, request, result < 0 ? "invalid" : NULL,
+			"the payload is no change");
+}
+
+static void on_catch_up(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_begin(&r->catch_up, worker, r->config->mode == MODE_POSTGRES && r->upstream.recoverable);
+}
+
+static void on_takes_more(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_takes_more(&r->catch_up, worker);
+}
+
+static void on_forget(void *context, struct worker *worker)
+{
+	struct relay *r = context;
+
+	catch_up_forget(&r->catch_up, worker);
+}
+
+void relay_worker_accepted(void *context, int fd)
+{
+	struct relay *r = context;
+
+	worker_open(&r->fanout, fd);
+}
+
+/* Every second */
+
+static void tell_status(const struct relay *r)
+{
+	if (r->config->mode == MODE_LOCAL)
+		systemd_status("local mode, %u workers", r->fanout.n_workers);
+	else if (r->upstream.state == UPSTREAM_LIVE)
+		systemd_status("hears PostgreSQL, %u workers", r->fanout.n_workers);
+	else
+		systemd_status("upstream %s, %u workers; last error: %s",
+			upstream_state_name(r->upstream.state), r->fanout.n_workers,
+			*r->upstream.last_error ? r->upstream.last_error : "none");
+}
+
+static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct relay *r = timer->data;
+	uint64_t counts[RATES_N] = {
+		[RATE_HEARD] = fanout_n_appended(&r->fanout),
+		[RATE_PUBLISHED] = r->publisher.n_published,
+		[RATE_DELIVERED] = r->fanout.n_deliveries,
+	};
+
+	(void)loop;
+	(void)events;
+	rates_sample(&r->rates, counts);
+	ops_tick(&r->ops);
+	tell_status(r);
+}
+
+/* From the start to the end */
+
+static void fill_parts(struct relay *r)
+{
+	r->parts = (struct parts){
+		.loop = r->loop,
+		.config = r->config,
+		.upstream = &r->upstream,
+		.decode = &r->decode,
+		.fanout = &r->fanout,
+		.publisher = &r->publisher,
+		.canary = &r->canary,
+		.recovery = &r->recovery,
+		.catch_up = &r->catch_up,
+		.reconcile = &r->reconcile,
+		.ops = &r->ops,
+		.metrics_socket = &r->metrics_socket,
+		.rates = &r->rates,
+		.started = clock_now(),
+	};
+}
+
+int relay_open(struct relay *r, struct ev_loop *loop, const struct config *config,
+	const struct relay_events *events, void *context)
+{
+	const struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
+
+	*r = (struct relay){.loop = loop, .config = config, .events = *events, .context = context};
+	r->decode.config = config;
+	int result = fanout_open(&r->fanout, loop, config, &requests);
+	if (result < 0)
+		return result;
+	recovery_init(&r->recovery, loop, config, &r->fanout, &r->decode, &r->upstream);
+	catch_up_init(&r->catch_up, loop, config, &r->fanout, &r->recovery, &r->upstream);
+	reconcile_init(&r->reconcile, config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
+	fill_parts(r);
+	ops_init(&r->ops, &r->parts);
+	metrics_socket_init(&r->metrics_socket, &r->parts);
+	ev_timer_init(&r->second, on_second, 0., 1.);
+	r->second.data = r;
+	return 0;
+}
+
+static void start_postgres(struct relay *r)
+{
+	static const struct upstream_events upstream_events = {
+		on_upstream_listening, on_upstream_heard, on_upstream_lost};
+	static const struct publisher_events publisher_events = {
+		on_published, on_publisher_connected, on_publisher_lost};
+	static const struct canary_events canary_events = {
+		on_proved, on_deaf, on_unproven, on_claim, on_turn, on_pending};
+
+	r->fanout.hold = on_hold;
+	r->fanout.hold_context = r;
+	canary_init(&r->canary, r->loop, r->config, r->fanout.epoch, &r->publisher, &r->upstream,
+		&canary_events, r);
+	upstream_start(&r->upstream, r->loop, r->config, &upstream_events, r);
+	publisher_start(&r->publisher, r->loop, r->config, &publisher_events, r);
+}
+
+static void stop_postgres(struct relay *r)
+{
+	publisher_abandon(&r->publisher, "timeout",
+		"the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
+	canary_stop(&r->canary);
+	recovery_abort(&r->recovery);
+	publisher_stop(&r->publisher);
+	upstream_stop(&r->upstream);
+}
+
+void relay_start(struct relay *r)
+{
+	ev_timer_start(r->loop, &r->second);
+	if (r->config->mode == MODE_POSTGRES) {
+		start_postgres(r);
+		return;
+	}
+	if (r->config->pooler_url_alone)
+		diag(DIAG_WARNING,
+			"DATABASE_URL is set and DATABASE_DIRECT_URL is not: changes stay on this host (local mode); "
+			"set DATABASE_DIRECT_URL to PostgreSQL itself, past the pooler");
+	r->events.proved(r->context);
+}
+
+void relay_serve(struct relay *r)
+{
+	r->ready = true;
+	if (r->config->mode == MODE_POSTGRES)
+		go_live(r);
+}
+
+void relay_explain_delay(const struct relay *r, double seconds, char *why, size_t size)
+{
+	const char *error = *r->upstream.last_error ? r->upstream.last_error : r->publisher.last_error;
+	const char *url =
+		r->upstream.state < UPSTREAM_LISTENING ? r->config->direct_url : r->config->publish_url;
+
+	if (*error)
+		snprintf(why, size, "%s", error);
+	else
+		snprintf(why, size,
+			"%s does not answer within %.0f s; check the URL, the server and the way there",
+			config_url_name(r->config, url), seconds);
+}
+
+void relay_stop(struct relay *r)
+{
+	r->parts.stopping = true;
+	fanout_stop_reading(&r->fanout);
+}
+
+bool relay_is_settled(const struct relay *r)
+{
+	return !r->ready || r->config->mode == MODE_LOCAL || publisher_idle(&r->publisher);
+}
+
+void relay_close(struct relay *r)
+{
+	ev_timer_stop(r->loop, &r->second);
+	ops_close(&r->ops);
+	metrics_socket_close(&r->metrics_socket);
+	if (r->config->mode == MODE_POSTGRES)
+		stop_postgres(r);
+	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
+	reconcile_close(&r->reconcile);
+	catch_up_close(&r->catch_up);
+	recovery_close(&r->recovery);
+	checkpoint_waiting_clear(&r->waiting);
+	fanout_close(&r->fanout);
+}
