@@ -1,4 +1,4 @@
-/* What stands behind the opaque handle: the parts, and what they share. handle.c has the public functions,
+/* What stands behind the opaque handle: the parts, and what they share. pgherald.c has the public functions,
  * which check their arguments and queue; tell.c calls the app's callbacks; session.c speaks with the relay,
  * local.c does without one. */
 #pragma once

@@ -1,5 +1,5 @@
 /* The notifier without a relay: what the handle publishes comes back to it, in the next dispatch. For one
- * process that is alone, and for tests of apps. Called by a dispatch of handle.c instead of session. */
+ * process that is alone, and for tests of apps. Called by a dispatch of pgherald.c instead of session. */
 #pragma once
 
 struct pgherald;

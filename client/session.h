@@ -1,5 +1,5 @@
 /* The conversation with the relay, as PROTOCOL.md has it: connect, greet, resume, requests and answers, and
- * what follows when the connection breaks. Called by a dispatch of handle.c; what it learns goes to cursor,
+ * what follows when the connection breaks. Called by a dispatch of pgherald.c; what it learns goes to cursor,
  * subscriptions, publishes, and through tell to the app. */
 #pragma once
 

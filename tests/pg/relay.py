@@ -14,7 +14,7 @@ from worker import CHANNEL, Ok, Raw, Worker
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
-CAT = os.path.join(BUILD, "client", "examples", "pgherald-cat")
+CAT = os.path.join(BUILD, "client", "tools", "pgherald-cat")
 
 # What a server says to a session that it ends while libpq is still connecting: libpq prints it itself, since its notice receiver can
 # be set on a connection only once there is one.

@@ -1,6 +1,6 @@
 /* The library's conversation with the relay: greeting, subscriptions, what arrives and how it may arrive,
  * and what a relay must not be able to do to it. */
-#include "client_relay.h"
+#include "relay.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

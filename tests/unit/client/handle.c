@@ -1,6 +1,6 @@
 /* The handle as an app meets it: options, the descriptor in an event loop, what may be done inside
  * callbacks, waiting, and the local notifier. */
-#include "client_relay.h"
+#include "relay.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

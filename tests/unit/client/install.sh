@@ -1,5 +1,5 @@
 #!/bin/sh
-# client_install.sh SOURCE_DIR BUILD_DIR
+# install.sh SOURCE_DIR BUILD_DIR
 # What is installed serves a program outside the tree: found by pkg-config, linked shared and static, from C
 # and from C++. The program is the recipe in the header's first comment.
 set -eu

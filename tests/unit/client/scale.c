@@ -1,5 +1,5 @@
 /* Many users: a worker whose streams come and go, and what a reconnect costs it. */
-#include "client_relay.h"
+#include "relay.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

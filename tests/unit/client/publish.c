@@ -1,6 +1,6 @@
 /* NOTIFY and SEND: each completion runs exactly once, whatever happens to the connection, the relay or the
  * handle. */
-#include "client_relay.h"
+#include "relay.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

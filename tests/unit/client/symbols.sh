@@ -1,5 +1,5 @@
 #!/bin/sh
-# client_symbols.sh SHARED STATIC MAP HEADER
+# symbols.sh SHARED STATIC MAP HEADER
 # What the library exports is the map, no more and no less, in both forms; each of it stands in the header;
 # and it needs nothing but libc.
 set -eu

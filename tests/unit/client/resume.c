@@ -1,6 +1,6 @@
 /* The cursor: when it moves and when it must not, and how a connection resumes from it. A mistake here is a
  * silent loss, so each rule of PROTOCOL.md has its test. */
-#include "client_relay.h"
+#include "relay.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -4,7 +4,7 @@
 set -eu
 
 build=$1 poll=$2 libev=$3 prefork=$4
-cat=$build/client/examples/pgherald-cat
+cat=$build/client/tools/pgherald-cat
 directory=$(mktemp -d /tmp/pgherald-XXXXXX)
 pids=
 # shellcheck disable=SC2086 # a list
