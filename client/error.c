@@ -4,26 +4,21 @@
 
 #include <errno.h>
 
-int error_of_code(struct wire_str code)
+int error_of_code(struct wire_str name)
 {
-	static const struct {
-		const char *code;
-		int error;
-	} codes[] = {
-		{"channel", -ENXIO},
-		{"denied", -EACCES},
-		{"invalid", -EILSEQ},
-		{"too-long", -EMSGSIZE},
-		{"limit", -EDQUOT},
-		{"busy", -EBUSY},
-		{"timeout", -ETIMEDOUT},
-		{"rejected", -EREMOTEIO},
+	static const int errors[WIRE_ERRORS_N] = {
+		[WIRE_ERROR_CHANNEL] = -ENXIO,
+		[WIRE_ERROR_DENIED] = -EACCES,
+		[WIRE_ERROR_INVALID] = -EILSEQ,
+		[WIRE_ERROR_TOO_LONG] = -EMSGSIZE,
+		[WIRE_ERROR_LIMIT] = -EDQUOT,
+		[WIRE_ERROR_BUSY] = -EBUSY,
+		[WIRE_ERROR_TIMEOUT] = -ETIMEDOUT,
+		[WIRE_ERROR_REJECTED] = -EREMOTEIO,
 	};
+	int error = errors[wire_error_code(name)];
 
-	for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
-		if (wire_str_eq(code, wire_str(codes[i].code)))
-			return codes[i].error;
-	return -EPROTO;
+	return error < 0 ? error : -EPROTO;
 }
 
 const char *pgherald_strerror(int error)

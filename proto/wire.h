@@ -35,6 +35,44 @@ enum wire_type {
 	WIRE_BYE = 24,
 };
 
+/* The codes of ERROR and BYE, and the causes of a GAP. PROTOCOL.md says what each means. In C, 0 says that
+ * there is none: the request succeeded, the worker left by itself, nothing was missed. */
+enum wire_error_code {
+	WIRE_ERROR_NONE,
+	WIRE_ERROR_CHANNEL,
+	WIRE_ERROR_INVALID,
+	WIRE_ERROR_TOO_LONG,
+	WIRE_ERROR_LIMIT,
+	WIRE_ERROR_BUSY,
+	WIRE_ERROR_TIMEOUT,
+	WIRE_ERROR_REJECTED,
+	WIRE_ERROR_UNKNOWN_TYPE,
+	WIRE_ERROR_DENIED,
+	WIRE_ERRORS_N,
+};
+enum wire_bye_code {
+	WIRE_BYE_NONE,
+	WIRE_BYE_SHUTDOWN,
+	WIRE_BYE_EVICTED,
+	WIRE_BYE_PROTOCOL,
+	WIRE_BYE_DENIED,
+	WIRE_BYE_LIMIT,
+	WIRE_BYES_N,
+};
+enum wire_gap_cause {
+	WIRE_GAP_NONE,
+	WIRE_GAP_OVERRUN,
+	WIRE_GAP_RESTART,
+	WIRE_GAP_UPSTREAM,
+	WIRE_GAP_RECOVERY,
+	WIRE_GAPS_N,
+};
+
+/* The name in the frame; NULL for none. */
+const char *wire_error_name(enum wire_error_code code);
+const char *wire_bye_name(enum wire_bye_code code);
+const char *wire_gap_name(enum wire_gap_cause cause);
+
 /* Bit 0 of a CHANGE's or MESSAGE's flags: found in the database, not heard live. */
 #define WIRE_RECOVERED 1u
 
@@ -208,5 +246,8 @@ static inline bool wire_str_eq(struct wire_str a, struct wire_str b)
 {
 	return a.len == b.len && !a.ptr == !b.ptr && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
+
+/* The code with this name; WIRE_ERROR_NONE for one that this version does not know. */
+enum wire_error_code wire_error_code(struct wire_str name);
 
 bool wire_utf8_valid(const char *s, size_t len);

@@ -44,7 +44,7 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 		diag_limited(&memory_limit, DIAG_ERROR,
 			"all workers are told of a gap: memory was short for what PostgreSQL sent channel=\"%s\"",
 			channel);
-		fanout_gap(&r->fanout, "upstream", "the relay was short of memory for a change");
+		fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay was short of memory for a change");
 	}
 }
 
@@ -90,7 +90,8 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 		diag(DIAG_ERROR,
 			"all workers are told of a gap, since what the upstream missed cannot be recovered: %s",
 			text);
-		fanout_gap(&r->fanout, outcome == CHANGES_WRONG ? "recovery" : "upstream", text);
+		fanout_gap(
+			&r->fanout, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : WIRE_GAP_UPSTREAM, text);
 	}
 	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
 	 * last checkpoint will do for longer. */
@@ -111,7 +112,7 @@ static void recover(struct relay *r, const char *token)
 		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
 		return;
 	}
-	fanout_gap(&r->fanout, "upstream", "the relay did not hear PostgreSQL for a while");
+	fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay did not hear PostgreSQL for a while");
 	if (token)
 		fanout_checkpoint(&r->fanout, token);
 	go_live(r);
@@ -222,13 +223,13 @@ static bool on_pending(void *context, const char *owed)
 
 /* Publisher */
 
-static void on_published(
-	void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code, const char *text)
+static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t request,
+	enum wire_error_code code, const char *text)
 {
 	struct relay *r = context;
 
 	if (source == 0)
-		reconcile_published(&r->reconcile, code == NULL);
+		reconcile_published(&r->reconcile, code == WIRE_ERROR_NONE);
 	else
 		worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
 }
@@ -270,7 +271,7 @@ static void on_publish(
 				fanout_worker(&r->fanout, worker)->uid, worker.slot, worker.id, request},
 			channel, payload);
 		if (result < 0)
-			worker_published(&r->fanout, worker, request, "busy",
+			worker_published(&r->fanout, worker, request, WIRE_ERROR_BUSY,
 				"the relay's publish queue, or this user's share of it, is full");
 		return;
 	}
@@ -280,10 +281,11 @@ static void on_publish(
 		decoded_release(&decoded);
 	}
 	if (result == -ENOMEM)
-		worker_published(&r->fanout, worker, request, "busy", "the relay is short of memory");
+		worker_published(
+			&r->fanout, worker, request, WIRE_ERROR_BUSY, "the relay is short of memory");
 	else
-		worker_published(&r->fanout, worker, request, result < 0 ? "invalid" : NULL,
-			"the payload is no change");
+		worker_published(&r->fanout, worker, request,
+			result < 0 ? WIRE_ERROR_INVALID : WIRE_ERROR_NONE, "the payload is no change");
 }
 
 static void on_catch_up(void *context, struct worker *worker)
@@ -406,7 +408,7 @@ static void start_postgres(struct relay *r)
 
 static void stop_postgres(struct relay *r)
 {
-	publisher_abandon(&r->publisher, "timeout",
+	publisher_abandon(&r->publisher, WIRE_ERROR_TIMEOUT,
 		"the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
@@ -467,7 +469,7 @@ void relay_close(struct relay *r)
 	metrics_socket_close(&r->metrics_socket);
 	if (r->config->mode == MODE_POSTGRES)
 		stop_postgres(r);
-	fanout_close_workers(&r->fanout, "shutdown", "the relay ends");
+	fanout_close_workers(&r->fanout, WIRE_BYE_SHUTDOWN, "the relay ends");
 	reconcile_close(&r->reconcile);
 	catch_up_close(&r->catch_up);
 	recovery_close(&r->recovery);

@@ -139,7 +139,7 @@ void delivery_queue(struct worker *w, const struct wire_frame *frame)
 	assert(len > 0);
 	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
 	if (queue_room(q, (size_t)len) < 0 || queue_stretch(q, after, (size_t)len) < 0) {
-		worker_close(w, NULL, "out of memory");
+		worker_close(w, WIRE_BYE_NONE, "out of memory");
 		return;
 	}
 	memcpy(q->bytes + q->end, buf, (size_t)len);
@@ -435,7 +435,7 @@ static void send_what_is_owed(struct worker *w)
 			if (errno == EINTR)
 				continue;
 			if (errno != EAGAIN) {
-				worker_close(w, NULL, strerror(errno));
+				worker_close(w, WIRE_BYE_NONE, strerror(errno));
 				return;
 			}
 			n = 0;
@@ -451,7 +451,7 @@ static void send_what_is_owed(struct worker *w)
 		int r = account(w, &g, (size_t)n);
 		f->n_deliveries += w->n_sent - sent;
 		if (r < 0) {
-			worker_close(w, NULL, "out of memory");
+			worker_close(w, WIRE_BYE_NONE, "out of memory");
 			return;
 		}
 		wanted_drop_to(&w->wanted, w->cursor);

@@ -356,7 +356,7 @@ void fanout_stop_reading(struct fanout *f)
 		reader_stop(w);
 }
 
-void fanout_close_workers(struct fanout *f, const char *code, const char *reason)
+void fanout_close_workers(struct fanout *f, enum wire_bye_code code, const char *reason)
 {
 	while (f->workers)
 		worker_close(f->workers, code, reason);
@@ -466,11 +466,12 @@ void fanout_checkpoint(struct fanout *f, const char *token)
 		f, &(struct wire_frame){.type = WIRE_CHECKPOINT, .checkpoint = {c->seq, {c->token, c->len}}});
 }
 
-void fanout_gap(struct fanout *f, const char *cause, const char *text)
+void fanout_gap(struct fanout *f, enum wire_gap_cause cause, const char *text)
 {
 	f->n_gaps++;
-	append_for_all(f, &(struct wire_frame){.type = WIRE_GAP,
-				  .gap = {f->backlog.head + 1, wire_str(cause), wire_str(text)}});
+	append_for_all(
+		f, &(struct wire_frame){.type = WIRE_GAP,
+			   .gap = {f->backlog.head + 1, wire_str(wire_gap_name(cause)), wire_str(text)}});
 }
 
 void fanout_upstream(struct fanout *f, bool live, const char *text)

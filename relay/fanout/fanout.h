@@ -66,7 +66,8 @@ struct fanout {
 	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
 	uint64_t n_deliveries, n_wakes, n_overruns, n_holds;
 	uint64_t n_limited[LIMITS_N];
-	uint64_t n_accepted, n_closed[WORKER_CLOSES], n_errors[WORKER_ERRORS];
+	uint64_t n_accepted, n_closed[WIRE_BYES_N],
+		n_errors[WIRE_ERRORS_N]; /* by code; WIRE_BYE_NONE: left by themselves */
 };
 
 #define FANOUT_SCRATCH ((size_t)2 * WIRE_FRAME_MAX)
@@ -89,7 +90,7 @@ uint64_t fanout_key_of_frame(const struct fanout *fanout, uint64_t seq);
 /* Append to the backlog, for all who want it. flags are the frame's. */
 void fanout_decoded(struct fanout *fanout, struct decoded *decoded, unsigned flags);
 void fanout_checkpoint(struct fanout *fanout, const char *token);
-void fanout_gap(struct fanout *fanout, const char *cause, const char *text);
+void fanout_gap(struct fanout *fanout, enum wire_gap_cause cause, const char *text);
 void fanout_upstream(struct fanout *fanout, bool live, const char *text);
 
 /* Changes and messages, of all channels. */
@@ -126,4 +127,4 @@ bool fanout_crowded(struct fanout *fanout);
 /* Read no more requests: the relay ends. */
 void fanout_stop_reading(struct fanout *fanout);
 /* BYE to all. */
-void fanout_close_workers(struct fanout *fanout, const char *code, const char *reason);
+void fanout_close_workers(struct fanout *fanout, enum wire_bye_code code, const char *reason);

@@ -223,7 +223,7 @@ static bool receive(struct worker *w, int *cost)
 	struct worker_input *in = &w->input;
 
 	if (make_room(w) < 0) {
-		worker_close(w, NULL, "out of memory");
+		worker_close(w, WIRE_BYE_NONE, "out of memory");
 		return false;
 	}
 	ssize_t n = recv(w->fd, in->bytes + in->end, WORKER_READ_SIZE, MSG_DONTWAIT);
@@ -232,7 +232,7 @@ static bool receive(struct worker *w, int *cost)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (n <= 0) {
-		worker_close(w, NULL, n == 0 ? "it closed the connection" : strerror(errno));
+		worker_close(w, WIRE_BYE_NONE, n == 0 ? "it closed the connection" : strerror(errno));
 		return false;
 	}
 	in->end += (uint32_t)n;
@@ -248,7 +248,7 @@ static void keep_rest(struct worker *w)
 	if (len == 0)
 		drop_bytes(in);
 	else if ((in->size == 0 || in->size / 4 > len) && own_bytes(in, len) < 0)
-		worker_close(w, NULL, "out of memory");
+		worker_close(w, WIRE_BYE_NONE, "out of memory");
 	worker_account(w);
 }
 
@@ -281,7 +281,8 @@ static void take_frame(struct worker *w, const unsigned char *bytes, uint32_t le
 	else if (r == 0)
 		worker_request(w, &frame);
 	else if (r == -ENOTSUP && w->state != WORKER_NEW)
-		worker_error(w, false, 0, "unknown-type", "a frame of a type that this relay does not know");
+		worker_error(w, false, 0, WIRE_ERROR_UNKNOWN_TYPE,
+			"a frame of a type that this relay does not know");
 	else
 		unreadable(w, r);
 }
@@ -342,7 +343,7 @@ static bool take_frames(struct worker *w)
 void reader_serve(struct worker *w)
 {
 	if (w->parked && is_gone(w))
-		worker_close(w, NULL, "it closed the connection");
+		worker_close(w, WIRE_BYE_NONE, "it closed the connection");
 	if (!w->reading || w->parked || w->state == WORKER_DEAD)
 		return;
 	bool more = take_frames(w);

@@ -13,11 +13,11 @@
 static struct diag_limit refusal_limit;
 
 /* A request that the worker is not entitled to. */
-static void refuse(struct worker *w, uint64_t id, const char *code, const char *text)
+static void refuse(struct worker *w, uint64_t id, enum wire_error_code code, const char *text)
 {
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text, code,
-		(unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
+		wire_error_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	worker_error(w, true, id, code, text);
 }
 
@@ -49,15 +49,15 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	struct fanout *f = w->fanout;
 
 	if (w->state != WORKER_NEW) {
-		worker_close(w, "protocol", "HELLO came twice");
+		worker_close(w, WIRE_BYE_PROTOCOL, "HELLO came twice");
 		return;
 	}
 	if (hello->version != WIRE_VERSION) {
-		worker_close(w, "protocol", "this relay speaks version 1");
+		worker_close(w, WIRE_BYE_PROTOCOL, "this relay speaks version 1");
 		return;
 	}
 	if (hello->resume && hello->checkpoint.len > CHECKPOINT_TOKEN_MAX) {
-		worker_close(w, "protocol", "the checkpoint in HELLO is longer than any checkpoint");
+		worker_close(w, WIRE_BYE_PROTOCOL, "the checkpoint in HELLO is longer than any checkpoint");
 		return;
 	}
 	ev_timer_stop(f->loop, &w->hello_deadline);
@@ -97,9 +97,9 @@ static unsigned topic_for(
 	unsigned topic = decode_topic(w->fanout->config, name);
 
 	if (topic == 0)
-		worker_error(w, true, id, "channel", "the channel is not configured at this relay");
+		worker_error(w, true, id, WIRE_ERROR_CHANNEL, "the channel is not configured at this relay");
 	else if (w->fanout->config->channels[topic - 1].kind != kind) {
-		worker_error(w, true, id, "channel", text);
+		worker_error(w, true, id, WIRE_ERROR_CHANNEL, text);
 		return 0;
 	}
 	return topic;
@@ -142,7 +142,7 @@ static void refuse_more(struct worker *w, uint64_t id, enum worker_limit limit)
 	};
 
 	w->fanout->n_limited[limit]++;
-	refuse(w, id, "limit", texts[limit]);
+	refuse(w, id, WIRE_ERROR_LIMIT, texts[limit]);
 }
 
 /* To all of a channel, or to what of it has these pubkeys. The channel's topic; 0 after an ERROR. */
@@ -154,7 +154,8 @@ static unsigned topic_to_listen(struct worker *w, const struct wire_subscribe *s
 		topic = topic_for(w, s->id, s->channel, CHANNEL_CHANGES,
 			"a text channel is subscribed to as a whole: pubkeys nil");
 	if (topic > 0 && !(w->rights.listen >> topic & 1)) {
-		refuse(w, s->id, "denied", "PGHERALD_ALLOW does not let this worker listen to the channel");
+		refuse(w, s->id, WIRE_ERROR_DENIED,
+			"PGHERALD_ALLOW does not let this worker listen to the channel");
 		return 0;
 	}
 	return topic;
@@ -165,7 +166,8 @@ static unsigned topic_to_leave(struct worker *w, const struct wire_subscribe *s)
 	unsigned topic = decode_topic(w->fanout->config, s->channel);
 
 	if (topic == 0)
-		worker_error(w, true, s->id, "channel", "the channel is not configured at this relay");
+		worker_error(
+			w, true, s->id, WIRE_ERROR_CHANNEL, "the channel is not configured at this relay");
 	return topic;
 }
 
@@ -262,7 +264,7 @@ static void add(struct worker *w, uint64_t key)
 	int r = router_add(&w->fanout->router, key, w->slot);
 
 	if (r < 0) {
-		worker_close(w, "limit", "the relay is out of memory for subscriptions");
+		worker_close(w, WIRE_BYE_LIMIT, "the relay is out of memory for subscriptions");
 		return;
 	}
 	w->subscribing.n_reserved -= (uint32_t)r;
@@ -318,12 +320,13 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 	struct worker_requests *requests = &w->fanout->requests;
 
 	if (!(w->rights.publish >> topic & 1)) {
-		refuse(w, id, "denied", "PGHERALD_ALLOW does not let this worker publish on the channel");
+		refuse(w, id, WIRE_ERROR_DENIED,
+			"PGHERALD_ALLOW does not let this worker publish on the channel");
 		return;
 	}
 	if (w->n_publishing >= w->fanout->config->worker_publishes_max) {
 		w->fanout->n_limited[LIMIT_WORKER_PUBLISHES]++;
-		refuse(w, id, "busy",
+		refuse(w, id, WIRE_ERROR_BUSY,
 			"as many of this worker's requests wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
 		return;
 	}
@@ -341,9 +344,10 @@ static void on_notify(struct worker *w, const struct wire_notify *n)
 		return;
 	int len = change_encode(n->pubkey, n->client_id, payload, sizeof payload);
 	if (len == -EILSEQ)
-		worker_error(w, true, n->id, "invalid", "the pubkey or the client id is no UTF-8");
+		worker_error(w, true, n->id, WIRE_ERROR_INVALID, "the pubkey or the client id is no UTF-8");
 	else if (len < 0)
-		worker_error(w, true, n->id, "too-long", "the payload would have 8000 bytes or more");
+		worker_error(
+			w, true, n->id, WIRE_ERROR_TOO_LONG, "the payload would have 8000 bytes or more");
 	else
 		publish(w, n->id, topic, (struct wire_str){payload, (uint32_t)len});
 }
@@ -356,11 +360,11 @@ static void on_send(struct worker *w, const struct wire_send *s)
 	if (topic == 0)
 		return;
 	if (memchr(s->payload.ptr, '\0', s->payload.len))
-		worker_error(w, true, s->id, "invalid", "PostgreSQL takes no NUL in a payload");
+		worker_error(w, true, s->id, WIRE_ERROR_INVALID, "PostgreSQL takes no NUL in a payload");
 	else if (!wire_utf8_valid(s->payload.ptr, s->payload.len))
-		worker_error(w, true, s->id, "invalid", "the payload is no UTF-8");
+		worker_error(w, true, s->id, WIRE_ERROR_INVALID, "the payload is no UTF-8");
 	else if (s->payload.len > CHANGE_PAYLOAD_MAX)
-		worker_error(w, true, s->id, "too-long", "the payload has 8000 bytes or more");
+		worker_error(w, true, s->id, WIRE_ERROR_TOO_LONG, "the payload has 8000 bytes or more");
 	else
 		publish(w, s->id, topic, s->payload);
 }
@@ -370,7 +374,8 @@ static void on_begin(struct worker *w, uint64_t id)
 	struct fanout *f = w->fanout;
 
 	if (w->state != WORKER_RESUMING) {
-		worker_close(w, "protocol", "BEGIN comes once, after a HELLO with a cursor to resume from");
+		worker_close(
+			w, WIRE_BYE_PROTOCOL, "BEGIN comes once, after a HELLO with a cursor to resume from");
 		return;
 	}
 	if (w->resume_in_epoch && w->resume_seq <= f->backlog.head && w->resume_seq + 1 >= f->backlog.first) {
@@ -389,7 +394,7 @@ static void on_begin(struct worker *w, uint64_t id)
 void worker_request(struct worker *w, const struct wire_frame *frame)
 {
 	if (w->state == WORKER_NEW && frame->type != WIRE_HELLO) {
-		worker_close(w, "protocol", "HELLO must come first");
+		worker_close(w, WIRE_BYE_PROTOCOL, "HELLO must come first");
 		return;
 	}
 	switch (frame->type) {
@@ -415,6 +420,6 @@ void worker_request(struct worker *w, const struct wire_frame *frame)
 		on_begin(w, frame->request.id);
 		break;
 	default:
-		worker_close(w, "protocol", "this frame is the relay's to send");
+		worker_close(w, WIRE_BYE_PROTOCOL, "this frame is the relay's to send");
 	}
 }

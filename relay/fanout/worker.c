@@ -29,21 +29,6 @@ const char *worker_state_name(enum worker_state state)
 	return names[state];
 }
 
-static const char *const error_codes[WORKER_ERRORS] = {
-	"channel", "invalid", "too-long", "limit", "busy", "timeout", "rejected", "unknown-type", "denied"};
-static const char *const close_codes[WORKER_CLOSES] = {
-	"left", "shutdown", "evicted", "protocol", "denied", "limit"};
-
-const char *worker_error_code(unsigned i)
-{
-	return error_codes[i];
-}
-
-const char *worker_close_code(unsigned i)
-{
-	return close_codes[i];
-}
-
 const char *worker_limit_name(enum worker_limit limit)
 {
 	static const char *const names[LIMITS_N] = {
@@ -61,36 +46,27 @@ const char *worker_limit_name(enum worker_limit limit)
 	return names[limit];
 }
 
-static unsigned index_of(const char *const *codes, const char *code)
+void worker_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_code code, const char *text)
 {
-	unsigned i = 0;
-
-	while (strcmp(codes[i], code) != 0)
-		i++;
-	return i;
-}
-
-void worker_error(struct worker *w, bool has_id, uint64_t id, const char *code, const char *text)
-{
-	w->fanout->n_errors[index_of(error_codes, code)]++;
-	delivery_queue(w, &(struct wire_frame){
-				  .type = WIRE_ERROR, .error = {has_id, id, wire_str(code), wire_str(text)}});
+	w->fanout->n_errors[code]++;
+	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
+				  .error = {has_id, id, wire_str(wire_error_name(code)), wire_str(text)}});
 }
 
 void worker_protocol_error(struct worker *w, const char *what)
 {
-	worker_close(w, "protocol", what);
+	worker_close(w, WIRE_BYE_PROTOCOL, what);
 }
 
 /* Ending */
 
 /* The socket may be full; BYE is a courtesy, not a promise. */
-static void send_bye(struct worker *w, const char *code, const char *reason)
+static void send_bye(struct worker *w, enum wire_bye_code code, const char *reason)
 {
 	unsigned char buf[512];
-	int len =
-		wire_encode(&(struct wire_frame){.type = WIRE_BYE, .bye = {wire_str(code), wire_str(reason)}},
-			buf, sizeof buf);
+	int len = wire_encode(&(struct wire_frame){.type = WIRE_BYE,
+				      .bye = {wire_str(wire_bye_name(code)), wire_str(reason)}},
+		buf, sizeof buf);
 
 	/* Whoever is in the middle of a frame could not read it. */
 	delivery_flush(w);
@@ -98,26 +74,27 @@ static void send_bye(struct worker *w, const char *code, const char *reason)
 		(void)!send(w->fd, buf, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void worker_close(struct worker *w, const char *code, const char *reason)
+void worker_close(struct worker *w, enum wire_bye_code code, const char *reason)
 {
 	struct fanout *f = w->fanout;
 
 	if (w->state == WORKER_DEAD)
 		return;
-	if (code && strcmp(code, "shutdown") != 0)
+	if (code != WIRE_BYE_NONE && code != WIRE_BYE_SHUTDOWN)
 		diag_limited(&close_limit, DIAG_WARNING,
 			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
-			code, (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
-	else if (!code)
+			wire_bye_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid,
+			w->name);
+	else if (code == WIRE_BYE_NONE)
 		diag(DIAG_DEBUG, "a worker left: %s worker=%llu pid=%d", reason, (unsigned long long)w->id,
 			(int)w->pid);
-	if (code) {
+	if (code != WIRE_BYE_NONE) {
 		send_bye(w, code, reason);
 		if (w->state == WORKER_DEAD)
 			return;
 	}
 	w->state = WORKER_DEAD;
-	f->n_closed[index_of(close_codes, code ? code : "left")]++;
+	f->n_closed[code]++;
 	ev_io_stop(f->loop, &w->reader);
 	ev_io_stop(f->loop, &w->writer);
 	ev_timer_stop(f->loop, &w->hello_deadline);
@@ -212,7 +189,7 @@ static void serve_sending(struct ready *ready)
 /* libev has given its socket up: the kernel has no room for it in the epoll. */
 static void unwatched(struct worker *w)
 {
-	worker_close(w, "limit", "the kernel watches no more sockets for the relay");
+	worker_close(w, WIRE_BYE_LIMIT, "the kernel watches no more sockets for the relay");
 }
 
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
@@ -252,14 +229,15 @@ static void admit(struct worker *w)
 	const struct config *config = f->config;
 
 	if (!w->rights.listen && !w->rights.publish) {
-		worker_close(w, "denied", "PGHERALD_ALLOW has no rule for this user");
+		worker_close(w, WIRE_BYE_DENIED, "PGHERALD_ALLOW has no rule for this user");
 	} else if (f->n_workers > config->workers_max) {
 		f->n_limited[LIMIT_WORKERS]++;
-		worker_close(w, "limit", "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
+		worker_close(
+			w, WIRE_BYE_LIMIT, "the relay has as many workers as PGHERALD_WORKERS_MAX allows");
 	} else if (w->user->n_workers > config->workers_per_uid_max) {
 		f->n_limited[LIMIT_WORKERS_PER_UID]++;
-		worker_close(
-			w, "limit", "this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
+		worker_close(w, WIRE_BYE_LIMIT,
+			"this user has as many workers as PGHERALD_WORKERS_PER_UID_MAX allows");
 	}
 }
 
@@ -309,15 +287,15 @@ void worker_note_checkpoint(struct worker *w)
 
 /* Answers from elsewhere */
 
-void worker_published(
-	struct fanout *f, struct worker_ref ref, uint64_t request, const char *code, const char *text)
+void worker_published(struct fanout *f, struct worker_ref ref, uint64_t request, enum wire_error_code code,
+	const char *text)
 {
 	struct worker *w = fanout_worker(f, ref);
 
 	if (!w)
 		return;
 	w->n_publishing--;
-	if (code)
+	if (code != WIRE_ERROR_NONE)
 		worker_error(w, true, request, code, text);
 	else
 		delivery_ok(w, request);
@@ -340,17 +318,19 @@ void worker_recovered(struct worker *w, struct decoded *d)
 	}
 }
 
-void worker_caught_up(struct worker *w, uint64_t seq, const char *token, const char *cause, const char *text)
+void worker_caught_up(
+	struct worker *w, uint64_t seq, const char *token, enum wire_gap_cause cause, const char *text)
 {
 	/* On a resume, the OK to BEGIN carries the seq; else this frame does, to bring the worker's cursor to
 	 * it. */
 	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
 
 	w->cursor = seq;
-	if (cause) {
+	if (cause != WIRE_GAP_NONE) {
 		struct checkpoint *latest = checkpoint_history_latest(&w->fanout->checkpoints);
-		delivery_queue(w, &(struct wire_frame){.type = WIRE_GAP,
-					  .gap = {frame_seq, wire_str(cause), wire_str(text)}});
+		delivery_queue(
+			w, &(struct wire_frame){.type = WIRE_GAP,
+				   .gap = {frame_seq, wire_str(wire_gap_name(cause)), wire_str(text)}});
 		/* Whoever was told of a gap reads all there is, so it starts from now as a new worker does.
 		 */
 		if (!token && latest)

@@ -42,10 +42,6 @@ enum worker_limit {
 	LIMITS_N,
 };
 
-/* How many codes there are. */
-#define WORKER_ERRORS 9
-#define WORKER_CLOSES 6
-
 enum worker_state {
 	WORKER_NEW,         /* HELLO has not come */
 	WORKER_RESUMING,    /* BEGIN has not come: it gets answers only */
@@ -184,17 +180,14 @@ struct worker_requests {
 };
 
 const char *worker_state_name(enum worker_state state);
-/* The codes of ERROR and BYE; "left" for those who went by themselves. What the fan-out counts, by index. */
-const char *worker_error_code(unsigned i);
-const char *worker_close_code(unsigned i);
 const char *worker_limit_name(enum worker_limit limit);
 /* Takes fd over. NULL when there is no worker: it may not connect, and was told so, or memory is short. */
 struct worker *worker_open(struct fanout *fanout, int fd);
 /* Bring worker->passed up to its cursor. */
 void worker_note_checkpoint(struct worker *worker);
-/* The one way to end a connection. code: NULL when the worker itself is gone, else it is told BYE with this
- * code and reason. The struct lives until the end of the loop's turn. */
-void worker_close(struct worker *worker, const char *code, const char *reason);
+/* The one way to end a connection. code: WIRE_BYE_NONE when the worker itself is gone, else it is told BYE
+ * with this code and reason. The struct lives until the end of the loop's turn. */
+void worker_close(struct worker *worker, enum wire_bye_code code, const char *reason);
 /* Frees what worker_close() left; the fan-out calls it. */
 void worker_free(struct worker *worker);
 
@@ -209,17 +202,17 @@ void worker_recovered(struct worker *worker, struct decoded *decoded);
 /* If not, requests.takes_more() follows. */
 bool worker_takes_more(struct worker *worker);
 /* catch_up is over: the worker has what it missed up to seq; live from there. token: the checkpoint that it
- * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told, NULL when
- * nothing is missing. */
+ * has passed with that, NULL when none is known. cause and text: of the GAP that it must be told. */
 void worker_caught_up(
-	struct worker *worker, uint64_t seq, const char *token, const char *cause, const char *text);
+	struct worker *worker, uint64_t seq, const char *token, enum wire_gap_cause cause, const char *text);
 
-/* The answer to publish: code is NULL for OK. */
-void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t request, const char *code,
-	const char *text);
+/* The answer to publish: OK, or ERROR with a code. */
+void worker_published(struct fanout *fanout, struct worker_ref worker, uint64_t request,
+	enum wire_error_code code, const char *text);
 
 /* Answer a request, or with has_id false a frame that is none, with ERROR. */
-void worker_error(struct worker *worker, bool has_id, uint64_t id, const char *code, const char *text);
+void worker_error(
+	struct worker *worker, bool has_id, uint64_t id, enum wire_error_code code, const char *text);
 void worker_protocol_error(struct worker *worker, const char *what);
 
 /* reader.c: frames out of bytes, a slice at a time */

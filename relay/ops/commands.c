@@ -246,7 +246,7 @@ static void run_kill(struct command_line *l)
 		refuse(l, "no-worker", "no worker has this id now");
 		return;
 	}
-	worker_close(w, "evicted", "an operator ended this connection");
+	worker_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 	done(l, "killed");
 }
 

@@ -197,11 +197,12 @@ static void print_workers(struct page *p, const struct parts *r)
 	counter(p, "pgherald_workers_accepted_total", "Workers that connected.", f->n_accepted);
 	family(p, "pgherald_workers_closed_total", "counter",
 		"Connections of workers that ended, by the code of BYE.");
-	for (unsigned i = 0; i < WORKER_CLOSES; i++)
-		labelled(p, "code", worker_close_code(i), f->n_closed[i]);
+	for (unsigned i = 0; i < WIRE_BYES_N; i++)
+		labelled(p, "code", i == WIRE_BYE_NONE ? "left" : wire_bye_name((enum wire_bye_code)i),
+			f->n_closed[i]);
 	family(p, "pgherald_errors_total", "counter", "Requests answered with ERROR, by its code.");
-	for (unsigned i = 0; i < WORKER_ERRORS; i++)
-		labelled(p, "code", worker_error_code(i), f->n_errors[i]);
+	for (unsigned i = WIRE_ERROR_NONE + 1; i < WIRE_ERRORS_N; i++)
+		labelled(p, "code", wire_error_name((enum wire_error_code)i), f->n_errors[i]);
 }
 
 static void print_limits(struct page *p, const struct parts *r)

@@ -56,19 +56,21 @@ static void batch_remove(struct publish_request *r)
 	b->bytes -= r->len;
 }
 
-static void answer(struct publisher *p, struct publish_request *r, const char *code, const char *text)
+static void answer(
+	struct publisher *p, struct publish_request *r, enum wire_error_code code, const char *text)
 {
 	const struct publish_origin *o = &r->origin;
 
 	if (r->answered)
 		return;
-	p->n_failed += code != NULL;
+	p->n_failed += code != WIRE_ERROR_NONE;
 	publish_queue_answered(&p->queue, r);
 	p->events->published(p->context, o->source, o->slot, o->request, code, text);
 }
 
 /* It waits no more. */
-static void finish(struct publisher *p, struct publish_request *r, const char *code, const char *text)
+static void finish(
+	struct publisher *p, struct publish_request *r, enum wire_error_code code, const char *text)
 {
 	answer(p, r, code, text);
 	publish_queue_free(&p->queue, r);
@@ -92,10 +94,10 @@ static void expire(struct publisher *p, struct publish_request *r)
 {
 	if (r->waits) {
 		publish_queue_withdraw(r);
-		finish(p, r, "timeout", "PostgreSQL could not be reached in time");
+		finish(p, r, WIRE_ERROR_TIMEOUT, "PostgreSQL could not be reached in time");
 		return;
 	}
-	answer(p, r, "timeout",
+	answer(p, r, WIRE_ERROR_TIMEOUT,
 		"PostgreSQL did not confirm it in time; it may have been published all the same");
 	if (r->batch == &p->again) {
 		batch_remove(r);
@@ -274,7 +276,7 @@ static void on_batch(void *context, PGresult *result)
 			count_published(p);
 		while ((r = TAILQ_FIRST(&p->in_flight.requests))) {
 			batch_remove(r);
-			finish(p, r, p->refused ? "rejected" : NULL, p->refusal);
+			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal);
 		}
 	}
 	p->refused = false;
@@ -518,7 +520,7 @@ bool publisher_idle(const struct publisher *p)
 	return p->queue.n == 0;
 }
 
-void publisher_abandon(struct publisher *p, const char *code, const char *text)
+void publisher_abandon(struct publisher *p, enum wire_error_code code, const char *text)
 {
 	for (struct publish_request *r; (r = take_any(p));)
 		finish(p, r, code, text);
@@ -544,7 +546,7 @@ static int make_room(struct publisher *p, uid_t uid, size_t len)
 		case PUBLISH_ROOM_BY_EVICTION:
 			p->n_evicted++;
 			log_full(p);
-			finish(p, evicted, "busy",
+			finish(p, evicted, WIRE_ERROR_BUSY,
 				"the relay's publish queue is full, and others have less in it");
 			break;
 		case PUBLISH_FULL_FOR_USER:

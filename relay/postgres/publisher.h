@@ -25,9 +25,9 @@
 /* Longer waits between attempts to connect would let requests run out that PostgreSQL could take by now. */
 #define PUBLISHER_BACKOFF_MAX 4.
 
-/* What became of a request: code is NULL when it is committed, else an ERROR code of PROTOCOL.md. */
-typedef void published_fn(
-	void *context, uint64_t source, uint32_t slot, uint64_t request, const char *code, const char *text);
+/* What became of a request: code is WIRE_ERROR_NONE when it is committed. */
+typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request,
+	enum wire_error_code code, const char *text);
 /* Each result of a statement, NULL when it is over; or, when it could not be run to its end, error alone. */
 typedef void publisher_statement_fn(void *context, PGresult *result, const char *error);
 
@@ -85,7 +85,7 @@ int publisher_submit(struct publisher *publisher, const struct publish_origin *o
 /* Nothing waits and nothing is in flight. */
 bool publisher_idle(const struct publisher *publisher);
 /* Answer all that waits with this. */
-void publisher_abandon(struct publisher *publisher, const char *code, const char *text);
+void publisher_abandon(struct publisher *publisher, enum wire_error_code code, const char *text);
 /* Run one statement in between. params' values must live until it is over. -EBUSY: one is under way. */
 int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params,
 	int n_params, publisher_statement_fn *on_statement, void *context);

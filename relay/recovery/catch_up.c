@@ -54,23 +54,24 @@ static void finish(struct catch_up *c, struct catch_up_member *m)
 	struct worker *w = m->worker;
 
 	question_remove(c, m);
-	worker_caught_up(w, q->head, question_passed(q, w, false), NULL, NULL);
+	worker_caught_up(w, q->head, question_passed(q, w, false), WIRE_GAP_NONE, NULL);
 	drop_idle_question(c, q);
 }
 
 /* Gaps */
 
-static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const char *token, const char *cause,
-	const char *text)
+static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const char *token,
+	enum wire_gap_cause cause, const char *text)
 {
 	c->n_gaps++;
 	diag_limited(&c->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d",
-		text, cause, (unsigned long long)w->id, (int)w->pid);
+		text, wire_gap_name(cause), (unsigned long long)w->id, (int)w->pid);
 	worker_caught_up(w, seq, token, cause, text);
 }
 
 /* It goes live from where the question was asked, or from now if that is out of the backlog. */
-static void give_up(struct catch_up *c, struct catch_up_member *m, const char *cause, const char *text)
+static void give_up(
+	struct catch_up *c, struct catch_up_member *m, enum wire_gap_cause cause, const char *text)
 {
 	struct catch_up_question *q = m->question;
 	const struct backlog *backlog = &c->fanout->backlog;
@@ -83,9 +84,9 @@ static void give_up(struct catch_up *c, struct catch_up_member *m, const char *c
 }
 
 /* What a worker is told of that resumed from another epoch, or fell out of the backlog. */
-static const char *own_cause(const struct worker *w)
+static enum wire_gap_cause own_cause(const struct worker *w)
 {
-	return w->begun ? "restart" : "overrun";
+	return w->begun ? WIRE_GAP_RESTART : WIRE_GAP_OVERRUN;
 }
 
 static void give_up_all(
@@ -93,7 +94,7 @@ static void give_up_all(
 {
 	for (unsigned n = q->n_members; n > 0; n--) {
 		struct catch_up_member *m = TAILQ_FIRST(&q->members);
-		give_up(c, m, outcome == CHANGES_WRONG ? "recovery" : own_cause(m->worker), text);
+		give_up(c, m, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : own_cause(m->worker), text);
 	}
 }
 
@@ -107,7 +108,7 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 		if (!m->overdue)
 			continue;
 		c->n_evicted++;
-		give_up(c, m, "overrun",
+		give_up(c, m, WIRE_GAP_OVERRUN,
 			"it took what it missed too slowly, and there is no room for more "
 			"(PGHERALD_RECOVERY_SIZE)");
 	}

@@ -251,7 +251,7 @@ static void begin_anew(struct reconcile *rc, const char *why)
 {
 	diag(DIAG_ERROR, "all workers are told of a gap, since what nobody notified cannot be found: %s",
 		why);
-	fanout_gap(rc->fanout, "upstream", why);
+	fanout_gap(rc->fanout, WIRE_GAP_UPSTREAM, why);
 	fanout_checkpoint(rc->fanout, rc->turn->token);
 }
 

@@ -131,7 +131,7 @@ static void ask_lines(int fd, struct input *in)
 			local_relay_hear("data", (struct wire_str){(const char *)line.bytes, 0});
 			local_relay_hear("log",
 				(struct wire_str){(const char *)line.bytes, (uint32_t)line.len % 1000});
-			fanout_gap(&relay->fanout, "upstream", "for the tail");
+			fanout_gap(&relay->fanout, WIRE_GAP_UPSTREAM, "for the tail");
 			read_replies(fd);
 			check_printable();
 			if (ends_with(line, "json"))

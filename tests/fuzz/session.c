@@ -227,7 +227,7 @@ static void hear(struct input *in)
 		fanout_checkpoint(f, "7;00000001;0/1234;5:5:");
 		break;
 	case 2:
-		fanout_gap(f, "upstream", "the relay did not hear PostgreSQL for a while");
+		fanout_gap(f, WIRE_GAP_UPSTREAM, "the relay did not hear PostgreSQL for a while");
 		break;
 	case 3:
 		fanout_upstream(f, n & 1, "as the input says");
@@ -279,7 +279,7 @@ static void step(struct input *in)
 		struct worker *w = fanout_worker_by_id(&relay->fanout, input_byte(in));
 		/* 1 and 2 are those who behave. */
 		if (w && w->id > 2)
-			worker_close(w, "evicted", "an operator ended this connection");
+			worker_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 		break;
 	}
 	default:

@@ -42,7 +42,7 @@ static void publish(
 	(void)context;
 	(void)topic;
 	(void)payload;
-	worker_published(&fanout, worker, request, NULL, NULL);
+	worker_published(&fanout, worker, request, WIRE_ERROR_NONE, NULL);
 }
 
 static void catch_up(void *context, struct worker *worker)
@@ -88,7 +88,7 @@ static void start(void)
 
 static void end(void)
 {
-	fanout_close_workers(&fanout, NULL, "the test is over");
+	fanout_close_workers(&fanout, WIRE_BYE_NONE, "the test is over");
 	fanout_close(&fanout);
 	wire_decoder_free(reader);
 	ev_loop_destroy(loop);
@@ -385,7 +385,7 @@ Test(delivery, catches_up_whoever_fell_out_of_the_backlog)
 	uint64_t head = change("meanwhile") - 1;
 	decode_recovered(&decoder, "data", wire_str("missed"), &decoded);
 	worker_recovered(p->worker, &decoded);
-	worker_caught_up(p->worker, head, "1;1;0/1;3:3:", NULL, NULL);
+	worker_caught_up(p->worker, head, "1;1;0/1;3:3:", WIRE_GAP_NONE, NULL);
 	int n = p->n;
 	take_all(p);
 	cr_assert_eq(p->n_recovered, 1);
@@ -556,7 +556,7 @@ Test(delivery, tells_a_worker_by_pubkey_of_its_overrun_too)
 	change("bob");
 	turn();
 	overrun(p, "bob");
-	worker_caught_up(p->worker, fanout.backlog.head, NULL, "overrun", "test");
+	worker_caught_up(p->worker, fanout.backlog.head, NULL, WIRE_GAP_OVERRUN, "test");
 	take_all(p);
 	cr_assert_eq(p->n_gaps, 1);
 	uint64_t seq = change("bob");
