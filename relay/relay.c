@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/systemd.h"
+#include "fanout/connection.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -231,7 +232,7 @@ static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t
 	if (source == 0)
 		reconcile_published(&r->reconcile, code == WIRE_ERROR_NONE);
 	else
-		worker_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
+		connection_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
 }
 
 static void on_publisher_connected(void *context)
@@ -267,11 +268,11 @@ static void on_publish(
 	if (r->config->mode == MODE_POSTGRES) {
 		r->publisher.shared = fanout_is_shared(&r->fanout);
 		result = publisher_submit(&r->publisher,
-			&(struct publish_origin){
-				fanout_worker(&r->fanout, worker)->uid, worker.slot, worker.id, request},
+			&(struct publish_origin){workers_find(&r->fanout.workers, worker)->uid, worker.slot,
+				worker.id, request},
 			channel, payload);
 		if (result < 0)
-			worker_published(&r->fanout, worker, request, WIRE_ERROR_BUSY,
+			connection_published(&r->fanout, worker, request, WIRE_ERROR_BUSY,
 				"the relay's publish queue, or this user's share of it, is full");
 		return;
 	}
@@ -281,10 +282,10 @@ static void on_publish(
 		decoded_release(&decoded);
 	}
 	if (result == -ENOMEM)
-		worker_published(
+		connection_published(
 			&r->fanout, worker, request, WIRE_ERROR_BUSY, "the relay is short of memory");
 	else
-		worker_published(&r->fanout, worker, request,
+		connection_published(&r->fanout, worker, request,
 			result < 0 ? WIRE_ERROR_INVALID : WIRE_ERROR_NONE, "the payload is no change");
 }
 
@@ -313,7 +314,7 @@ void relay_worker_accepted(void *context, int fd)
 {
 	struct relay *r = context;
 
-	worker_open(&r->fanout, fd);
+	connection_open(&r->fanout, fd);
 }
 
 /* Every second */
@@ -321,12 +322,12 @@ void relay_worker_accepted(void *context, int fd)
 static void tell_status(const struct relay *r)
 {
 	if (r->config->mode == MODE_LOCAL)
-		systemd_status("local mode, %u workers", r->fanout.n_workers);
+		systemd_status("local mode, %u workers", r->fanout.workers.n);
 	else if (r->upstream.state == UPSTREAM_LIVE)
-		systemd_status("hears PostgreSQL, %u workers", r->fanout.n_workers);
+		systemd_status("hears PostgreSQL, %u workers", r->fanout.workers.n);
 	else
 		systemd_status("upstream %s, %u workers; last error: %s",
-			upstream_state_name(r->upstream.state), r->fanout.n_workers,
+			upstream_state_name(r->upstream.state), r->fanout.workers.n,
 			*r->upstream.last_error ? r->upstream.last_error : "none");
 }
 
@@ -469,7 +470,7 @@ void relay_close(struct relay *r)
 	metrics_socket_close(&r->metrics_socket);
 	if (r->config->mode == MODE_POSTGRES)
 		stop_postgres(r);
-	fanout_close_workers(&r->fanout, WIRE_BYE_SHUTDOWN, "the relay ends");
+	connection_close_all(&r->fanout, WIRE_BYE_SHUTDOWN, "the relay ends");
 	reconcile_close(&r->reconcile);
 	catch_up_close(&r->catch_up);
 	recovery_close(&r->recovery);

@@ -61,3 +61,24 @@ void decoded_release(struct decoded *decoded)
 {
 	change_release(&decoded->change);
 }
+
+void decoded_frame(const struct decoded *d, uint64_t seq, unsigned flags, struct wire_frame *out)
+{
+	struct wire_str channel = wire_str(d->channel->name);
+
+	if (d->channel->kind == CHANNEL_CHANGES)
+		*out = (struct wire_frame){.type = WIRE_CHANGE,
+			.change = {seq, channel, d->change.pubkey, d->change.client_id, flags}};
+	else
+		*out = (struct wire_frame){.type = WIRE_MESSAGE,
+			.message = {seq, channel, d->payload, flags,
+				.binary = !wire_utf8_valid(d->payload.ptr, d->payload.len)}};
+}
+
+uint64_t decoded_key(struct decoded *d, const struct router *router)
+{
+	if (!d->key)
+		d->key = router_key(router, d->topic,
+			d->channel->kind == CHANNEL_CHANGES ? d->change.pubkey : d->payload);
+	return d->key;
+}

@@ -1,12 +1,10 @@
-/* What a worker is sent, and when. Two sources make one stream: the backlog, from the worker's cursor on, and
- * the private queue of answers. A stretch of the queue goes out once the cursor has reached the seq at which
- * it was queued, so that what a worker reads is in order. gather() lists what comes next as runs of bytes,
- * straight from the ring; after sendmsg(), account() moves the cursor and the queue by what the socket took.
- * When it took half a frame of the backlog, the other half is copied to the front of the queue: the ring may
- * drop the frame, the stream must not. */
+#include "fanout/delivery.h"
+
 #include "base/clock.h"
 #include "base/diag.h"
 #include "fanout/fanout.h"
+#include "fanout/room.h"
+#include "wire_change.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,10 +12,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* gather() lists what comes next as runs of bytes, straight from the ring. After sendmsg(), account() moves
+ * the cursor and the queue by what the socket took. When it took half a frame of the backlog, the other half
+ * is copied to the front of the queue: the ring may drop the frame, the stream must not. */
+
 #define RUNS_MAX 64
-/* Frames looked at in one walk, and sends in one flush: so that a worker far behind does not hold up the
+/* Frames looked at in one scan, and sends in one flush, so that a worker far behind does not hold up the
  * others. */
-#define WALK_MAX 1024
+#define SCAN_MAX 1024
 #define SENDS_MAX 4
 
 static struct diag_limit overrun_limit;
@@ -36,116 +38,43 @@ struct gathered {
 	bool whole;       /* nothing more is owed beyond it */
 };
 
-/* The private queue */
-
-static int queue_room(struct private_queue *q, size_t len)
+void delivery_mark(struct worker *w)
 {
-	if (q->size - q->end >= len)
-		return 0;
-	if (q->start > 0) {
-		memmove(q->bytes, q->bytes + q->start, q->end - q->start);
-		q->end -= q->start;
-		q->start = 0;
+	struct fanout *f = w->fanout;
+
+	if (fanout_is_shared(f)) {
+		if (!w->blocked)
+			worker_send(w);
+		return;
 	}
-	if (q->size - q->end >= len)
-		return 0;
-	size_t size = q->size ? q->size : 256;
-	while (size - q->end < len)
-		size *= 2;
-	unsigned char *bytes = realloc(q->bytes, size);
-	if (!bytes)
-		return -ENOMEM;
-	q->bytes = bytes;
-	q->size = size;
-	return 0;
-}
-
-static int queue_stretch(struct private_queue *q, uint64_t after, size_t len)
-{
-	if (q->n > 0 && q->stretches[q->first + q->n - 1].after == after) {
-		q->stretches[q->first + q->n - 1].len += (uint32_t)len;
-		return 0;
-	}
-	if (q->first + q->n == q->max) {
-		if (q->first > 0) {
-			memmove(q->stretches, q->stretches + q->first, q->n * sizeof *q->stretches);
-			q->first = 0;
-		} else {
-			uint32_t max = q->max ? q->max * 2 : 4;
-			struct private_stretch *s = reallocarray(q->stretches, max, sizeof *s);
-			if (!s)
-				return -ENOMEM;
-			q->stretches = s;
-			q->max = max;
-		}
-	}
-	q->stretches[q->first + q->n++] = (struct private_stretch){after, (uint32_t)len};
-	return 0;
-}
-
-static void queue_sent(struct worker *w, size_t len)
-{
-	struct private_queue *q = &w->private;
-
-	q->start += len;
-	while (len > 0) {
-		struct private_stretch *s = &q->stretches[q->first];
-		uint32_t part = len < s->len ? (uint32_t)len : s->len;
-		s->len -= part;
-		len -= part;
-		if (s->len == 0) {
-			q->first++;
-			q->n--;
-		}
-	}
-	if (q->n == 0) {
-		free(q->bytes);
-		free(q->stretches);
-		*q = (struct private_queue){0};
-		worker_account(w);
-	}
-}
-
-size_t delivery_queued(const struct worker *w)
-{
-	return w->private.end - w->private.start + w->private.n * sizeof *w->private.stretches;
-}
-
-/* In front of all else, at once. */
-static int queue_rest_of_frame(struct private_queue *q, const unsigned char *bytes, size_t len)
-{
-	int r = queue_room(q, len);
-
-	/* A stretch of no bytes makes the room that the shift below needs. */
-	if (r < 0 || (r = queue_stretch(q, UINT64_MAX, 0)) < 0)
-		return r;
-	memmove(q->bytes + q->start + len, q->bytes + q->start, q->end - q->start);
-	memcpy(q->bytes + q->start, bytes, len);
-	q->end += len;
-	struct private_stretch *s = q->stretches + q->first;
-	memmove(s + 1, s, (q->n - 1) * sizeof *s);
-	*s = (struct private_stretch){0, (uint32_t)len};
-	return 0;
+	if (w->dirty)
+		return;
+	w->dirty = true;
+	TAILQ_INSERT_HEAD(&f->dirty, w, next_dirty);
 }
 
 void delivery_queue(struct worker *w, const struct wire_frame *frame)
 {
-	struct private_queue *q = &w->private;
 	unsigned char buf[WIRE_FRAME_MAX];
 
-	if (w->state == WORKER_DEAD)
+	if (w->ended)
 		return;
 	int len = wire_encode(frame, buf, sizeof buf);
 	assert(len > 0);
 	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
-	if (queue_room(q, (size_t)len) < 0 || queue_stretch(q, after, (size_t)len) < 0) {
-		worker_close(w, WIRE_BYE_NONE, "out of memory");
+	if (private_queue_append(&w->private, after, buf, (size_t)len) < 0) {
+		worker_end(w, WIRE_BYE_NONE, "out of memory");
 		return;
 	}
-	memcpy(q->bytes + q->end, buf, (size_t)len);
-	q->end += (size_t)len;
-	worker_account(w);
-	fanout_mark(w->fanout, w);
+	room_account(w);
+	delivery_mark(w);
+}
+
+void delivery_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_code code, const char *text)
+{
+	w->fanout->n_errors[code]++;
+	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
+				  .error = {has_id, id, wire_str(wire_error_name(code)), wire_str(text)}});
 }
 
 void delivery_ok(struct worker *w, uint64_t request)
@@ -160,76 +89,64 @@ void delivery_ok(struct worker *w, uint64_t request)
 
 /* What is owed of the backlog */
 
-static void wanted_clear(struct wanted *wanted)
+/* Where the cursor stands. A list that is whole says that nothing before its first frame is owed, so the
+ * cursor of an idle worker follows the head. */
+static uint64_t cursor_of(const struct worker *w)
 {
-	free(wanted->seqs);
-	*wanted = (struct wanted){0};
+	uint64_t next = w->wanted_whole ? wanted_first(&w->wanted, w->fanout->backlog.head + 1) : 0;
+
+	return w->cursor + 1 < next ? next - 1 : w->cursor;
 }
 
-/* A list that is whole says that nothing before its first frame is owed: the cursor of an idle worker
- * follows. */
 static void advance(struct worker *w)
 {
-	if (!w->wanted_whole)
-		return;
-	uint64_t next = w->wanted.n > 0 ? w->wanted.seqs[w->wanted.first] : w->fanout->backlog.head + 1;
-	if (w->cursor + 1 < next)
-		w->cursor = next - 1;
+	w->cursor = cursor_of(w);
 }
 
-void delivery_walk(struct worker *w)
+void delivery_scan(struct worker *w)
 {
 	advance(w);
 	wanted_clear(&w->wanted);
 	if (w->wanted_whole) {
 		w->wanted_whole = false;
-		fanout_add_walker(w->fanout, w);
+		TAILQ_INSERT_HEAD(&w->fanout->scanners, w, next_scanner);
 	}
 }
 
-/* The walk has come to the head: from here on, the router tells. */
+/* The scan has come to the head: from here on, the router tells. */
 static void follow(struct worker *w)
 {
 	if (w->wanted_whole || w->state != WORKER_LIVE || w->all_mask != 1u << TOPIC_ALL ||
 		w->cursor != w->fanout->backlog.head)
 		return;
 	w->wanted_whole = true;
-	fanout_remove_walker(w->fanout, w);
+	TAILQ_REMOVE(&w->fanout->scanners, w, next_scanner);
 }
 
 void delivery_want(struct worker *w, uint64_t seq)
 {
-	struct wanted *wanted = &w->wanted;
-
 	if (!w->wanted_whole)
 		return;
-	if (wanted->first + wanted->n == wanted->max && wanted->first > 0) {
-		memmove(wanted->seqs, wanted->seqs + wanted->first, wanted->n * sizeof *wanted->seqs);
-		wanted->first = 0;
-	}
-	if (wanted->n == wanted->max) {
-		uint32_t max = wanted->max ? wanted->max * 2 : 8;
-		uint64_t *seqs =
-			max <= WORKER_WANTED_MAX ? reallocarray(wanted->seqs, max, sizeof *seqs) : NULL;
-		if (!seqs) {
-			delivery_walk(w);
-			return;
-		}
-		wanted->seqs = seqs;
-		wanted->max = max;
-	}
-	wanted->seqs[wanted->first + wanted->n++] = seq;
-	fanout_mark(w->fanout, w);
+	if (wanted_add(&w->wanted, seq) < 0)
+		delivery_scan(w);
+	else
+		delivery_mark(w);
 }
 
-static void wanted_drop_to(struct wanted *wanted, uint64_t seq)
+/* The router's key of a frame of the backlog; 0 when it has no pubkey. */
+static uint64_t key_of(const struct fanout *f, uint64_t seq)
 {
-	while (wanted->n > 0 && wanted->seqs[wanted->first] <= seq) {
-		wanted->first++;
-		wanted->n--;
-	}
-	if (wanted->n == 0)
-		wanted->first = 0;
+	const struct backlog_entry *e = backlog_entry(&f->backlog, seq);
+	struct wire_change change;
+
+	if (e->key || e->topic == TOPIC_ALL || f->config->channels[e->topic - 1].kind != CHANNEL_CHANGES)
+		return e->key;
+	/* It came when nobody subscribed by pubkey. */
+	size_t len = backlog_end_of(&f->backlog, seq) - e->start;
+	size_t read = wire_change_read(backlog_bytes(&f->backlog, e->start), len, &change);
+	assert(read == len);
+	(void)read;
+	return router_key(&f->router, e->topic, change.pubkey);
 }
 
 static bool matches(const struct worker *w, uint64_t seq)
@@ -238,7 +155,7 @@ static bool matches(const struct worker *w, uint64_t seq)
 
 	if (w->all_mask >> backlog_entry(&f->backlog, seq)->topic & 1)
 		return true;
-	uint64_t key = w->n_edges > 0 ? fanout_key_of_frame(f, seq) : 0;
+	uint64_t key = w->n_edges > 0 ? key_of(f, seq) : 0;
 	return key && router_has(&f->router, key, w->slot);
 }
 
@@ -290,7 +207,7 @@ static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
 		g->reached = last;
 		return true;
 	}
-	for (uint64_t seq = g->reached + 1, stop = seq + WALK_MAX; seq <= last; seq++) {
+	for (uint64_t seq = g->reached + 1, stop = seq + SCAN_MAX; seq <= last; seq++) {
 		if (seq == stop || (matches(w, seq) && !gather_frames(g, b, seq, seq)))
 			return false;
 		g->reached = seq;
@@ -343,9 +260,16 @@ static int account_part(struct worker *w, const struct run *run, size_t n)
 	}
 	w->n_sent++;
 	w->cursor = seq;
-	int r = queue_rest_of_frame(&w->private, backlog_bytes(b, position), end - position);
-	worker_account(w);
+	int r = private_queue_prepend(&w->private, backlog_bytes(b, position), end - position);
+	room_account(w);
 	return r;
+}
+
+static void take_from_queue(struct worker *w, size_t n)
+{
+	private_queue_sent(&w->private, n);
+	if (w->private.n == 0)
+		room_account(w);
 }
 
 static int account(struct worker *w, const struct gathered *g, size_t n)
@@ -355,7 +279,7 @@ static int account(struct worker *w, const struct gathered *g, size_t n)
 		size_t part = n < run->len ? n : run->len;
 		n -= part;
 		if (!run->from)
-			queue_sent(w, part);
+			take_from_queue(w, part);
 		else if (part < run->len)
 			return account_part(w, run, part);
 		else {
@@ -397,7 +321,7 @@ static void overrun(struct worker *w)
 	diag_limited(&overrun_limit, DIAG_NOTICE,
 		"a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
-	delivery_walk(w);
+	delivery_scan(w);
 	worker_note_checkpoint(w);
 	w->state = WORKER_CATCHING_UP;
 	w->fanout->requests.catch_up(w->fanout->requests.context, w);
@@ -411,7 +335,7 @@ static void send_what_is_owed(struct worker *w)
 
 	advance(w);
 	for (int sends = 0; more; sends++) {
-		if (w->state == WORKER_DEAD)
+		if (w->ended)
 			return;
 		if (w->state == WORKER_LIVE && w->cursor + 1 < f->backlog.first) {
 			overrun(w);
@@ -435,7 +359,7 @@ static void send_what_is_owed(struct worker *w)
 			if (errno == EINTR)
 				continue;
 			if (errno != EAGAIN) {
-				worker_close(w, WIRE_BYE_NONE, strerror(errno));
+				worker_end(w, WIRE_BYE_NONE, strerrordesc_np(errno));
 				return;
 			}
 			n = 0;
@@ -451,7 +375,7 @@ static void send_what_is_owed(struct worker *w)
 		int r = account(w, &g, (size_t)n);
 		f->n_deliveries += w->n_sent - sent;
 		if (r < 0) {
-			worker_close(w, WIRE_BYE_NONE, "out of memory");
+			worker_end(w, WIRE_BYE_NONE, "out of memory");
 			return;
 		}
 		wanted_drop_to(&w->wanted, w->cursor);
@@ -465,7 +389,7 @@ static void send_what_is_owed(struct worker *w)
 	if (w->blocked)
 		unblock(w);
 	follow(w);
-	reader_resume(w);
+	worker_resume_reading(w);
 }
 
 void delivery_flush(struct worker *w)
@@ -473,27 +397,25 @@ void delivery_flush(struct worker *w)
 	const struct worker_requests *requests = &w->fanout->requests;
 
 	send_what_is_owed(w);
-	if (w->catch_up && worker_takes_more(w))
+	if (w->catch_up && room_takes_more(w))
 		requests->takes_more(requests->context, w);
 }
 
-uint64_t delivery_lag(struct worker *w, uint64_t *bytes)
+struct delivery_lag delivery_lag(const struct worker *w)
 {
-	advance(w);
 	const struct backlog *b = &w->fanout->backlog;
-	uint64_t from = w->cursor + 1 < b->first ? b->first : w->cursor + 1;
+	struct delivery_lag lag = {.bytes = w->private.end - w->private.start};
+	uint64_t cursor = cursor_of(w), from = cursor + 1 < b->first ? b->first : cursor + 1;
 
-	*bytes = w->private.end - w->private.start;
-	if (w->state != WORKER_LIVE || from > b->head)
-		return 0;
-	*bytes += b->end - backlog_entry(b, from)->start;
-	return b->head - w->cursor;
+	if (w->state == WORKER_LIVE && from <= b->head) {
+		lag.frames = b->head - cursor;
+		lag.bytes += b->end - backlog_entry(b, from)->start;
+	}
+	return lag;
 }
 
 void delivery_free(struct worker *w)
 {
-	free(w->private.bytes);
-	free(w->private.stretches);
-	w->private = (struct private_queue){0};
+	private_queue_free(&w->private);
 	wanted_clear(&w->wanted);
 }

@@ -1,6 +1,7 @@
-/* What each frame of a worker's does. Publishing and catching up go on elsewhere, and are answered later. A
- * frame with many pubkeys is done in portions. */
+#include "fanout/requests.h"
+
 #include "base/diag.h"
+#include "fanout/delivery.h"
 #include "fanout/fanout.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@ static void refuse(struct worker *w, uint64_t id, enum wire_error_code code, con
 	diag_limited(&refusal_limit, DIAG_WARNING,
 		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
 		wire_error_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
-	worker_error(w, true, id, code, text);
+	delivery_error(w, true, id, code, text);
 }
 
 static void welcome(struct worker *w)
@@ -49,15 +50,15 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	struct fanout *f = w->fanout;
 
 	if (w->state != WORKER_NEW) {
-		worker_close(w, WIRE_BYE_PROTOCOL, "HELLO came twice");
+		worker_end(w, WIRE_BYE_PROTOCOL, "HELLO came twice");
 		return;
 	}
 	if (hello->version != WIRE_VERSION) {
-		worker_close(w, WIRE_BYE_PROTOCOL, "this relay speaks version 1");
+		worker_end(w, WIRE_BYE_PROTOCOL, "this relay speaks version 1");
 		return;
 	}
 	if (hello->resume && hello->checkpoint.len > CHECKPOINT_TOKEN_MAX) {
-		worker_close(w, WIRE_BYE_PROTOCOL, "the checkpoint in HELLO is longer than any checkpoint");
+		worker_end(w, WIRE_BYE_PROTOCOL, "the checkpoint in HELLO is longer than any checkpoint");
 		return;
 	}
 	ev_timer_stop(f->loop, &w->hello_deadline);
@@ -71,7 +72,7 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	}
 	w->cursor = f->backlog.head;
 	welcome(w);
-	if (w->state == WORKER_DEAD)
+	if (w->ended)
 		return;
 	if (hello->resume) {
 		w->state = WORKER_RESUMING;
@@ -97,9 +98,10 @@ static unsigned topic_for(
 	unsigned topic = decode_topic(w->fanout->config, name);
 
 	if (topic == 0)
-		worker_error(w, true, id, WIRE_ERROR_CHANNEL, "the channel is not configured at this relay");
+		delivery_error(
+			w, true, id, WIRE_ERROR_CHANNEL, "the channel is not configured at this relay");
 	else if (w->fanout->config->channels[topic - 1].kind != kind) {
-		worker_error(w, true, id, WIRE_ERROR_CHANNEL, text);
+		delivery_error(w, true, id, WIRE_ERROR_CHANNEL, text);
 		return 0;
 	}
 	return topic;
@@ -166,7 +168,7 @@ static unsigned topic_to_leave(struct worker *w, const struct wire_subscribe *s)
 	unsigned topic = decode_topic(w->fanout->config, s->channel);
 
 	if (topic == 0)
-		worker_error(
+		delivery_error(
 			w, true, s->id, WIRE_ERROR_CHANNEL, "the channel is not configured at this relay");
 	return topic;
 }
@@ -177,7 +179,7 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 
 	if (topic == 0)
 		return;
-	delivery_walk(w);
+	delivery_scan(w);
 	w->all_mask |= UINT64_C(1) << topic;
 	delivery_ok(w, s->id);
 }
@@ -185,7 +187,7 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 static void unsubscribed(struct worker *w, uint64_t id)
 {
 	if (w->n_edges == 0)
-		delivery_walk(w);
+		delivery_scan(w);
 	delivery_ok(w, id);
 }
 
@@ -201,7 +203,7 @@ static void on_unsubscribe(struct worker *w, const struct wire_subscribe *s)
 
 /* By pubkey, in portions */
 
-void worker_subscribe_begin(struct worker *w, uint32_t frame_len, const struct wire_strs *pubkeys)
+void requests_subscribe_begin(struct worker *w, uint32_t frame_len, const struct wire_strs *pubkeys)
 {
 	w->subscribing = (struct subscribing){
 		.step = SUBSCRIBING_CHECK, .frame_len = frame_len, .all = *pubkeys, .left = *pubkeys};
@@ -264,7 +266,7 @@ static void add(struct worker *w, uint64_t key)
 	int r = router_add(&w->fanout->router, key, w->slot);
 
 	if (r < 0) {
-		worker_close(w, WIRE_BYE_LIMIT, "the relay is out of memory for subscriptions");
+		worker_end(w, WIRE_BYE_LIMIT, "the relay is out of memory for subscriptions");
 		return;
 	}
 	w->subscribing.n_reserved -= (uint32_t)r;
@@ -292,7 +294,7 @@ static void take_pubkey(struct worker *w, struct wire_str pubkey)
 		remove_one(w, key);
 }
 
-bool worker_subscribe(struct worker *w, const unsigned char *frame, int *cost)
+bool requests_subscribe(struct worker *w, const unsigned char *frame, int *cost)
 {
 	struct subscribing *s = &w->subscribing;
 	struct wire_str pubkey;
@@ -302,13 +304,13 @@ bool worker_subscribe(struct worker *w, const unsigned char *frame, int *cost)
 			if (*cost <= 0)
 				return false;
 			if (!wire_strs_next(&s->left, frame, s->frame_len, &pubkey)) {
-				worker_protocol_error(w, "a pubkey is no string");
+				worker_end(w, WIRE_BYE_PROTOCOL, "a pubkey is no string");
 				return true;
 			}
 			*cost -= s->step == SUBSCRIBING_CHECK ? COST_CHECK : COST_PUBKEY;
 			if (s->step != SUBSCRIBING_CHECK)
 				take_pubkey(w, pubkey);
-			if (w->state == WORKER_DEAD)
+			if (w->ended)
 				return true;
 		}
 	}
@@ -344,9 +346,9 @@ static void on_notify(struct worker *w, const struct wire_notify *n)
 		return;
 	int len = change_encode(n->pubkey, n->client_id, payload, sizeof payload);
 	if (len == -EILSEQ)
-		worker_error(w, true, n->id, WIRE_ERROR_INVALID, "the pubkey or the client id is no UTF-8");
+		delivery_error(w, true, n->id, WIRE_ERROR_INVALID, "the pubkey or the client id is no UTF-8");
 	else if (len < 0)
-		worker_error(
+		delivery_error(
 			w, true, n->id, WIRE_ERROR_TOO_LONG, "the payload would have 8000 bytes or more");
 	else
 		publish(w, n->id, topic, (struct wire_str){payload, (uint32_t)len});
@@ -360,11 +362,11 @@ static void on_send(struct worker *w, const struct wire_send *s)
 	if (topic == 0)
 		return;
 	if (memchr(s->payload.ptr, '\0', s->payload.len))
-		worker_error(w, true, s->id, WIRE_ERROR_INVALID, "PostgreSQL takes no NUL in a payload");
+		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "PostgreSQL takes no NUL in a payload");
 	else if (!wire_utf8_valid(s->payload.ptr, s->payload.len))
-		worker_error(w, true, s->id, WIRE_ERROR_INVALID, "the payload is no UTF-8");
+		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "the payload is no UTF-8");
 	else if (s->payload.len > CHANGE_PAYLOAD_MAX)
-		worker_error(w, true, s->id, WIRE_ERROR_TOO_LONG, "the payload has 8000 bytes or more");
+		delivery_error(w, true, s->id, WIRE_ERROR_TOO_LONG, "the payload has 8000 bytes or more");
 	else
 		publish(w, s->id, topic, s->payload);
 }
@@ -374,7 +376,7 @@ static void on_begin(struct worker *w, uint64_t id)
 	struct fanout *f = w->fanout;
 
 	if (w->state != WORKER_RESUMING) {
-		worker_close(
+		worker_end(
 			w, WIRE_BYE_PROTOCOL, "BEGIN comes once, after a HELLO with a cursor to resume from");
 		return;
 	}
@@ -391,10 +393,10 @@ static void on_begin(struct worker *w, uint64_t id)
 	f->requests.catch_up(f->requests.context, w);
 }
 
-void worker_request(struct worker *w, const struct wire_frame *frame)
+void requests_do(struct worker *w, const struct wire_frame *frame)
 {
 	if (w->state == WORKER_NEW && frame->type != WIRE_HELLO) {
-		worker_close(w, WIRE_BYE_PROTOCOL, "HELLO must come first");
+		worker_end(w, WIRE_BYE_PROTOCOL, "HELLO must come first");
 		return;
 	}
 	switch (frame->type) {
@@ -420,6 +422,6 @@ void worker_request(struct worker *w, const struct wire_frame *frame)
 		on_begin(w, frame->request.id);
 		break;
 	default:
-		worker_close(w, WIRE_BYE_PROTOCOL, "this frame is the relay's to send");
+		worker_end(w, WIRE_BYE_PROTOCOL, "this frame is the relay's to send");
 	}
 }

@@ -2,6 +2,8 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "fanout/connection.h"
+#include "fanout/delivery.h"
 #include "ops/metrics.h"
 #include "ops/parts.h"
 #include "ops/report.h"
@@ -76,7 +78,7 @@ static void read_program(pid_t pid, char buf[32])
 static void print_worker(struct report *r, struct worker *w)
 {
 	char program[32];
-	uint64_t bytes, frames = delivery_lag(w, &bytes);
+	struct delivery_lag lag = delivery_lag(w);
 
 	read_program(w->pid, program);
 	report_begin(r);
@@ -88,8 +90,8 @@ static void print_worker(struct report *r, struct worker *w)
 	/* Bit 0 is what every worker gets. */
 	report_count(r, "channels", (unsigned)__builtin_popcountll(w->all_mask) - 1);
 	report_count(r, "pubkeys", w->n_edges);
-	report_count(r, "lag frames", frames);
-	report_count(r, "lag bytes", bytes);
+	report_count(r, "lag frames", lag.frames);
+	report_count(r, "lag bytes", lag.bytes);
 	report_count(r, "sent", w->n_sent);
 	report_count(r, "drops", w->n_dropped);
 	report_count(r, "overruns", w->n_overruns);
@@ -108,8 +110,8 @@ static int go_on_workers(struct ops_connection *c, FILE *out)
 
 	if (report_open_table(&r, out, &a->table, a->json) < 0)
 		return -ENOMEM;
-	for (int n = 0; n < WORKERS_A_PORTION && a->slot < f->n_slots; a->slot++) {
-		struct worker *w = f->slots[a->slot];
+	for (int n = 0; n < WORKERS_A_PORTION && a->slot < f->workers.n_slots; a->slot++) {
+		struct worker *w = f->workers.slots[a->slot];
 		if (!w)
 			continue;
 		print_worker(&r, w);
@@ -119,13 +121,13 @@ static int go_on_workers(struct ops_connection *c, FILE *out)
 	if (report_close(&r) < 0)
 		return -ENOMEM;
 	if (a->table.measuring) {
-		if (a->n_measured >= MEASURED_MAX || a->slot >= f->n_slots) {
+		if (a->n_measured >= MEASURED_MAX || a->slot >= f->workers.n_slots) {
 			a->table.measuring = false;
 			a->slot = 0;
 		}
 		return 0;
 	}
-	return a->slot >= f->n_slots;
+	return a->slot >= f->workers.n_slots;
 }
 
 static void run_workers(struct command_line *l)
@@ -154,7 +156,8 @@ static void run_channels(struct command_line *l)
 	struct report_table table = {0};
 	struct report r;
 
-	for (const struct worker *w = l->parts->fanout->workers; w; w = w->next)
+	const struct worker *w;
+	TAILQ_FOREACH (w, &l->parts->fanout->workers.all, next)
 		for (uint64_t left = w->all_mask; left; left &= left - 1)
 			whole[__builtin_ctzll(left)]++;
 	int result = report_open_table(&r, l->out, &table, l->json);
@@ -241,12 +244,12 @@ static void run_kill(struct command_line *l)
 		refuse(l, "usage", "kill ID; \"workers\" lists the ids");
 		return;
 	}
-	struct worker *w = fanout_worker_by_id(l->parts->fanout, id);
+	struct worker *w = workers_find_id(&l->parts->fanout->workers, id);
 	if (!w) {
 		refuse(l, "no-worker", "no worker has this id now");
 		return;
 	}
-	worker_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
+	connection_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 	done(l, "killed");
 }
 

@@ -191,7 +191,7 @@ static void print_workers(struct page *p, const struct parts *r)
 {
 	const struct fanout *f = r->fanout;
 
-	gauge(p, "pgherald_workers", "Workers connected.", f->n_workers);
+	gauge(p, "pgherald_workers", "Workers connected.", f->workers.n);
 	gauge(p, "pgherald_pubkey_subscriptions", "Subscriptions by pubkey, of all workers.",
 		f->router.n_edges);
 	counter(p, "pgherald_workers_accepted_total", "Workers that connected.", f->n_accepted);

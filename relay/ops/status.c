@@ -126,7 +126,7 @@ void ops_status_print(const struct parts *parts, FILE *out, enum report_form for
 	report_rates(&r, parts->rates);
 	report_backlog(&r, &f->backlog);
 	report_group(&r, "workers");
-	report_count(&r, "connected", f->n_workers);
+	report_count(&r, "connected", f->workers.n);
 	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
 	report_count(&r, "overruns", f->n_overruns);
 	report_count(&r, "gaps", f->n_gaps + parts->catch_up->n_gaps);

@@ -1,5 +1,8 @@
 #include "recovery/catch_up.h"
 
+#include "fanout/connection.h"
+#include "fanout/room.h"
+
 #include "base/diag.h"
 #include "recovery/question.h"
 #include "recovery/shortage.h"
@@ -54,7 +57,7 @@ static void finish(struct catch_up *c, struct catch_up_member *m)
 	struct worker *w = m->worker;
 
 	question_remove(c, m);
-	worker_caught_up(w, q->head, question_passed(q, w, false), WIRE_GAP_NONE, NULL);
+	connection_caught_up(w, q->head, question_passed(q, w, false), WIRE_GAP_NONE, NULL);
 	drop_idle_question(c, q);
 }
 
@@ -66,7 +69,7 @@ static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const c
 	c->n_gaps++;
 	diag_limited(&c->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d",
 		text, wire_gap_name(cause), (unsigned long long)w->id, (int)w->pid);
-	worker_caught_up(w, seq, token, cause, text);
+	connection_caught_up(w, seq, token, cause, text);
 }
 
 /* It goes live from where the question was asked, or from now if that is out of the backlog. */
@@ -125,7 +128,7 @@ static int feed(struct catch_up *c, struct catch_up_member *m)
 	int n;
 
 	for (n = 0; n < ROWS_A_MEMBER; n++) {
-		if (!worker_takes_more(w)) {
+		if (!room_takes_more(w)) {
 			question_place(m, NULL);
 			break;
 		}
@@ -143,7 +146,7 @@ static int feed(struct catch_up *c, struct catch_up_member *m)
 			decoded.change.pubkey = row.value;
 		else
 			decoded.payload = row.value;
-		worker_recovered(w, &decoded);
+		connection_recovered(w, &decoded);
 		/* There was no memory for it: so the member is gone, and perhaps the question. */
 		if (w->state == WORKER_DEAD)
 			return n + 1;
@@ -230,7 +233,7 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 		return true;
 	struct spool_row row = {.topic = decoded.topic, .value = value};
 	if (decoded.channel->kind == CHANNEL_CHANGES)
-		row.key = fanout_key(c->fanout, &decoded);
+		row.key = decoded_key(&decoded, &c->fanout->router);
 	spool_add(&q->spool, &row);
 	question_account(c, q);
 	while ((m = TAILQ_FIRST(&q->hungry))) {

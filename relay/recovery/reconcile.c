@@ -238,7 +238,7 @@ static bool on_row(void *context, struct decoded *d)
 {
 	struct reconcile *rc = context;
 	struct wire_str value = d->change.pubkey.ptr ? d->change.pubkey : d->payload;
-	uint64_t key = fanout_key(rc->fanout, d);
+	uint64_t key = decoded_key(d, &rc->fanout->router);
 
 	if (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value))
 		announce(rc, d->topic, value);
@@ -431,7 +431,7 @@ void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim 
 void reconcile_heard(struct reconcile *rc, struct decoded *d)
 {
 	if (rc->enabled)
-		set_add(&rc->heard[0], fanout_key(rc->fanout, d));
+		set_add(&rc->heard[0], decoded_key(d, &rc->fanout->router));
 }
 
 bool reconcile_pending(const struct reconcile *rc)

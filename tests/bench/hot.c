@@ -5,6 +5,7 @@
  *   bench-hot --compiler	what the counts depend on */
 #include "bench.h"
 
+#include "fanout/connection.h"
 #include "fanout/decode.h"
 #include "fanout/fanout.h"
 #include "pgherald.h"
@@ -71,7 +72,7 @@ static void open_workers(const struct wire_str *pubkeys, uint32_t n_pubkeys)
 	for (int i = 0; i < WORKERS; i++) {
 		int pair[2];
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) < 0 ||
-			!worker_open(&fanout, pair[0]))
+			!connection_open(&fanout, pair[0]))
 			die("socketpair: %m");
 		peers[i] = pair[1];
 		send_frame(pair[1],
@@ -109,7 +110,7 @@ static void run_append(unsigned times)
 
 	decode_payload(&decoded);
 	for (unsigned i = 0; i < times; i++) {
-		fanout_frame(&decoded, fanout.backlog.head + 1, 0, &frame);
+		decoded_frame(&decoded, fanout.backlog.head + 1, 0, &frame);
 		int len = wire_encode(&frame, backlog_reserve(&fanout.backlog), BACKLOG_FRAME_MAX);
 		backlog_commit(&fanout.backlog, (size_t)len, 1, 1);
 	}

@@ -75,7 +75,7 @@ static void make_frame(const struct decoded *d)
 	static unsigned char buf[BACKLOG_FRAME_MAX];
 	struct wire_frame frame;
 
-	fanout_frame(d, WIRE_SEQ_NIL - 1, WIRE_RECOVERED, &frame);
+	decoded_frame(d, WIRE_SEQ_NIL - 1, WIRE_RECOVERED, &frame);
 	must(wire_encode(&frame, buf, sizeof buf) > 0);
 }
 

@@ -279,7 +279,7 @@ static void step(struct input *in)
 		struct worker *w = fanout_worker_by_id(&relay->fanout, input_byte(in));
 		/* 1 and 2 are those who behave. */
 		if (w && w->id > 2)
-			worker_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
+			connection_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 		break;
 	}
 	default:

@@ -1,7 +1,9 @@
 /* What a worker is sent, with the real fan-out on a real loop: workers of each kind on socket pairs that hold
  * little, read in odd portions. Whatever the interleaving, each must get exactly what it subscribed to, whole
  * and in order. */
+#include "fanout/delivery.h"
 #include "base/clock.h"
+#include "fanout/connection.h"
 #include "fanout/decode.h"
 #include "fanout/fanout.h"
 #include "wire.h"
@@ -42,7 +44,7 @@ static void publish(
 	(void)context;
 	(void)topic;
 	(void)payload;
-	worker_published(&fanout, worker, request, WIRE_ERROR_NONE, NULL);
+	connection_published(&fanout, worker, request, WIRE_ERROR_NONE, NULL);
 }
 
 static void catch_up(void *context, struct worker *worker)
@@ -88,7 +90,7 @@ static void start(void)
 
 static void end(void)
 {
-	fanout_close_workers(&fanout, WIRE_BYE_NONE, "the test is over");
+	connection_close_all(&fanout, WIRE_BYE_NONE, "the test is over");
 	fanout_close(&fanout);
 	wire_decoder_free(reader);
 	ev_loop_destroy(loop);
@@ -181,7 +183,7 @@ static struct peer *peer_hello(struct wire_hello hello)
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
 	setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
 	p->fd = fds[1];
-	p->worker = worker_open(&fanout, fds[0]);
+	p->worker = connection_open(&fanout, fds[0]);
 	request(p, (struct wire_frame){.type = WIRE_HELLO, .hello = hello});
 	return p;
 }
@@ -273,8 +275,7 @@ Test(delivery, costs_nobody_else_a_send)
 	}
 	cr_assert_eq(fanout.n_wakes, wakes + 100);
 	/* A worker that is never woken does not fall behind. */
-	uint64_t bytes;
-	cr_assert_eq(delivery_lag(ann->worker, &bytes), 0);
+	cr_assert_eq(delivery_lag(ann->worker).frames, 0);
 	peer_close(ann);
 	peer_close(bob);
 }
@@ -343,8 +344,8 @@ Test(delivery, is_exact_whatever_the_reader_does)
 			if (rand_r(&random) % 3)
 				take(peers[kind], 1 + (size_t)rand_r(&random) % 9000);
 			/* No test of falling out of the ring here. */
-			uint64_t bytes;
-			while (delivery_lag(peers[kind]->worker, &bytes) && bytes > fanout.backlog.size / 2)
+			while (delivery_lag(peers[kind]->worker).frames &&
+				delivery_lag(peers[kind]->worker).bytes > fanout.backlog.size / 2)
 				take_all(peers[kind]);
 		}
 		turn();
@@ -384,8 +385,8 @@ Test(delivery, catches_up_whoever_fell_out_of_the_backlog)
 	p->worker->cursor = fanout.backlog.head;
 	uint64_t head = change("meanwhile") - 1;
 	decode_recovered(&decoder, "data", wire_str("missed"), &decoded);
-	worker_recovered(p->worker, &decoded);
-	worker_caught_up(p->worker, head, "1;1;0/1;3:3:", WIRE_GAP_NONE, NULL);
+	connection_recovered(p->worker, &decoded);
+	connection_caught_up(p->worker, head, "1;1;0/1;3:3:", WIRE_GAP_NONE, NULL);
 	int n = p->n;
 	take_all(p);
 	cr_assert_eq(p->n_recovered, 1);
@@ -556,7 +557,7 @@ Test(delivery, tells_a_worker_by_pubkey_of_its_overrun_too)
 	change("bob");
 	turn();
 	overrun(p, "bob");
-	worker_caught_up(p->worker, fanout.backlog.head, NULL, WIRE_GAP_OVERRUN, "test");
+	connection_caught_up(p->worker, fanout.backlog.head, NULL, WIRE_GAP_OVERRUN, "test");
 	take_all(p);
 	cr_assert_eq(p->n_gaps, 1);
 	uint64_t seq = change("bob");

@@ -1,0 +1,26 @@
+/* The seqs after a worker's cursor that a worker with pubkeys is owed, in order. Pure memory; delivery.c
+ * keeps one for each worker. */
+#pragma once
+
+#include <stdint.h>
+
+/* A worker that is owed more is sent by a scan of the backlog instead. So a list has 8 KiB at most. */
+#define WANTED_MAX 1024
+
+/* All zero: empty. */
+struct wanted {
+	uint64_t *seqs;
+	uint32_t first, n, max;
+};
+
+/* seq: after all others. 0; -ENOMEM, also for one more than WANTED_MAX: it was not added. */
+int wanted_add(struct wanted *wanted, uint64_t seq);
+/* Forget all up to this seq. */
+void wanted_drop_to(struct wanted *wanted, uint64_t seq);
+void wanted_clear(struct wanted *wanted);
+
+/* The first; instead when there is none. */
+static inline uint64_t wanted_first(const struct wanted *wanted, uint64_t instead)
+{
+	return wanted->n > 0 ? wanted->seqs[wanted->first] : instead;
+}
