@@ -21,7 +21,7 @@
 #define LISTEN 1   /* an upstream is dead, and its relay does not know */
 #define RELAY 2    /* a relay dies */
 #define WORKER 4   /* a worker falls out of the backlog */
-#define MOVE 8     /* a worker goes to the other relay */
+#define ARRIVE 8   /* a worker comes from a relay elsewhere */
 #define CANARY 16  /* a canary cannot be committed */
 #define PUBLISH 32 /* an announcement is not confirmed */
 #define RESTART 64 /* PostgreSQL restarts */
@@ -52,6 +52,9 @@
 #endif
 #ifndef CANNOT_ASK
 #define CANNOT_ASK 0 /* a bit a relay: its reconciliation's questions fail */
+#endif
+#ifndef CUT_OFF
+#define CUT_OFF 0 /* a bit a relay: its upstream is away at the beginning */
 #endif
 #ifndef MUTANT
 #define MUTANT NONE
@@ -92,7 +95,7 @@
 #define SAME_RUN(a, b) ((a) && (b) && RUN(a) == RUN(b))
 #define COVERS(a, b) (SAME_RUN(a, b) && SEEN(a) >= SEEN(b))
 #define PRECEDES(a, b) (SAME_RUN(a, b) && LSN(a) <= LSN(b))
-#define NEWER(a, b) (!SAME_RUN(a, b) || LSN(a) > LSN(b))
+#define NEWER(a, b) (!SAME_RUN(a, b) || (LSN(a) == LSN(b) -> SEEN(a) > SEEN(b) : LSN(a) > LSN(b)))
 /* Sets of changes are masks. ALL: what the server has. ROWS: what pgherald.changes_since(h_since) returns. SEES: what h_tok
  * sees of ALL. */
 #if NC == 1
@@ -129,6 +132,7 @@ byte pos[NC], upto[FAULTS + 1], lsn, started, this_run;
 typedef history { byte pos[NC], upto[FAULTS + 1], lsn, its_run; bool refreshed };
 history kept[COPIES + 1];
 byte n_faults, notified /* or announced */, excused;
+byte there, there_tok, there_given; /* a canary elsewhere, whose token is a worker's checkpoint there; 2: it is committed */
 #define FAULT(kind) (n_faults < FAULTS && (KINDS & kind))
 
 /* A relay */
@@ -231,7 +235,7 @@ inline finish_turn_if_done(r) {
 inline begin_term(r) {
 	from[r] = (wanted[r] -> wanted[r] : K[r]);
 	leading[r] = true; failed[r] = false;
-	if :: heard0[r] -> forget_heard(r) /* RECONCILE_TAKEOVER_INTERVALS are over */ :: skip fi }
+	if :: heard0[r] | heard1[r] | heard2[r] -> forget_heard(r) /* RECONCILE_TAKEOVER_INTERVALS are over */ :: skip fi }
 
 inline on_own_turn(r, token) {
 	if :: asking[r] || pub[r] -> if :: slow[r] < 2 -> slow[r]++ :: else -> undone[r] = true fi
@@ -468,8 +472,8 @@ end:	do
 	:: atomic { FAULT(LISTEN) && st[r] >= PROVING && !deaf[r] -> n_faults++; deaf[r] = 1 }
 	:: atomic { FAULT(RELAY) -> n_faults++; relay_dies(r) }
 	:: atomic { FAULT(WORKER) && K[r] && !resuming[r] -> n_faults++; resuming[r] = true }
-	:: atomic { FAULT(MOVE) && K[r] && !resuming[r] -> n_faults++;
-		h_i = NR - 1 - r; wK[r] = wK[h_i]; given[r] = given[h_i]; resuming[r] = true }
+	:: atomic { FAULT(ARRIVE) && K[r] && !resuming[r] && there == 2 -> n_faults++;
+		wK[r] = there_tok; given[r] = there_given; resuming[r] = true }
 	od }
 
 inline failed_canary(r) { /* canary.c on_statement, main.c on_unproven */
@@ -568,6 +572,11 @@ end:	do
 	:: atomic { FAULT(RESTART) -> end_connections();
 		started++; if :: !MUT(LSN_ALONE) -> this_run = started :: else fi;
 		save(COPIES) }
+	:: atomic { (KINDS & ARRIVE) && !there -> there_tok = TOKEN(this_run, 0, lsn); there = 1 }
+	:: atomic { there == 1 && RUN(there_tok) == this_run ->
+		there_tok = TOKEN(this_run, lsn, SEEN(there_tok)); h_tok = there_tok; there_given = SEES;
+		if :: upto[this_run] <= lsn -> upto[this_run] = lsn + 1 :: else fi;
+		there = 2 }
 	:: atomic { FAULT(CRASH) -> end_connections(); restore(COPIES) }
 	/* A failover to a standby, or to a backup of the disk. Each was made at the beginning and refreshed once. */
 	:: atomic { COPIES > 0 && !kept[0].refreshed -> save(0); kept[0].refreshed = true }
@@ -582,7 +591,7 @@ end:	do
 init { atomic {
 	h_i = 0;
 	do :: h_i < NR ->
-		st[h_i] = LIVE; K[h_i] = TOKEN(0, 0, 0); wK[h_i] = K[h_i]; turns[h_i] = 3;
+		st[h_i] = (CUT_OFF & BIT(h_i) -> AWAY : LIVE); K[h_i] = TOKEN(0, 0, 0); wK[h_i] = K[h_i]; turns[h_i] = 3;
 		run relay(h_i); run publisher(h_i); run questions(h_i); h_i++
 	   :: else -> break od;
 	upto[0] = 1;
@@ -593,7 +602,7 @@ init { atomic {
 	atomic { timeout ->
 	h_i = 0;
 	do :: h_i < NR ->
-		assert(st[h_i] == LIVE && !resuming[h_i] && wK[h_i] == K[h_i]);
-		assert(silent(h_i) || (RUN(K[h_i]) == this_run && SEEN(K[h_i]) == lsn));
+		assert(st[h_i] == LIVE && !resuming[h_i]);
+		assert(silent(h_i) || (wK[h_i] == K[h_i] && RUN(K[h_i]) == this_run && SEEN(K[h_i]) == lsn));
 		assert((ALL & OF(channels(h_i)) & ~given[h_i] & ~excused) == 0); h_i++
 	   :: else -> break od } }
