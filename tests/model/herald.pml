@@ -56,6 +56,9 @@
 #ifndef CUT_OFF
 #define CUT_OFF 0 /* a bit a relay: its upstream is away at the beginning */
 #endif
+#ifndef BEGINNINGS
+#define BEGINNINGS 4 /* RECONCILE_BEGINNINGS */
+#endif
 #ifndef MUTANT
 #define MUTANT NONE
 #endif
@@ -148,6 +151,7 @@ bool awaited[NR], proving[NR], activity[NR];
 /* reconcile.h. asking 1: asked, 2: answered; pub: the announcements that are not committed yet */
 byte from[NR], asked[NR], turn[NR], settling[NR], settled[NR], wanted[NR], heard0[NR], heard1[NR], heard2[NR], susp[NR];
 byte pub[NR], asking[NR], answer[NR], answered_at[NR], slow[NR];
+byte beginnings[NR];
 bool leading[NR], failed[NR], undone[NR];
 byte waiting0[NR], waiting1[NR], age0[NR], age1[NR]; /* checkpoint.h checkpoint_waiting; an interval is two ticks */
 bool turned[NR];                                     /* in this tick */
@@ -281,11 +285,16 @@ inline on_turn(r, s, t, c, f) { /* main.c on_turn, reconcile.c reconcile_turn */
 		if :: silent(r) -> pass_on_with_delay(r, t)
 		   :: else ->
 			h_counts = (c == NOTHING && MUT(BANG_COUNTS)) || (c != NOTHING && c != NEVER && (h_own -> OWN_JOINS(r, f) :
-				JOINS_ON(r, s, t, f) && (IS_TOKEN(c) || !KEEPS_LEAD(r))));
-			if :: h_counts && IS_TOKEN(c) && PASSES_ON(r, t, c) -> checkpoint(r, c) :: else fi;
+				JOINS_ON(r, s, t, f) && (IS_TOKEN(c) || (!KEEPS_LEAD(r) && beginnings[r] < BEGINNINGS))));
+			if :: h_counts && IS_TOKEN(c) ->
+				if :: PASSES_ON(r, t, c) -> checkpoint(r, c) :: else fi;
+				beginnings[r] = 0
+			   :: else fi;
 			if :: h_own -> on_own_turn(r, t)
 			   :: !h_own && c == NOTHING && !h_counts -> answer_for(r, s, f)
-			   :: !h_own && h_counts -> end_term(r); if :: IS_TOKEN(c) -> undone[r] = false :: else fi
+			   :: !h_own && h_counts ->
+				end_term(r); forget_heard(r);
+				if :: IS_TOKEN(c) -> undone[r] = false :: else -> beginnings[r]++ fi
 			   :: else fi
 		fi
 	fi }
@@ -403,7 +412,7 @@ inline ask_for_worker(r) { /* catch_up.c on_asking */
 	   :: else -> /* tell_gap */
 		resuming[r] = false;
 		gap(r);
-		wK[r] = (MUT(NOT_ON_DISK) && !PRECEDES(K[r], NOW) -> NOW : K[r]);
+		wK[r] = (MUT(NOT_ON_DISK) && !PRECEDES(K[r], NOW) -> NOW : K[r]); /* worker_caught_up */
 		check_given(r)
 	fi }
 
@@ -445,7 +454,7 @@ inline upstream_lost(r) { /* main.c on_upstream_lost, canary.c canary_stop */
 inline relay_dies(r) {
 	upstream_lost(r); forget_canary(r);
 	awaited[r] = false;
-	K[r] = NONE; before[r] = NONE; pub[r] = 0; failed[r] = false; undone[r] = false; activity[r] = false; turned[r] = false;
+	K[r] = NONE; before[r] = NONE; pub[r] = 0; beginnings[r] = 0; failed[r] = false; undone[r] = false; activity[r] = false; turned[r] = false;
 	missed[r] = 0; since[r] = 0; latest[r] = NONE;
 	resuming[r] = true; catching[r] = false }
 
