@@ -78,7 +78,7 @@
 #define OLD_UPSTREAM 13 /* hears its canary on the upstream that is lost */
 #define ASKED_EARLY 14  /* recovers before LISTEN is committed */
 #define YOUNG 15        /* RECONCILE=no: passes on what is younger than an interval */
-#define YIELDS 16       /* a leader gives way to a claim that settles nothing */
+#define YIELDS 16       /* a leader gives way to a claim that settles nothing, and so does who has done so often */
 #define OLDER_BY_LSN 17
 #define NOT_ON_DISK 18
 #define NEVER_IDLE 19 /* a failure alone keeps a relay writing */
@@ -277,7 +277,7 @@ inline pass_on_with_delay(r, t) { /* main.c, checkpoint.c checkpoint_waited, che
 #define JOINS_ON(r, s, t, f) ((SAME_RUN(t, K[r]) || MUT(ANY_RUN)) && (COVERS(K[r], f) || MUT(ANY_FROM) || MUT(ANY_RUN)) && \
 	((channels(r) & ~channels(s)) == 0 || MUT(ANY_CHANNELS)))
 #define PASSES_ON(r, t, c) ((PRECEDES(c, t) || MUT(ANY_RUN)) && NEWER(c, K[r]))
-#define KEEPS_LEAD(r) (MUT(YIELDS) -> settled[r] && !undone[r] : leading[r])
+#define GIVES_WAY(r) (MUT(YIELDS) -> !settled[r] || undone[r] : !leading[r] && beginnings[r] < BEGINNINGS)
 
 inline on_turn(r, s, t, c, f) { /* main.c on_turn, reconcile.c reconcile_turn */
 	if :: st[r] != LIVE && !(MUT(NOT_LIVE) && st[r] == RECOVERING) -> skip
@@ -285,7 +285,7 @@ inline on_turn(r, s, t, c, f) { /* main.c on_turn, reconcile.c reconcile_turn */
 		if :: silent(r) -> pass_on_with_delay(r, t)
 		   :: else ->
 			h_counts = (c == NOTHING && MUT(BANG_COUNTS)) || (c != NOTHING && c != NEVER && (h_own -> OWN_JOINS(r, f) :
-				JOINS_ON(r, s, t, f) && (IS_TOKEN(c) || (!KEEPS_LEAD(r) && beginnings[r] < BEGINNINGS))));
+				JOINS_ON(r, s, t, f) && (IS_TOKEN(c) || GIVES_WAY(r))));
 			if :: h_counts && IS_TOKEN(c) ->
 				if :: PASSES_ON(r, t, c) -> checkpoint(r, c) :: else fi;
 				beginnings[r] = 0
@@ -294,7 +294,7 @@ inline on_turn(r, s, t, c, f) { /* main.c on_turn, reconcile.c reconcile_turn */
 			   :: !h_own && c == NOTHING && !h_counts -> answer_for(r, s, f)
 			   :: !h_own && h_counts ->
 				end_term(r); forget_heard(r);
-				if :: IS_TOKEN(c) -> undone[r] = false :: else -> beginnings[r]++ fi
+				if :: IS_TOKEN(c) -> undone[r] = false :: c == SOON && !MUT(YIELDS) -> beginnings[r]++ :: else fi
 			   :: else fi
 		fi
 	fi }
