@@ -23,7 +23,7 @@ def guarantees():
 ROWS = re.findall(r"^\| (.+?) \| (.+) \|$", read("tests/README.md").replace("| sentence | tests |\n", ""), re.M)
 NAMED = sorted({name for _, tests in ROWS for name in re.findall(r"`([^`]+::[^`]+)`", tests)})
 # What a test is called in the files of its kind.
-DEFINITIONS = {".py": r"^def {}\(", ".c": r"^Test\(\w+, {}[,)]", "run": r"^\s*(?:scenario|mutant) \"?{}\"? "}
+DEFINITIONS = {".py": r"^def {}\(", ".c": r"^Test\(\w+, {}[,)]", "run": r"^(?:long )?(?:scenario|mutant) \"?{}\"? "}
 
 
 def test_each_sentence_stands_in_the_table_once_and_as_it_is():
