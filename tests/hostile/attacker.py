@@ -288,7 +288,7 @@ def role():
 
 
 def notify(cursor, channel, payloads):
-    cursor.execute("SELECT pg_notify(%s, p) FROM unnest(%s) AS p", (channel, payloads))
+    cursor.execute("SELECT pg_notify(%s, p) FROM unnest(%s::text[]) AS p", (channel, payloads))
     did["notifications"] += len(payloads)
 
 

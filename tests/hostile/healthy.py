@@ -141,7 +141,7 @@ class Resumer:
 
     def __init__(self, path, token):
         self.path, self.token = path, token
-        self.worker = None
+        self.worker = self.began = None
         self.ending = None
         self.next = time.monotonic()
         self.begin()
@@ -157,14 +157,17 @@ class Resumer:
         self.ending = time.monotonic() + LATEST_SECONDS
 
     def start(self):
-        self.began = time.monotonic()
-        self.worker = Subscriber(self.path, "healthy resumer", ["gone", 1, self.token])
+        self.began = self.began or time.monotonic()
+        try:
+            self.worker = Subscriber(self.path, "healthy resumer", ["gone", 1, self.token])
+        except BlockingIOError:
+            return  # the queue of those who connect is full for now
         self.worker.ask(SUBSCRIBE, CHANNEL, [KEPT])
         self.asked = self.worker.begin()
 
     def stop(self):
         self.worker.close()
-        self.worker = None
+        self.worker = self.began = None
         self.next = time.monotonic() + RESUME_SECONDS
 
     def serve(self):
@@ -181,10 +184,10 @@ class Resumer:
     def turn(self):
         if self.worker:
             self.serve()
-        elif not self.ending and time.monotonic() >= self.next:
+        elif self.began or (not self.ending and time.monotonic() >= self.next):
             self.start()
-        if self.ending and (not self.worker or time.monotonic() > self.ending):
-            unanswered = self.worker is not None
+        if self.ending and (not self.began or time.monotonic() > self.ending):
+            unanswered = self.began is not None
             self.ending = None
             return {"resumes": len(self.seconds), "amiss": self.amiss + ["not answered"] * unanswered,
                     "max": max(self.seconds, default=0)}

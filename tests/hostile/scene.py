@@ -9,7 +9,7 @@ import resource
 import select
 import signal
 import socket
-import statistics
+import struct
 import sys
 import threading
 import time
@@ -60,8 +60,10 @@ class Root:
 
     def _exchange(self, path, request):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(DEADLINE)
+            # Without a timeout of Python's the kernel lets it wait in turn where many connect.
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", DEADLINE, 0))
             s.connect(path)
+            s.settimeout(DEADLINE)
             s.sendall(request)
             s.shutdown(socket.SHUT_WR)
             answer = b""
@@ -122,6 +124,7 @@ class Program:
         self.process.terminate()
         line = self.process.stdout.readline().decode()
         self.process.wait(DEADLINE)
+        assert line, f"{self.name} ended by itself: {self.errors()}"
         return line.strip()
 
     def close(self):
