@@ -204,10 +204,13 @@ class Scene:
         attacker.close()
 
     def _attack(self, name, seconds, did):
-        attacker = self._attacker(name, random.Random(f"{self.seed} {name}"))
-        assert attacker.hear(60) == "attacking"
+        dice = random.Random(f"{self.seed} {name}")
+        attackers = [self._attacker(one, dice) for one in name.split("+")]
+        for attacker in attackers:
+            assert attacker.hear(60) == "attacking"
         self._pass(seconds)
-        self._dismiss(attacker, did)
+        for attacker in attackers:
+            self._dismiss(attacker, did)
 
     def _mix(self, names, seconds, did):
         """Some at a time, each for a while; each comes once before one comes twice."""
@@ -224,9 +227,13 @@ class Scene:
             while len(active) < AT_ONCE:
                 waiting = waiting or dice.sample(names, len(names))
                 attacker = self._attacker(waiting.pop(), dice)
+                self._tell(f"{time.monotonic() - end + seconds:.1f} s: {attacker.name}; {self._upstreams()}")
                 assert attacker.hear(60) == "attacking"
                 active.append((time.monotonic() + dice.uniform(*TURN_SECONDS), attacker))
             self._pass(min(1, max(0, end - now)))
+
+    def _tell(self, text):
+        print(text, flush=True)
 
     def _spin(self, count, seconds):
         """As many processes that only use the processor."""
@@ -315,4 +322,4 @@ class Scene:
 
 def load(name):
     """How many processes an attack keeps busy, the relay and its connections to PostgreSQL apart."""
-    return AT_ONCE if name == "mixed" else 2 if name in OF_A_ROLE else 1
+    return AT_ONCE if name == "mixed" else sum(2 if one in OF_A_ROLE else 1 for one in name.split("+"))
