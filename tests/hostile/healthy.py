@@ -42,13 +42,20 @@ class Measurement:
     def __init__(self):
         self.sent = {}        # number -> when, of those that not all have heard
         self.left = {}        # number -> who has still to hear it, or to answer
+        self.began = time.monotonic()
         self.seconds = []     # from publish to heard
+        self.worst_at = (0, 0)  # how long the longest took, and when it was published
         self.n_published = 0
         self.amiss = {"gaps": [], "byes": [], "refused": [], "upstream": []}
 
+    def took(self, seconds, at):
+        self.seconds.append(seconds)
+        self.worst_at = max(self.worst_at, (seconds, at - self.began))
+
     def figures(self):
         return {"published": self.n_published, "lost": len(self.left), **self.amiss,
-                "p50": statistics.median(self.seconds), "p99": percent(self.seconds, 0.99), "max": max(self.seconds)}
+                "p50": statistics.median(self.seconds), "p99": percent(self.seconds, 0.99), "max": self.worst_at[0],
+                "max_at": self.worst_at[1]}
 
 
 class Hearers:
@@ -93,7 +100,7 @@ class Hearers:
         if isinstance(frame, Change) and frame.client_id is not None:
             at = self.now.sent.get(int(frame.client_id))
             if self.done(int(frame.client_id), who):
-                self.now.seconds.append(time.monotonic() - at)
+                self.now.took(time.monotonic() - at, at)
         elif isinstance(frame, Change):
             self.announced[self.hearers.index(who)].add(frame.pubkey)
         elif isinstance(frame, Gap):
