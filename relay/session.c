@@ -19,6 +19,11 @@
 #define READ_SIZE ((size_t)16 << 10)
 /* Others on the loop wait meanwhile. */
 #define READS_AHEAD_MAX 8
+/* What an iteration of the event loop spends on reading one connection to PostgreSQL. It is as long as the
+ * workers' requests and what they are sent take together (schedule.h). With one read an iteration, a role
+ * that notifies much made the relay fall behind PostgreSQL while workers kept it busy: until the LISTEN
+ * connection was given up, since its probe waited behind the notifications. */
+#define READ_SECONDS 0.0004
 /* How much later than its deadline an answer may be found that waits in the socket. */
 #define LATE_SECONDS 5.
 
@@ -187,11 +192,12 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-static bool more_waits(struct session *s)
+/* Whether to read on at once. What came while held goes first. */
+static bool more_waits(struct session *s, double began)
 {
-	if (s->reads_ahead == 0)
+	if (s->reads_ahead == 0 && clock_now() - began >= READ_SECONDS)
 		return false;
-	s->reads_ahead--;
+	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
 		return true;
 	s->reads_ahead = 0;
@@ -208,11 +214,12 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
 		return;
 	}
+	double began = clock_now();
 	do {
 		alive = PQconsumeInput(s->conn);
 		/* Even a connection that is gone may have brought something before it went. */
 		take_results(s);
-	} while (s->conn && alive && more_waits(s));
+	} while (s->conn && alive && more_waits(s, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
