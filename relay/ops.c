@@ -194,7 +194,8 @@ static void on_appended(void *context, const struct wire_frame *frame)
 			continue;
 		if (show(c, &shown) < 0)
 			c->tail.dropped++;
-		ev_io_start(ops->relay->loop, &c->writer);
+		if (!ev_is_active(&c->writer))
+			ev_io_start(ops->relay->loop, &c->writer);
 	}
 	outbox_free(&shown.text);
 	outbox_free(&shown.json);
