@@ -292,11 +292,16 @@ def notify(cursor, channel, payloads):
     did["notifications"] += len(payloads)
 
 
-def canaries(connection, seconds=0.1):
-    """Those that come within that time. Whoever may connect hears them."""
+def is_whole(payload):
+    words = payload.split(" ")
+    return len(words) == 9 and words[4].count(";") == 3
+
+
+def canaries(connection, seconds):
+    """Those that come within that time, and look like true ones. Whoever may connect hears them."""
     select.select([connection], [], [], seconds)
     connection.poll()
-    heard = [n.payload for n in connection.notifies if n.pid != connection.info.backend_pid]
+    heard = [n.payload for n in connection.notifies if n.pid != connection.info.backend_pid and is_whole(n.payload)]
     del connection.notifies[:]
     return heard
 

@@ -15,7 +15,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from attacker import ATTACKS, OF_A_ROLE
+from attacker import OF_A_ROLE
 from datasync import DataSync
 from healthy import KEPT, silent
 from procs import DEADLINE, wait_until
@@ -227,13 +227,10 @@ class Scene:
             while len(active) < AT_ONCE:
                 waiting = waiting or dice.sample(names, len(names))
                 attacker = self._attacker(waiting.pop(), dice)
-                self._tell(f"{time.monotonic() - end + seconds:.1f} s: {attacker.name}; {self._upstreams()}")
+                print(f"at {time.monotonic() - end + seconds:.1f} s {attacker.name}", flush=True)
                 assert attacker.hear(60) == "attacking"
                 active.append((time.monotonic() + dice.uniform(*TURN_SECONDS), attacker))
             self._pass(min(1, max(0, end - now)))
-
-    def _tell(self, text):
-        print(text, flush=True)
 
     def _spin(self, count, seconds):
         """As many processes that only use the processor."""
