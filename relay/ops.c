@@ -201,6 +201,15 @@ static void on_appended(void *context, const struct wire_frame *frame)
 	outbox_free(&shown.json);
 }
 
+unsigned ops_tails_of(const struct ops *ops, uid_t uid)
+{
+	unsigned n = 0;
+
+	for (struct ops_connection *c = first_connection(ops); c; c = next_connection(c))
+		n += c->tail.on && c->place.uid == uid;
+	return n;
+}
+
 void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
 {
 	struct fanout *f = &c->ops->relay->fanout;
