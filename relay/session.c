@@ -24,7 +24,8 @@
  * that notifies much made the relay fall behind PostgreSQL while workers kept it busy: until the LISTEN
  * connection was given up, since its probe waited behind the notifications. */
 #define READ_SECONDS 0.0004
-/* How much later than its deadline an answer may be found that waits in the socket. */
+/* How much longer an answer is waited for while there is something to read, and how often: it may stand
+ * behind notifications, of which any role can send many. A connection that is dead has nothing to read. */
 #define LATE_SECONDS 5.
 
 /* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
@@ -259,9 +260,8 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	struct session *s = timer->data;
 
 	(void)events;
-	/* Only one that this process did not come to read. */
-	if (!s->late && session_has_unread(s)) {
-		s->late = true;
+	if (s->n_late < SESSION_LATE_MAX && session_has_unread(s)) {
+		s->n_late++;
 		timer_arm(loop, timer, LATE_SECONDS);
 		return;
 	}
@@ -380,7 +380,8 @@ int session_query(struct session *s, const char *sql, const struct session_param
 	}
 	s->on_result = on_result;
 	s->any_rows = any_rows;
-	s->has_row = s->late = false;
+	s->has_row = false;
+	s->n_late = 0;
 	PQsetSingleRowMode(s->conn);
 	if (seconds > 0)
 		timer_arm(s->loop, &s->deadline, seconds);
