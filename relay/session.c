@@ -193,10 +193,10 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-/* Whether to read on at once. What came while held goes first. */
-static bool more_waits(struct session *s, double began)
+/* Whether to read on at once, after n reads. What came while held goes first. */
+static bool more_waits(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0 && clock_now() - began >= READ_SECONDS)
+	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
 		return false;
 	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
@@ -216,11 +216,12 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		return;
 	}
 	double began = clock_now();
+	unsigned n = 0;
 	do {
 		alive = PQconsumeInput(s->conn);
 		/* Even a connection that is gone may have brought something before it went. */
 		take_results(s);
-	} while (s->conn && alive && more_waits(s, began));
+	} while (s->conn && alive && more_waits(s, ++n, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
@@ -407,4 +408,9 @@ void session_read_ahead(struct session *s, size_t bytes)
 {
 	s->reads_ahead =
 		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
+}
+
+void session_read_on(struct session *s, size_t bytes)
+{
+	s->reads_on = (unsigned)(bytes / READ_SIZE);
 }

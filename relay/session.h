@@ -53,6 +53,7 @@ struct session {
 	bool has_row;                 /* its present result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
+	unsigned reads_on;    /* in an iteration of the event loop, while there is more */
 	unsigned reads_ahead; /* so many times more before the loop turns */
 	unsigned n_late;      /* how often the deadline was over, and something waited to be read */
 	bool unsent;          /* a statement could not be sent: the connection is given up */
@@ -104,3 +105,6 @@ bool session_succeeded(const PGresult *result);
 
 /* The error of a result as one line without secrets, in a static buffer. */
 const char *session_error(const PGresult *result);
+/* From now on read up to so many bytes an iteration of the event loop, as far as they are there and time
+ * allows. */
+void session_read_on(struct session *session, size_t bytes);
