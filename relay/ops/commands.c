@@ -187,6 +187,11 @@ static void run_tail(struct command_line *l)
 		refuse(l, "too-long", "the pubkey");
 		return;
 	}
+	if (!places_is_privileged(l->connection->place.uid) &&
+		ops_tails_of(l->connection->ops, l->connection->place.uid) >= OPS_TAILS_PER_UID_MAX) {
+		refuse(l, "busy", "this user has as many tails as it may; end one");
+		return;
+	}
 	snprintf(tail.channel, sizeof tail.channel, "%s", channel ? channel : "");
 	snprintf(tail.pubkey, sizeof tail.pubkey, "%s", pubkey ? pubkey : "");
 	ops_tail_begin(l->connection, &tail);

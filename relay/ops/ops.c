@@ -194,10 +194,20 @@ static void on_appended(void *context, const struct wire_frame *frame)
 			continue;
 		if (show(c, &shown) < 0)
 			c->tail.dropped++;
-		ev_io_start(ops->parts->loop, &c->writer);
+		if (!ev_is_active(&c->writer))
+			ev_io_start(ops->parts->loop, &c->writer);
 	}
 	outbox_free(&shown.text);
 	outbox_free(&shown.json);
+}
+
+unsigned ops_tails_of(const struct ops *ops, uid_t uid)
+{
+	unsigned n = 0;
+
+	for (struct ops_connection *c = first_connection(ops); c; c = next_connection(c))
+		n += c->tail.on && c->place.uid == uid;
+	return n;
 }
 
 void ops_tail_begin(struct ops_connection *c, const struct tail *tail)

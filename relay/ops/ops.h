@@ -27,6 +27,9 @@ struct parts;
 /* Of them, for root and the daemon's user. */
 #define OPS_KEPT 64
 #define OPS_IDLE_SECONDS 5.
+/* Tails of a user, but for root and the daemon's user. Each costs at every frame that is appended, read or
+ * not. */
+#define OPS_TAILS_PER_UID_MAX 8
 
 struct ops_connection;
 
@@ -74,6 +77,7 @@ void ops_close(struct ops *ops);
 
 /* For the command that begins one: from now on, show what the fan-out appends. */
 void ops_tail_begin(struct ops_connection *connection, const struct tail *tail);
+unsigned ops_tails_of(const struct ops *ops, uid_t uid);
 /* For a command whose reply is made in portions. */
 void ops_answer_begin(struct ops_connection *connection, bool json,
 	int (*go_on)(struct ops_connection *connection, FILE *out));

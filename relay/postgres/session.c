@@ -19,7 +19,13 @@
 #define READ_SIZE ((size_t)16 << 10)
 /* Others on the loop wait meanwhile. */
 #define READS_AHEAD_MAX 8
-/* How much later than its deadline an answer may be found that waits in the socket. */
+/* What an iteration of the event loop spends on reading one connection to PostgreSQL. It is as long as the
+ * workers' requests and what they are sent take together (schedule.h). With one read an iteration, a role
+ * that notifies much made the relay fall behind PostgreSQL while workers kept it busy: until the LISTEN
+ * connection was given up, since its probe waited behind the notifications. */
+#define READ_SECONDS 0.0004
+/* How much longer an answer is waited for while there is something to read, and how often: it may stand
+ * behind notifications, of which any role can send many. A connection that is dead has nothing to read. */
 #define LATE_SECONDS 5.
 
 /* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
@@ -187,11 +193,12 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-static bool more_waits(struct session *s)
+/* Whether to read on at once, after n reads. What came while held goes first. */
+static bool more_waits(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0)
+	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
 		return false;
-	s->reads_ahead--;
+	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
 		return true;
 	s->reads_ahead = 0;
@@ -208,11 +215,13 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
 		return;
 	}
+	double began = clock_now();
+	unsigned n = 0;
 	do {
 		alive = PQconsumeInput(s->conn);
 		/* Even a connection that is gone may have brought something before it went. */
 		take_results(s);
-	} while (s->conn && alive && more_waits(s));
+	} while (s->conn && alive && more_waits(s, ++n, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
@@ -252,9 +261,8 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	struct session *s = timer->data;
 
 	(void)events;
-	/* Only one that this process did not come to read. */
-	if (!s->late && session_has_unread(s)) {
-		s->late = true;
+	if (s->n_late < SESSION_LATE_MAX && session_has_unread(s)) {
+		s->n_late++;
 		timer_arm(loop, timer, LATE_SECONDS);
 		return;
 	}
@@ -373,7 +381,8 @@ int session_query(struct session *s, const char *sql, const struct session_param
 	}
 	s->on_result = on_result;
 	s->any_rows = any_rows;
-	s->has_row = s->late = false;
+	s->has_row = false;
+	s->n_late = 0;
 	PQsetSingleRowMode(s->conn);
 	if (seconds > 0)
 		timer_arm(s->loop, &s->deadline, seconds);
@@ -399,4 +408,9 @@ void session_read_ahead(struct session *s, size_t bytes)
 {
 	s->reads_ahead =
 		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
+}
+
+void session_read_on(struct session *s, size_t bytes)
+{
+	s->reads_on = (unsigned)(bytes / READ_SIZE);
 }

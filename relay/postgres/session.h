@@ -12,6 +12,9 @@
 
 /* Of a connection attempt, for each address that the URL names; connect_timeout in the URL goes before. */
 #define SESSION_CONNECT_SECONDS "5"
+/* How often a deadline is put off while there is something to read: a minute in all. By then the relay is so
+ * far behind that to LISTEN anew, and to ask the database what changed, is quicker. */
+#define SESSION_LATE_MAX 12
 
 enum session_failure {
 	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
@@ -50,8 +53,9 @@ struct session {
 	bool has_row;                 /* its present result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
+	unsigned reads_on;    /* in an iteration of the event loop, while there is more */
 	unsigned reads_ahead; /* so many times more before the loop turns */
-	bool late;            /* the deadline is over, and something waited to be read */
+	unsigned n_late;      /* how often the deadline was over, and something waited to be read */
 	bool unsent;          /* a statement could not be sent: the connection is given up */
 	char farewell[256];   /* the server's reason to end the session, if it gave one */
 };
@@ -101,3 +105,6 @@ bool session_succeeded(const PGresult *result);
 
 /* The error of a result as one line without secrets, in a static buffer. */
 const char *session_error(const PGresult *result);
+/* From now on read up to so many bytes an iteration of the event loop, as far as they are there and time
+ * allows. */
+void session_read_on(struct session *session, size_t bytes);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is read at once must push nobody out of the backlog: so little of it. */
+#define READ_ON_SHARE 64
 /* Of the statements that set a connection up. */
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
@@ -265,6 +267,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 	*u = (struct upstream){
 		.config = config, .events = events, .context = context, .backoff = {.first = 1., .max = 30.}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
+	session_read_on(&u->session, config->backlog_size / READ_ON_SHARE);
 	timer_init(&u->retry, on_retry, u);
 	connect_now(u);
 }

@@ -88,8 +88,8 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)events;
 	/* It may stand behind what this relay did not come to read. */
-	if (!c->late && session_has_unread(&c->upstream->session)) {
-		c->late = true;
+	if (c->n_late < SESSION_LATE_MAX && session_has_unread(&c->upstream->session)) {
+		c->n_late++;
 		timer_arm(loop, timer, CANARY_HEARD_SECONDS);
 		return;
 	}
@@ -211,7 +211,7 @@ static void send_canary(struct canary *c)
 		{.value = c->channels},
 		{.value = (const char *)c->key, .len = sizeof c->key, .type = BYTEA_OID, .binary = true}};
 	c->in_flight = c->awaited = true;
-	c->late = false;
+	c->n_late = 0;
 	c->committed_at = clock_now();
 	c->n_sent++;
 	publisher_ask(c->publisher,

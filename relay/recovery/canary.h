@@ -78,7 +78,7 @@ struct canary {
 	bool proving;
 	bool in_flight;    /* with the publisher */
 	bool awaited;      /* sent, not heard yet */
-	bool late;         /* not heard in time, and the upstream had something unread */
+	unsigned n_late;   /* how often it was not heard in time, and the upstream had something unread */
 	bool again;        /* the one in flight failed, for want of what the next one leaves out */
 	bool keyless_said; /* in the log, once */
 	bool activity;     /* something was heard since the last canary */
