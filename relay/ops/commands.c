@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/settings.h"
 #include "fanout/connection.h"
 #include "fanout/delivery.h"
 #include "ops/parts.h"
@@ -205,9 +206,9 @@ static void run_config(struct command_line *l)
 	struct report r;
 
 	report_open(&r, l->out, REPORT_JSON);
-	for (unsigned i = 0; i < config_n_settings(); i++) {
-		struct config_setting setting;
-		config_setting(i, &setting);
+	for (unsigned i = 0; i < settings_n(); i++) {
+		struct setting_shown setting;
+		settings_show(i, &setting);
 		if (!l->json) {
 			fprintf(l->out, "%s=", setting.name);
 			report_escape_text(l->out, setting.value, strlen(setting.value));
