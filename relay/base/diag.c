@@ -28,11 +28,6 @@ void diag_set_level(enum diag_level level)
 	threshold = level;
 }
 
-enum diag_level diag_get_level(void)
-{
-	return threshold;
-}
-
 const char *diag_level_name(enum diag_level level)
 {
 	return names[level];
