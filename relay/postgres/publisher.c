@@ -255,11 +255,11 @@ static void on_batch(void *context, PGresult *result)
 		p->refused = !session_succeeded(result);
 		if (!p->refused)
 			return;
-		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));
+		p->refusal = session_error(result);
 		if (!at_fault(result)) {
 			/* Another connection may reach a server that takes it. */
 			session_close(&p->session);
-			on_lost(p, SESSION_STARTING, p->refusal);
+			on_lost(p, SESSION_STARTING, p->refusal.text);
 		}
 		return;
 	}
@@ -270,13 +270,13 @@ static void on_batch(void *context, PGresult *result)
 		r = TAILQ_FIRST(&p->in_flight.requests);
 		if (p->refused)
 			diag_limited(&refusal_limit, DIAG_WARNING,
-				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u", p->refusal,
-				r->channel, r->len);
+				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u",
+				p->refusal.text, r->channel, r->len);
 		else
 			count_published(p);
 		while ((r = TAILQ_FIRST(&p->in_flight.requests))) {
 			batch_remove(r);
-			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal);
+			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal.text);
 		}
 	}
 	p->refused = false;
@@ -307,7 +307,12 @@ static bool send_arrays(struct publisher *p)
 		{channels.bytes, (int)channels.len, TEXT_ARRAY_OID, true},
 		{payloads.bytes, (int)payloads.len, TEXT_ARRAY_OID, true},
 	};
-	session_query(&p->session, BATCH_SQL, params, 2, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+	session_query(&p->session,
+		&(struct session_statement){.sql = BATCH_SQL,
+			.params = params,
+			.n_params = 2,
+			.seconds = PUBLISHER_STATEMENT_SECONDS},
+		on_batch);
 	free(channels.bytes);
 	free(payloads.bytes);
 	return true;
@@ -334,7 +339,9 @@ static bool send_statements(struct publisher *p)
 	if (out && (fclose(out) != 0 || !sql))
 		good = false;
 	if (good)
-		session_query(&p->session, sql, NULL, 0, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+		session_query(&p->session,
+			&(struct session_statement){.sql = sql, .seconds = PUBLISHER_STATEMENT_SECONDS},
+			on_batch);
 	free(sql);
 	return good;
 }
@@ -357,52 +364,53 @@ static void send_batch(struct publisher *p)
 
 /* The statement in between */
 
+static void forget_statement(struct publisher *p)
+{
+	p->statement = (struct publisher_statement){0};
+	p->statement_sent = false;
+}
+
 static void on_statement_result(void *context, PGresult *result)
 {
 	struct publisher *p = context;
-	publisher_statement_fn *on_statement = p->on_statement;
+	struct publisher_statement statement = p->statement;
 
-	if (!result) {
-		p->statement = NULL;
-		p->statement_sent = false;
-	}
-	on_statement(p->statement_context, result, NULL);
+	if (!result)
+		forget_statement(p);
+	statement.on_result(statement.context, result, NULL);
 	if (!result)
 		work(p);
 }
 
 static void fail_statement(struct publisher *p, const char *error)
 {
-	if (!p->statement)
+	struct publisher_statement statement = p->statement;
+
+	if (!statement.sql)
 		return;
-	p->statement = NULL;
-	p->statement_sent = false;
-	p->on_statement(p->statement_context, NULL, error);
+	forget_statement(p);
+	statement.on_result(statement.context, NULL, error);
 }
 
-int publisher_ask(struct publisher *p, const char *sql, const struct session_param *params, int n_params,
-	publisher_statement_fn *on_statement, void *context)
+void publisher_ask(struct publisher *p, const struct publisher_statement *statement)
 {
-	if (p->statement)
-		return -EBUSY;
-	p->statement = sql;
-	p->statement_sent = false;
-	memcpy(p->params, params, (size_t)n_params * sizeof *params);
-	p->n_params = n_params;
-	p->on_statement = on_statement;
-	p->statement_context = context;
+	assert(!p->statement.sql);
+	p->statement = *statement;
 	work(p);
-	return 0;
 }
 
 static void work(struct publisher *p)
 {
 	if (!session_idle(&p->session))
 		return;
-	if (p->statement && !p->statement_sent) {
+	if (p->statement.sql && !p->statement_sent) {
 		p->statement_sent = true;
-		session_query(&p->session, p->statement, p->params, p->n_params, false,
-			PUBLISHER_STATEMENT_SECONDS, on_statement_result);
+		session_query(&p->session,
+			&(struct session_statement){.sql = p->statement.sql,
+				.params = p->statement.params,
+				.n_params = p->statement.n_params,
+				.seconds = PUBLISHER_STATEMENT_SECONDS},
+			on_statement_result);
 	} else if (something_waits(p)) {
 		send_batch(p);
 	}

@@ -28,8 +28,15 @@
 /* What became of a request: code is WIRE_ERROR_NONE when it is committed. */
 typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request,
 	enum wire_error_code code, const char *text);
-/* Each result of a statement, NULL when it is over; or, when it could not be run to its end, error alone. */
-typedef void publisher_statement_fn(void *context, PGresult *result, const char *error);
+/* One statement that runs between two batches. */
+struct publisher_statement {
+	const char *sql;
+	struct session_param params[SESSION_PARAMS_MAX]; /* their values live until the statement is over */
+	int n_params;
+	/* Each result, then NULL: it is over. Or, when it could not be run to its end, error alone. */
+	void (*on_result)(void *context, PGresult *result, const char *error);
+	void *context;
+};
 
 struct publisher_events {
 	published_fn *published;
@@ -60,14 +67,10 @@ struct publisher {
 	unsigned alone; /* after a batch that was refused: so many requests go one by one, to find the one at
 			   fault */
 	bool refused;   /* the statement in flight was */
-	char refusal[256];
+	struct session_text refusal;
 
-	const char *statement; /* the canary's, waiting or in flight */
-	struct session_param params[6];
-	int n_params;
+	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */
 	bool statement_sent;
-	publisher_statement_fn *on_statement;
-	void *statement_context;
 
 	uint64_t n_published, n_batches, n_failed, n_full, n_full_for_user, n_evicted;
 	struct histogram to_commit; /* from a request to the confirmation that it is committed */
@@ -86,8 +89,7 @@ int publisher_submit(struct publisher *publisher, const struct publish_origin *o
 bool publisher_idle(const struct publisher *publisher);
 /* Answer all that waits with this. */
 void publisher_abandon(struct publisher *publisher, enum wire_error_code code, const char *text);
-/* Run one statement in between. params' values must live until it is over. -EBUSY: one is under way. */
-int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params,
-	int n_params, publisher_statement_fn *on_statement, void *context);
+/* Runs a statement. None may be under way. */
+void publisher_ask(struct publisher *publisher, const struct publisher_statement *statement);
 /* Come back now, if it is waiting: PostgreSQL is there again. */
 void publisher_hurry(struct publisher *publisher);

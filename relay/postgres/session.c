@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define ERROR_MAX 512
 #define PING_WORTH_SECONDS 2.
 /* What libpq takes at a time: the size at which its buffer starts (pqMakeEmptyPGconn in fe-connect.c). It
  * grows for a result that is larger, for which nobody reads ahead. */
@@ -42,19 +41,20 @@ unsigned session_attempts(void)
 	return attempts_running;
 }
 
-static void one_line(const char *text, char buf[ERROR_MAX])
+static struct session_text one_line(const char *text)
 {
-	redact(text, buf, ERROR_MAX);
+	struct session_text line;
+
+	redact(text, line.text, sizeof line.text);
+	return line;
 }
 
-const char *session_error(const PGresult *result)
+struct session_text session_error(const PGresult *result)
 {
-	static char buf[ERROR_MAX];
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	const char *text = primary ? primary : PQresultErrorMessage(result);
 
-	one_line(*text ? text : "it answered with other rows than were asked for", buf);
-	return buf;
+	return one_line(*text ? text : "it answered with other rows than were asked for");
 }
 
 bool session_is_row(const PGresult *result, int n_fields)
@@ -77,7 +77,7 @@ static void on_notice(void *arg, const PGresult *result)
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 
 	if (severity && strcmp(severity, "FATAL") == 0)
-		snprintf(s->farewell, sizeof s->farewell, "%s", session_error(result));
+		s->farewell = session_error(result);
 }
 
 static void *attempt_run(void *arg)
@@ -125,11 +125,11 @@ static void stop_watching(struct session *s)
 
 static void lose(struct session *s, enum session_failure failure, const char *error)
 {
-	char buf[ERROR_MAX];
+	/* The error may be of the connection that is closed here. */
+	struct session_text line = one_line(s->farewell.text[0] ? s->farewell.text : error);
 
-	one_line(s->farewell[0] ? s->farewell : error, buf);
 	session_close(s);
-	s->events->lost(s->context, failure, buf);
+	s->events->lost(s->context, failure, line.text);
 }
 
 static void drain(struct session *s)
@@ -281,17 +281,16 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	}
 	s->attempt = NULL;
 	if (PQstatus(conn) != CONNECTION_OK) {
-		char buf[ERROR_MAX];
-		one_line(conn ? PQerrorMessage(conn) : "out of memory", buf);
+		struct session_text line = one_line(conn ? PQerrorMessage(conn) : "out of memory");
 		PQfinish(conn);
-		s->events->lost(s->context, failure, buf);
+		s->events->lost(s->context, failure, line.text);
 		return;
 	}
 	s->conn = conn;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
 	s->reads_ahead = 0;
-	s->farewell[0] = '\0';
+	s->farewell.text[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
 	ev_io_set(&s->reader, PQsocket(conn), EV_READ);
@@ -348,37 +347,40 @@ void session_close(struct session *s)
 	s->conn = NULL;
 }
 
-int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
-	bool any_rows, double seconds, session_result_fn *on_result)
+static bool send_statement(struct session *s, const struct session_statement *statement)
 {
-	enum { PARAMS_MAX = 6 };
-	const char *values[PARAMS_MAX];
-	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
-	Oid types[PARAMS_MAX];
+	const char *values[SESSION_PARAMS_MAX];
+	int lens[SESSION_PARAMS_MAX], formats[SESSION_PARAMS_MAX];
+	Oid types[SESSION_PARAMS_MAX];
 
-	assert(session_idle(s) && n_params <= PARAMS_MAX);
-	for (int i = 0; i < n_params; i++) {
-		values[i] = params[i].value;
-		lens[i] = params[i].len;
-		formats[i] = params[i].binary;
-		types[i] = params[i].type;
+	assert(statement->n_params <= SESSION_PARAMS_MAX);
+	if (statement->n_params == 0)
+		return PQsendQuery(s->conn, statement->sql);
+	for (int i = 0; i < statement->n_params; i++) {
+		const struct session_param *param = &statement->params[i];
+		values[i] = param->value;
+		lens[i] = param->len;
+		formats[i] = param->binary;
+		types[i] = param->type;
 	}
-	if (n_params > 0)
-		sent = PQsendQueryParams(s->conn, sql, n_params, types, values, lens, formats, 0);
-	else
-		sent = PQsendQuery(s->conn, sql);
-	if (!sent) {
+	return PQsendQueryParams(
+		s->conn, statement->sql, statement->n_params, types, values, lens, formats, 0);
+}
+
+void session_query(struct session *s, const struct session_statement *statement, session_result_fn *on_result)
+{
+	assert(session_idle(s));
+	if (!send_statement(s, statement)) {
 		give_up(s);
-		return -EIO;
+		return;
 	}
 	s->on_result = on_result;
-	s->any_rows = any_rows;
+	s->any_rows = statement->any_rows;
 	s->has_row = s->late = false;
 	PQsetSingleRowMode(s->conn);
-	if (seconds > 0)
-		timer_arm(s->loop, &s->deadline, seconds);
+	if (statement->seconds > 0)
+		timer_arm(s->loop, &s->deadline, statement->seconds);
 	flush(s);
-	return 0;
 }
 
 void session_pause(struct session *s, bool pause)

@@ -13,6 +13,12 @@
 /* Of a connection attempt, for each address that the URL names; connect_timeout in the URL goes before. */
 #define SESSION_CONNECT_SECONDS "5"
 
+/* One line without secrets, by value. session_error(result).text lives until the end of the full expression.
+ */
+struct session_text {
+	char text[512];
+};
+
 enum session_failure {
 	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
 	SESSION_STARTING,    /* the server is starting up or shutting down: it will heal */
@@ -50,10 +56,10 @@ struct session {
 	bool has_row;                 /* its present result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
-	unsigned reads_ahead; /* so many times more before the loop turns */
-	bool late;            /* the deadline is over, and something waited to be read */
-	bool unsent;          /* a statement could not be sent: the connection is given up */
-	char farewell[256];   /* the server's reason to end the session, if it gave one */
+	unsigned reads_ahead;         /* so many times more before the loop turns */
+	bool late;                    /* the deadline is over, and something waited to be read */
+	bool unsent;                  /* a statement could not be sent: the connection is given up */
+	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
 
 /* How many threads are connecting; main asks before it ends the process. */
@@ -71,18 +77,28 @@ static inline bool session_idle(const struct session *session)
 }
 
 struct session_param {
-	const char *value;
-	int len;  /* of a binary value */
-	Oid type; /* 0: let the server infer */
+	const char *value; /* borrowed until session_query() returns */
+	int len;           /* of a binary value */
+	Oid type;          /* 0: let the server infer */
 	bool binary;
 };
 
-/* Run one statement (or, without parameters, several in one string); the session must be idle. any_rows: each
- * row comes as a result of its own, and at the end one without rows. Otherwise a statement returns one row at
- * most, and a server that sends more is not believed: the session is lost. seconds: the deadline for the
- * whole of it, 0 for none. 0; on a negative errno, lost follows by the loop. */
-int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
-	bool any_rows, double seconds, session_result_fn *on_result);
+#define SESSION_PARAMS_MAX 6
+
+struct session_statement {
+	const char *sql; /* one statement; or several, without parameters */
+	const struct session_param *params;
+	int n_params;
+	/* Each row comes as a result of its own, and the last result has no row. Otherwise the statement
+	 * returns one row at most: a server that sends more is broken or hostile, and the session is lost. */
+	bool any_rows;
+	double seconds; /* until all of it must be answered; 0: no limit */
+};
+
+/* Runs a statement. The session must be idle. What cannot be sent loses the session: lost follows, from the
+ * loop. */
+void session_query(
+	struct session *session, const struct session_statement *statement, session_result_fn *on_result);
 /* While paused nothing is read: the server waits. A session that listens may be paused for as long as nobody
  * minds to hear late. */
 void session_pause(struct session *session, bool pause);
@@ -99,5 +115,5 @@ bool session_is_row(const PGresult *result, int n_fields);
 /* Whether the statement succeeded, with a row or without. */
 bool session_succeeded(const PGresult *result);
 
-/* The error of a result as one line without secrets, in a static buffer. */
-const char *session_error(const PGresult *result);
+/* The error of a result. */
+struct session_text session_error(const PGresult *result);

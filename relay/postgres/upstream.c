@@ -73,7 +73,7 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 {
 	struct upstream *u = context;
 	const char *name = config_url_name(u->config, u->session.url);
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	if (u->state > UPSTREAM_CONNECTING)
 		snprintf(text, sizeof text, "the LISTEN connection (%s) is lost: %s", name, error);
@@ -85,6 +85,12 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	fail(u, failure == SESSION_STARTING, text);
 }
 
+static void set_up(struct upstream *u, const char *sql, session_result_fn *on_result)
+{
+	session_query(
+		&u->session, &(struct session_statement){.sql = sql, .seconds = SETUP_SECONDS}, on_result);
+}
+
 static void on_settings(void *context, PGresult *result)
 {
 	(void)context;
@@ -93,7 +99,7 @@ static void on_settings(void *context, PGresult *result)
 
 static void not_listening(struct upstream *u, bool heals, const char *why)
 {
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	snprintf(text, sizeof text, "LISTEN on %s is refused: %s", config_url_name(u->config, u->session.url),
 		why);
@@ -108,7 +114,7 @@ static void on_listen(void *context, PGresult *result)
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
 	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-		not_listening(u, false, session_error(result));
+		not_listening(u, false, session_error(result).text);
 	}
 }
 
@@ -136,7 +142,7 @@ static void send_listen(struct upstream *u)
 	if (!good)
 		not_listening(u, true, "memory is short");
 	else
-		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
+		set_up(u, sql, on_listen);
 }
 
 /* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
@@ -181,20 +187,20 @@ static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 	const char *name = config_url_name(u->config, u->session.url);
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	if (!result) {
 		if (!u->identity[0])
 			fail(u, true, "the LISTEN connection is answered with nothing");
 		else if (u->reads_key)
-			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
+			set_up(u, KEY_SQL, on_key);
 		else
 			send_listen(u);
 		return;
 	}
 	if (!session_is_row(result, CHECK_FIELDS)) {
 		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
-			session_error(result));
+			session_error(result).text);
 		fail(u, false, text);
 		return;
 	}
@@ -229,7 +235,7 @@ static void on_ready(void *context)
 		fail(u, false, text);
 		return;
 	}
-	session_query(&u->session, CHECK_SQL, NULL, 0, false, SETUP_SECONDS, on_check);
+	set_up(u, CHECK_SQL, on_check);
 }
 
 static void on_heard(void *context, const PGnotify *notify)
@@ -284,7 +290,7 @@ void upstream_live(struct upstream *u)
 void upstream_settle(struct upstream *u)
 {
 	if (session_idle(&u->session))
-		session_query(&u->session, SETTINGS_SQL, NULL, 0, false, SETUP_SECONDS, on_settings);
+		set_up(u, SETTINGS_SQL, on_settings);
 }
 
 void upstream_drop(struct upstream *u, const char *why)
@@ -321,7 +327,9 @@ int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *co
 		return -EBUSY;
 	u->on_probe = on_probe;
 	u->probe_context = context;
-	session_query(&u->session, "SELECT pg_catalog.pg_current_snapshot()", NULL, 0, false, seconds,
+	session_query(&u->session,
+		&(struct session_statement){
+			.sql = "SELECT pg_catalog.pg_current_snapshot()", .seconds = seconds},
 		on_probe_result);
 	return 0;
 }

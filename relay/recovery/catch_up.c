@@ -307,7 +307,7 @@ static void assign(struct catch_up *c)
 			continue;
 		if (u->lane) {
 			if (!u->lane->question->asked)
-				question_join_all(u->lane->question, u->lane->changes.since);
+				question_join_all(u->lane->question, changes_question(&u->lane->changes));
 			continue;
 		}
 		if (!(lane = free_lane(c)))
@@ -392,8 +392,9 @@ void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config
 	*c = (struct catch_up){.loop = loop, .config = config, .fanout = fanout, .recovery = recovery};
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		c->lanes[i].catch_up = c;
-		changes_init(&c->lanes[i].changes, loop, config, &fanout->checkpoints, upstream->identity,
-			&lane_events, &c->lanes[i]);
+		changes_init(&c->lanes[i].changes,
+			&(struct changes_uses){loop, config, &fanout->checkpoints, upstream}, &lane_events,
+			&c->lanes[i]);
 		timer_init(&c->lanes[i].rest, on_rested, &c->lanes[i]);
 	}
 	TAILQ_INIT(&c->users);

@@ -89,7 +89,7 @@ struct catch_up {
 /* There was no room for the next row. Once its connection is lost, it asks anew, and then there is. */
 static inline bool catch_up_is_paused(const struct catch_up_lane *lane)
 {
-	return lane->question && lane->changes.wants_pause && lane->changes.session.conn;
+	return lane->question && changes_is_paused(&lane->changes);
 }
 
 /* There is room again, or a member is ready. */

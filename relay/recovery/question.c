@@ -144,7 +144,8 @@ bool question_is_of_run(const struct checkpoint *latest, const char *moment)
  * nothing. */
 const char *question_passed(const struct catch_up_question *q, const struct worker *w, bool gap)
 {
-	bool counts = q->lane ? question_is_of_run(q->latest, q->lane->changes.token) : q->latest_counts;
+	bool counts =
+		q->lane ? question_is_of_run(q->latest, changes_moment(&q->lane->changes)) : q->latest_counts;
 
 	if (counts && (gap || checkpoint_is_newer(q->latest->token, w->passed->token)))
 		return q->latest->token;

@@ -89,7 +89,7 @@ def read(path):
 
 def statements():
     """The SQL in the relay's sources: the literals of each macro or call that has some."""
-    for path in glob.glob(os.path.join(TOP, "relay", "*.[ch]")):
+    for path in glob.glob(os.path.join(TOP, "relay", "**", "*.[ch]"), recursive=True):
         text = re.sub(r"/\*.*?\*/", "", read(path), flags=re.S).replace("\\\n", "\n")
         for group in re.findall(r'(?:"(?:[^"\\\n]|\\.)*"[\s\w]*)+', text):
             sql = " ".join(part.replace('\\"', '"') for part in re.findall(r'"((?:[^"\\\n]|\\.)*)"', group))
