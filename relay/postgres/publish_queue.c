@@ -196,8 +196,8 @@ struct publish_request *publish_queue_take(struct publish_queue *q)
 	struct publish_request *r = TAILQ_FIRST(&line->waiting);
 	leave(share);
 	enter(share, &q->ring);
-	if (++line->in_turn == PUBLISH_IN_TURN) {
-		line->in_turn = 0;
+	if (++line->in_a_row == PUBLISH_IN_A_ROW) {
+		line->in_a_row = 0;
 		TAILQ_REMOVE(&share->lines, line, next);
 		TAILQ_INSERT_TAIL(&share->lines, line, next);
 	}
@@ -257,7 +257,7 @@ static struct publish_share *greediest(const struct publish_queue *q)
 	return most;
 }
 
-enum publish_room publish_queue_room(
+enum publish_room publish_queue_make_room(
 	struct publish_queue *q, uid_t uid, size_t len, struct publish_request **evict)
 {
 	const struct publish_share *mine = share_of(q, uid);

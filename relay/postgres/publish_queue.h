@@ -1,5 +1,5 @@
 /* What waits to be published: in the order of each connection, and round robin between users, and between
- * the connections of a user: PUBLISH_IN_TURN requests of one, or else the answers to a batch would go to as
+ * the connections of a user: PUBLISH_IN_A_ROW requests of one, or else the answers to a batch would go to as
  * many connections as it has requests. So that nobody who publishes now and then waits for those who do all
  * the time, a connection of which nothing waits or is under way is next. When the queue is full, whoever has
  * less in it than another user takes a place from that user: so one user's flood makes the relay busy for
@@ -36,15 +36,15 @@ struct publish_request {
 
 TAILQ_HEAD(publish_list, publish_request);
 
-#define PUBLISH_IN_TURN 16
+#define PUBLISH_IN_A_ROW 16
 
 /* Of one connection; of all that have the slot one after the other. */
 struct publish_line {
 	TAILQ_ENTRY(publish_line) next; /* of its share's that have some that wait */
 	struct publish_list waiting;
 	struct publish_share *share;
-	unsigned n;       /* that were not freed yet */
-	unsigned in_turn; /* that were taken since its turn began */
+	unsigned n;        /* that were not freed yet */
+	unsigned in_a_row; /* that were taken since its turn began */
 };
 
 TAILQ_HEAD(publish_lines, publish_line);
@@ -87,7 +87,7 @@ enum publish_room {
 	PUBLISH_FULL_FOR_USER,
 	PUBLISH_FULL,
 };
-enum publish_room publish_queue_room(
+enum publish_room publish_queue_make_room(
 	struct publish_queue *queue, uid_t uid, size_t len, struct publish_request **evict);
 /* 0 or -ENOMEM. */
 int publish_queue_add(struct publish_queue *queue, const struct publish_origin *origin, const char *channel,

@@ -458,7 +458,7 @@ static void connect_now(struct publisher *p)
 		on_lost(p, SESSION_STARTING, strerror(-r));
 }
 
-static void on_turn_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+static void on_iteration_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	(void)events;
 	ev_prepare_stop(loop, watcher);
@@ -487,8 +487,8 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	timer_init(&p->retry, on_retry, p);
 	timer_init(&p->expiry, on_expiry, p);
 	timer_init(&p->rest, on_rest_over, p);
-	ev_prepare_init(&p->turn_end, on_turn_end);
-	p->turn_end.data = p;
+	ev_prepare_init(&p->iteration_end, on_iteration_end);
+	p->iteration_end.data = p;
 	connect_now(p);
 }
 
@@ -510,7 +510,7 @@ void publisher_stop(struct publisher *p)
 	ev_timer_stop(p->session.loop, &p->retry);
 	ev_timer_stop(p->session.loop, &p->expiry);
 	ev_timer_stop(p->session.loop, &p->rest);
-	ev_prepare_stop(p->session.loop, &p->turn_end);
+	ev_prepare_stop(p->session.loop, &p->iteration_end);
 	session_close(&p->session);
 	for (struct publish_request *r; (r = take_any(p));)
 		publish_queue_free(&p->queue, r);
@@ -548,7 +548,7 @@ static int make_room(struct publisher *p, uid_t uid, size_t len)
 	struct publish_request *evicted;
 
 	for (;;) {
-		switch (publish_queue_room(&p->queue, uid, len, &evicted)) {
+		switch (publish_queue_make_room(&p->queue, uid, len, &evicted)) {
 		case PUBLISH_ROOM:
 			return 0;
 		case PUBLISH_ROOM_BY_EVICTION:
@@ -585,6 +585,6 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 	if (!ev_is_active(&p->expiry))
 		watch_expiry(p);
 	/* At the end of the iteration, so that what arrived together goes out together. */
-	ev_prepare_start(p->session.loop, &p->turn_end);
+	ev_prepare_start(p->session.loop, &p->iteration_end);
 	return 0;
 }

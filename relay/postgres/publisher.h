@@ -59,7 +59,7 @@ struct publisher {
 	struct session session;
 	struct backoff backoff;
 	struct ev_timer retry, expiry, rest;
-	struct ev_prepare turn_end; /* runs while something was queued in this turn of the loop */
+	struct ev_prepare iteration_end; /* runs while something was queued in this turn of the loop */
 	struct publish_queue queue;
 	struct publish_batch in_flight, again; /* again: not published by a statement, and before the queue */
 	bool shared;                           /* several users have workers */

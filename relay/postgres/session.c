@@ -145,7 +145,7 @@ static void drain(struct session *s)
 
 /* Where one row at most is expected, what follows the row says nothing more. False: it is another row. libpq
  * would keep them all, and the server may never end. */
-static bool expected(struct session *s, const PGresult *result, bool *hand_out)
+static bool accept(struct session *s, const PGresult *result, bool *hand_out)
 {
 	ExecStatusType status = PQresultStatus(result);
 
@@ -162,7 +162,7 @@ static void take_results(struct session *s)
 		session_result_fn *on_result = s->on_result;
 		PGresult *result = PQgetResult(s->conn);
 		bool hand_out = true;
-		if (result && !expected(s, result, &hand_out)) {
+		if (result && !accept(s, result, &hand_out)) {
 			PQclear(result);
 			lose(s, SESSION_LOST, "the server sent more rows than it was asked for");
 			return;
@@ -187,7 +187,7 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-static bool more_waits(struct session *s)
+static bool read_ahead(struct session *s)
 {
 	if (s->reads_ahead == 0)
 		return false;
@@ -212,7 +212,7 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		alive = PQconsumeInput(s->conn);
 		/* Even a connection that is gone may have brought something before it went. */
 		take_results(s);
-	} while (s->conn && alive && more_waits(s));
+	} while (s->conn && alive && read_ahead(s));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }

@@ -166,7 +166,7 @@ static void on_key(void *context, PGresult *result)
 }
 
 /* Whether the object is there, and nobody owns it or the schema whom we do not trust. */
-static bool is_ours(struct upstream *u, const PGresult *result, int field, const char *object)
+static bool check_owner(struct upstream *u, const PGresult *result, int field, const char *object)
 {
 	static struct diag_limit limit;
 	const char *owner = PQgetvalue(result, 0, field);
@@ -206,9 +206,9 @@ static void on_check(void *context, PGresult *result)
 	}
 	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
 	u->distrusts = false;
-	u->recoverable = is_ours(u, result, CHECK_RECOVERABLE, "changes_since()");
-	u->notes_runs = is_ours(u, result, CHECK_NOTES_RUNS, "note_run()");
-	u->reads_key = is_ours(u, result, CHECK_READS_KEY, "relay_key");
+	u->recoverable = check_owner(u, result, CHECK_RECOVERABLE, "changes_since()");
+	u->notes_runs = check_owner(u, result, CHECK_NOTES_RUNS, "note_run()");
+	u->reads_key = check_owner(u, result, CHECK_READS_KEY, "relay_key");
 	u->has_key = false;
 	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));

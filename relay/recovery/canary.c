@@ -339,7 +339,7 @@ static bool is_signed(const struct heard *h, const char *payload, const unsigned
 }
 
 /* Whether another relay sent it. */
-static bool is_believed(struct canary *c, const struct heard *h, const char *payload)
+static bool check_signature(struct canary *c, const struct heard *h, const char *payload)
 {
 	if (!c->upstream->has_key) {
 		if (!c->keyless_said)
@@ -435,7 +435,7 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
 		on_own(c, &heard);
 	/* Our own that was given up before comes too late to tell anything. */
-	else if (strcmp(heard.epoch, c->epoch) != 0 && is_believed(c, &heard, payload.ptr))
+	else if (strcmp(heard.epoch, c->epoch) != 0 && check_signature(c, &heard, payload.ptr))
 		on_others(c, &heard);
 }
 
