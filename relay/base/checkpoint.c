@@ -80,8 +80,8 @@ void checkpoint_history_clear(struct checkpoint_history *h)
 		checkpoint_unref(h->items[--h->n]);
 }
 
-/* Reads digits of the base up to the delimiter, and the delimiter. False: there are no digits, or the number
- * is above max. */
+/* Reads digits of the base up to the delimiter, and the delimiter. False: there are no digits,
+ * or the number is above max. */
 static bool number(const char **p, int base, char delimiter, uint64_t max, uint64_t *out)
 {
 	char *end;
@@ -124,7 +124,8 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
 		out->xmin == 0 || out->xmin > out->xmax)
 		return -EBADMSG;
-	/* PostgreSQL takes the transactions in progress only in order, from xmin to below xmax. */
+	/* PostgreSQL takes the transactions in progress only in order, from xmin to below
+	 * xmax. */
 	for (uint64_t last = 0; *p; last = xid) {
 		const char *comma = strchr(p, ',');
 		if (!number(&p, 10, comma ? ',' : '\0', UINT64_MAX, &xid) || xid <= last || xid < out->xmin ||

@@ -1,22 +1,23 @@
-/* Checkpoints: tokens that name a moment of the database, and the history of those in the backlog.
+/* Checkpoints: tokens that name a moment of the database, and the history of those in the
+ * backlog.
  *
- * A checkpoint says: who has it has every change that was committed before it. Its token is the text
- * "system identifier;run;LSN;pg_snapshot". The snapshot says which transactions it sees; recovery asks for
- * all others. One statement reads the whole token, the LSN last.
+ * A checkpoint says: who has it has every change that was committed before it. Its token is the
+ * text "system identifier;run;LSN;pg_snapshot". The snapshot says which transactions it sees;
+ * recovery asks for all others. One statement reads the whole token, the LSN last.
  *
- * The run is the server's start time in microseconds. A restart, a promotion and a disk that was set back
- * each begin a new run. LSNs and transaction ids of two runs cannot be compared: after a failover the new
- * primary gives the same ids to other transactions.
+ * The run is the server's start time in microseconds. A restart, a promotion and a disk that
+ * was set back each begin a new run. LSNs and transaction ids of two runs cannot be compared:
+ * after a failover the new primary gives the same ids to other transactions.
  *
- * This file does not talk to PostgreSQL. The canary makes tokens, recovery uses them, workers keep them as
- * opaque text. */
+ * This file does not talk to PostgreSQL. The canary makes tokens, recovery uses them, workers
+ * keep them as opaque text. */
 #pragma once
 
 #include "wire.h"
 
-/* Bounds the snapshot of a token that leaves the relay. A longer one is replaced by "xmin:xmin:", which sees
- * less: recovery then returns more rows than needed and misses none. 1 KiB has room for some 100 transactions
- * that are in progress. */
+/* Bounds the snapshot of a token that leaves the relay. A longer one is replaced by
+ * "xmin:xmin:", which sees less: recovery then returns more rows than needed and misses none. 1
+ * KiB has room for some 100 transactions that are in progress. */
 #define CHECKPOINT_SNAPSHOT_MAX 1024
 /* What stands before the snapshot: two numbers of 64 bits, an LSN, three semicolons. */
 #define CHECKPOINT_PREFIX_MAX (20 + 20 + 17 + 3)
@@ -88,16 +89,17 @@ struct checkpoint_parts {
 	uint64_t xmin, xmax;
 };
 
-/* The functions from here on take texts, since a token of the relay's own may be longer than struct token
- * holds, and texts from workers and other relays may be no tokens. */
+/* The functions from here on take texts, since a token of the relay's own may be longer than
+ * struct token holds, and texts from workers and other relays may be no tokens. */
 
 /* 0, or -EBADMSG for a text that is not a token. */
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
 /* Whether both belong to one run of one cluster. */
 bool checkpoint_same_run(const char *a, const char *b);
-/* Whether a is later than b, by their LSNs. One of another run counts as later: callers pass an a of the run
- * that the upstream hears. Two tokens made at the same time may compare the wrong way, since each LSN is read
- * after its snapshot. Where that would lose a change, call checkpoint_covers(). */
+/* Whether a is later than b, by their LSNs. One of another run counts as later: callers pass an
+ * a of the run that the upstream hears. Two tokens made at the same time may compare the wrong
+ * way, since each LSN is read after its snapshot. Where that would lose a change, call
+ * checkpoint_covers(). */
 bool checkpoint_is_newer(const char *a, const char *b);
 /* Whether both belong to one run, and a sees every transaction that b sees. */
 bool checkpoint_covers(const char *a, const char *b);
@@ -108,9 +110,9 @@ struct token checkpoint_before_both(const char *a, const char *b);
 /* "X/Y", as PostgreSQL prints an LSN. 0 or -EBADMSG. */
 int checkpoint_parse_lsn(const char *text, uint64_t *out);
 
-/* Tokens that wait until they are old enough to be passed on. Only where the relay does not reconcile. All
- * zero at first. A relay that hears one canary an interval keeps two at most; the rest is for fleets in which
- * several relays send. */
+/* Tokens that wait until they are old enough to be passed on. Only where the relay does not
+ * reconcile. All zero at first. A relay that hears one canary an interval keeps two at most;
+ * the rest is for fleets in which several relays send. */
 #define CHECKPOINT_WAITING_MAX 8
 struct checkpoint_waiting {
 	struct {
@@ -122,8 +124,8 @@ struct checkpoint_waiting {
 
 /* Without room the token is dropped: a later one will do. */
 void checkpoint_waiting_add(struct checkpoint_waiting *waiting, const struct token *token, double now);
-/* Takes out those that were heard at this moment or before, and returns the newest of them; not set when
- * there is none. */
+/* Takes out those that were heard at this moment or before, and returns the newest of them; not
+ * set when there is none. */
 struct token checkpoint_waiting_take(struct checkpoint_waiting *waiting, double heard);
 static inline void checkpoint_waiting_clear(struct checkpoint_waiting *waiting)
 {

@@ -14,16 +14,17 @@
 #define TEXT_OID 25
 #define TEXT_ARRAY_OID 1009
 
-/* Each name is qualified: the role's search_path may hold others' functions. */
+/* Each name is qualified: the role's search_path may contain functions of strangers. */
 #define BATCH_SQL                                                                                            \
 	"SELECT pg_catalog.count(pg_catalog.pg_notify(c, p))"                                                \
 	" FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),"                                         \
 	" pg_catalog.unnest($2::pg_catalog.text[])) AS n (c, p)"
 
-/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half
- * the time. */
+/* Batches up to this size go as NOTIFY statements, which PostgreSQL parses and does not plan: a
+ * single one takes half the time. */
 #define STATEMENTS_MAX 8
-/* Requests that are answered at a time because PostgreSQL was not to be reached: others wait meanwhile. */
+/* Bounds how many requests expire in one iteration of the loop: the rest of the loop waits
+ * meanwhile. */
 #define EXPIRE_MAX 512
 
 static struct diag_limit refusal_limit, full_limit, share_limit;
@@ -68,7 +69,7 @@ static void answer(
 	p->events->published(p->context, o->source, o->slot, o->request, code, text);
 }
 
-/* It waits no more. */
+/* The request must not be waiting. */
 static void finish(
 	struct publisher *p, struct publish_request *r, enum wire_error_code code, const char *text)
 {
@@ -89,7 +90,7 @@ static void watch_expiry(struct publisher *p)
 	timer_arm(p->session.loop, &p->expiry, wait > 0.001 ? wait : 0.001);
 }
 
-/* What PostgreSQL has is freed when that is over. */
+/* A request in flight is answered here, and freed when its statement is over. */
 static void expire(struct publisher *p, struct publish_request *r)
 {
 	if (r->waits) {
@@ -121,7 +122,8 @@ static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 /* Batches */
 
-/* A text[] in PostgreSQL's binary form (array_recv in arrayfuncs.c), which needs no escaping. */
+/* A text[] in PostgreSQL's binary form (array_recv in arrayfuncs.c), which needs no
+ * escaping. */
 struct text_array {
 	char *bytes;
 	size_t len;
@@ -155,7 +157,8 @@ static int array_open(struct text_array *a, uint32_t n, size_t bytes)
 	return 0;
 }
 
-/* Half of the queue at the most: of the other half, those who have less can be given places. */
+/* At most half of the queue. Requests in flight cannot be evicted, so the other half stays for
+ * users that have less. */
 static unsigned batch_max(const struct publisher *p)
 {
 	unsigned max = p->shared ? PUBLISHER_SHARED_BATCH_MAX : PUBLISHER_BATCH_MAX;
@@ -196,7 +199,7 @@ static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int event
 	work(p);
 }
 
-/* PostgreSQL is done with the batch. */
+/* The statement with the batch is over. */
 static void begin_rest(struct publisher *p)
 {
 	if (p->rested)
@@ -209,8 +212,8 @@ static bool something_waits(const struct publisher *p)
 	return p->again.n > 0 || publish_queue_waits(&p->queue);
 }
 
-/* Whether those in flight were published is not known, or they were not: they go out again, before all else.
- */
+/* The requests in flight were not published, or it is not known whether they were. They go out
+ * again, before all others. */
 static void put_back(struct publisher *p)
 {
 	for (struct publish_request *r; (r = TAILQ_LAST(&p->in_flight.requests, publish_list));) {
@@ -226,8 +229,8 @@ static void put_back(struct publisher *p)
 	}
 }
 
-/* Whether the statement failed for what is in it (class 22, data exceptions) and not for the state of the
- * server, such as a standby after a failover or a full notification queue. */
+/* Whether a request in the statement made it fail (class 22, data exceptions), and not the
+ * server's state: a standby after a failover, or a full notification queue. */
 static bool at_fault(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -257,7 +260,7 @@ static void on_batch(void *context, PGresult *result)
 			return;
 		p->refusal = session_error(result);
 		if (!at_fault(result)) {
-			/* Another connection may reach a server that takes it. */
+			/* A new connection may reach a server that accepts it. */
 			session_close(&p->session);
 			on_lost(p, SESSION_STARTING, p->refusal.text);
 		}
@@ -356,13 +359,13 @@ static void send_batch(struct publisher *p)
 		return;
 	if (send_arrays(p))
 		return;
-	/* No memory: they expire, or go out with a later batch. */
+	/* Out of memory: they go out with a later batch, or expire. */
 	p->n_batches--;
 	put_back(p);
 	begin_rest(p);
 }
 
-/* The statement in between */
+/* Statements between two batches */
 
 static void forget_statement(struct publisher *p)
 {
@@ -429,8 +432,8 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 			 : "%s cannot be connected to; check the URL and the server: %s",
 		config_url_name(p->config, p->session.url), error);
 	timer_arm(p->session.loop, &p->retry, retry);
-	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never.
-	 */
+	/* It is unknown whether the batch in flight was committed. It goes out again: better
+	 * twice than never. */
 	put_back(p);
 	begin_rest(p);
 	p->refused = false;
@@ -492,7 +495,7 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	connect_now(p);
 }
 
-/* Whatever there still is, and waits no more; NULL when there is none. */
+/* Takes out any request; NULL when there is none. */
 static struct publish_request *take_any(struct publisher *p)
 {
 	put_back(p);
@@ -584,7 +587,8 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 		return r;
 	if (!ev_is_active(&p->expiry))
 		watch_expiry(p);
-	/* At the end of the iteration, so that what arrived together goes out together. */
+	/* Sent at the end of the iteration, so that requests that arrived together go out
+	 * together. */
 	ev_prepare_start(p->session.loop, &p->iteration_end);
 	return 0;
 }

@@ -12,24 +12,27 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+/* An attempt that took longer than this is not followed by a ping, which could take as long
+ * again. */
 #define PING_WORTH_SECONDS 2.
-/* What libpq takes at a time: the size at which its buffer starts (pqMakeEmptyPGconn in fe-connect.c). It
- * grows for a result that is larger, for which nobody reads ahead. */
+/* What libpq reads at a time: the initial size of its buffer (pqMakeEmptyPGconn in
+ * fe-connect.c). The buffer grows only for results that are larger, and nobody reads ahead for
+ * those. */
 #define READ_SIZE ((size_t)16 << 10)
-/* Others on the loop wait meanwhile. */
+/* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8
-/* How much later than its deadline an answer may be found that waits in the socket. */
+/* How much later than its deadline an answer may be read, if it is in the socket by then. */
 #define LATE_SECONDS 5.
 
-/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
- * touched by both. */
+/* Shared by the thread and the loop. The thread writes conn and failure, then signals `done`;
+ * the loop reads them after that. */
 struct attempt {
-	struct session *session; /* NULL when nobody waits for it any more */
+	struct session *session; /* NULL: the session was closed meanwhile */
 	struct ev_loop *loop;
 	pthread_t thread;
 	struct ev_async done;
 	const char *url, *name;
-	bool first; /* why it failed matters: a setting may be wrong */
+	bool first; /* find out why it fails: a setting may be wrong */
 	PGconn *conn;
 	enum session_failure failure;
 };
@@ -70,7 +73,8 @@ bool session_succeeded(const PGresult *result)
 	return status == PGRES_SINGLE_TUPLE || status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
 }
 
-/* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
+/* Keeps libpq from printing notices on stderr. The reason why a server ends an idle session
+ * comes as a notice. */
 static void on_notice(void *arg, const PGresult *result)
 {
 	struct session *s = arg;
@@ -83,7 +87,8 @@ static void on_notice(void *arg, const PGresult *result)
 static void *attempt_run(void *arg)
 {
 	struct attempt *a = arg;
-	/* The URL's own settings go before those that stand before it here, and after those behind it. */
+	/* Settings in the URL override those before dbname, and those after dbname override the
+	 * URL. */
 	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle",
 		"keepalives_interval", "keepalives_count", "tcp_user_timeout", "dbname", "client_encoding",
 		NULL};
@@ -93,8 +98,8 @@ static void *attempt_run(void *arg)
 	double start = clock_now();
 	a->conn = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(a->conn) != CONNECTION_OK) {
-		/* libpq does not say why in a form that a program can read; but who had to wait need not ask
-		 * again. */
+		/* libpq gives the reason only as text. A ping tells a server that is starting
+		 * from one that refuses. */
 		bool ask = a->first && clock_now() - start < PING_WORTH_SECONDS;
 		switch (ask ? PQpingParams(keywords, values, 1) : PQPING_NO_RESPONSE) {
 		case PQPING_OK:
@@ -107,8 +112,8 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
-	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for
-	 * UTF-8: one payload that is none would end the session. */
+	/* A SQL_ASCII database stores any bytes, and raises an error when it must send invalid
+	 * UTF-8 to a client that asked for UTF-8. One such payload would end the session. */
 	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
 	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
 		PQsetClientEncoding(a->conn, "SQL_ASCII");
@@ -125,7 +130,7 @@ static void stop_watching(struct session *s)
 
 static void lose(struct session *s, enum session_failure failure, const char *error)
 {
-	/* The error may be of the connection that is closed here. */
+	/* Copied first: it may be in the connection that session_close() frees. */
 	struct session_text line = one_line(s->farewell.text[0] ? s->farewell.text : error);
 
 	session_close(s);
@@ -143,8 +148,8 @@ static void drain(struct session *s)
 	}
 }
 
-/* Where one row at most is expected, what follows the row says nothing more. False: it is another row. libpq
- * would keep them all, and the server may never end. */
+/* False: a second row came where one at most is expected. libpq would keep all rows, and a
+ * hostile server may never stop. *hand_out: false for the empty result that follows the row. */
 static bool accept(struct session *s, const PGresult *result, bool *hand_out)
 {
 	ExecStatusType status = PQresultStatus(result);
@@ -171,7 +176,8 @@ static void take_results(struct session *s)
 			s->on_result = NULL;
 			ev_timer_stop(s->loop, &s->deadline);
 		}
-		/* What came before the end of the statement is heard before the statement is over. */
+		/* libpq keeps notifications that come while a statement runs. The owner hears
+		 * them before the statement's end. */
 		drain(s);
 		if (s->conn && hand_out)
 			on_result(s->context, result);
@@ -210,15 +216,15 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	}
 	do {
 		alive = PQconsumeInput(s->conn);
-		/* Even a connection that is gone may have brought something before it went. */
+		/* A connection that was lost may have delivered data first. */
 		take_results(s);
 	} while (s->conn && alive && read_ahead(s));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
 
-/* What was asked cannot be sent. The reader ends the connection, which may still hold what the server said
- * last. */
+/* A statement could not be sent. The reader ends the session, since the socket may still have
+ * the server's last words. */
 static void give_up(struct session *s)
 {
 	s->unsent = true;
@@ -252,7 +258,7 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	struct session *s = timer->data;
 
 	(void)events;
-	/* Only one that this process did not come to read. */
+	/* The relay was late, not the server. */
 	if (!s->late && session_has_unread(s)) {
 		s->late = true;
 		timer_arm(loop, timer, LATE_SECONDS);
@@ -268,8 +274,8 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 
 	(void)events;
 	ev_async_stop(loop, watcher);
-	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it.
-	 * And what it wrote is ours from here on. */
+	/* Does not wait: the signal was the thread's last act. Joining frees what OpenSSL keeps
+	 * for the thread, and makes what it wrote visible here. */
 	pthread_join(a->thread, NULL);
 	PGconn *conn = a->conn;
 	enum session_failure failure = a->failure;
@@ -305,7 +311,7 @@ void session_init(struct session *s, struct ev_loop *loop, const char *url, cons
 	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
 	ev_io_init(&s->reader, on_readable, -1, EV_READ);
 	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
-	/* Before all others' sockets: whatever they ask, PostgreSQL is heard. */
+	/* PostgreSQL's sockets come before all others: the relay must always drain them. */
 	ev_set_priority(&s->reader, EV_MAXPRI);
 	ev_set_priority(&s->writer, EV_MAXPRI);
 	timer_init(&s->deadline, on_deadline, s);
@@ -392,7 +398,8 @@ void session_pause(struct session *s, bool pause)
 		ev_io_stop(s->loop, &s->reader);
 	} else {
 		ev_io_start(s->loop, &s->reader);
-		/* Rows that libpq holds already make no socket readable. */
+		/* libpq may have read rows already; the socket does not become readable for
+		 * them. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
 }

@@ -1,27 +1,30 @@
-/* One connection to PostgreSQL on the event loop: connects without blocking, runs one statement at a time
- * with a deadline, hands out results and notifications, reports the loss. When to connect again, and what to
- * ask, is its owner's business: upstream, publisher and recovery each hold sessions.
+/* One connection to PostgreSQL on the event loop. It connects without blocking, runs one
+ * statement at a time with a deadline, hands out results and notifications, and reports the
+ * loss of the connection. Its owner decides when to connect again and what to ask: upstream,
+ * publisher and changes_since have a session each.
  *
- * libpq resolves names synchronously even in PQconnectStart(), so each connection is made in a thread of its
- * own that lives no longer, and reaches the loop through an ev_async. */
+ * libpq resolves host names synchronously even in PQconnectStart(). So each attempt to connect
+ * has a thread of its own, which ends with the attempt and wakes the loop by an ev_async. */
 #pragma once
 
 #include <ev.h>
 #include <libpq-fe.h>
 #include <stdbool.h>
 
-/* Of a connection attempt, for each address that the URL names; connect_timeout in the URL goes before. */
+/* Bounds an attempt to connect to each address that the URL names; connect_timeout in the URL
+ * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
+ * second address. */
 #define SESSION_CONNECT_SECONDS "5"
 
-/* One line without secrets, by value. session_error(result).text lives until the end of the full expression.
- */
+/* One line without secrets, by value. session_error(result).text lives until the end of the
+ * full expression. */
 struct session_text {
 	char text[512];
 };
 
 enum session_failure {
-	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
-	SESSION_STARTING,    /* the server is starting up or shutting down: it will heal */
+	SESSION_UNREACHABLE, /* no server answered; or an attempt failed after one that succeeded */
+	SESSION_STARTING,    /* the server is starting up or shutting down: trying again helps */
 	SESSION_REFUSED,     /* the server answered: bad credentials, no such database, ... */
 	SESSION_LOST,        /* it was connected */
 	SESSION_OVERDUE,     /* a statement got no answer by its deadline */
@@ -30,15 +33,15 @@ enum session_failure {
 struct session_events {
 	/* Connected; statements may follow. */
 	void (*ready)(void *context);
-	/* Could not connect, or the connection is gone; it is closed already. error is one line, without
-	 * secrets. */
+	/* Could not connect, or lost the connection; it is closed already. error is one line
+	 * without secrets, valid until the event returns. */
 	void (*lost)(void *context, enum session_failure failure, const char *error);
-	/* May be NULL. notify is freed after the call. */
+	/* May be NULL. notify is freed after the event. */
 	void (*heard)(void *context, const PGnotify *notify);
 };
 
-/* Each result of the statement, in order; then once with NULL: done, another may follow. A row comes with the
- * status PGRES_SINGLE_TUPLE. result is freed after the call. */
+/* Gets each result of the statement in order, then NULL: it is done, and another may follow. A
+ * row has the status PGRES_SINGLE_TUPLE. result is freed after the call. */
 typedef void session_result_fn(void *context, PGresult *result);
 
 struct session {
@@ -52,24 +55,25 @@ struct session {
 	struct ev_io reader, writer;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
-	bool any_rows;                /* it may return more than one row a result */
-	bool has_row;                 /* its present result has had its row */
+	bool any_rows;                /* as the statement has it */
+	bool has_row;                 /* the current result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
-	unsigned reads_ahead;         /* so many times more before the loop turns */
-	bool late;                    /* the deadline is over, and something waited to be read */
+	unsigned reads_ahead;         /* how often to read again in this iteration of the loop */
+	bool late;                    /* the deadline has passed, and unread data was there */
 	bool unsent;                  /* a statement could not be sent: the connection is given up */
 	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
 
-/* How many threads are connecting; main asks before it ends the process. */
+/* How many threads are connecting. main.c asks before it ends the process. */
 unsigned session_attempts(void);
 
+/* url, name, events and context must outlive the session. */
 void session_init(struct session *session, struct ev_loop *loop, const char *url, const char *name,
 	const struct session_events *events, void *context);
-/* Exactly one of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
+/* One of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
 int session_connect(struct session *session);
-/* At once, without an event. An attempt in progress is left to end by itself. */
+/* Closes at once, without an event. A thread that is connecting ends by itself. */
 void session_close(struct session *session);
 static inline bool session_idle(const struct session *session)
 {
@@ -89,28 +93,27 @@ struct session_statement {
 	const char *sql; /* one statement; or several, without parameters */
 	const struct session_param *params;
 	int n_params;
-	/* Each row comes as a result of its own, and the last result has no row. Otherwise the statement
-	 * returns one row at most: a server that sends more is broken or hostile, and the session is lost. */
+	/* Each row comes as a result of its own, and the last result has no row. Otherwise the
+	 * statement returns one row at most: a server that sends more is broken or hostile, and
+	 * the session is lost. */
 	bool any_rows;
 	double seconds; /* until all of it must be answered; 0: no limit */
 };
 
-/* Runs a statement. The session must be idle. What cannot be sent loses the session: lost follows, from the
- * loop. */
+/* Runs a statement. The session must be idle. What cannot be sent loses the session: lost
+ * follows, from the loop. */
 void session_query(
 	struct session *session, const struct session_statement *statement, session_result_fn *on_result);
-/* While paused nothing is read: the server waits. A session that listens may be paused for as long as nobody
- * minds to hear late. */
+/* While paused, the session reads nothing, and the server waits. */
 void session_pause(struct session *session, bool pause);
-/* When it is read next, read up to so many bytes more in the same turn of the loop, as far as they are there.
- */
+/* The next time it reads, it reads up to this many bytes more in the same iteration of the
+ * loop, if they are there. */
 void session_read_ahead(struct session *session, size_t bytes);
 
-/* Whether PostgreSQL has sent what was not read yet, and may be. */
+/* Whether the socket has unread data, and the session is not paused. */
 bool session_has_unread(const struct session *session);
 
-/* Whether the result is one row of so many columns, as the statement should have. A server may answer
- * anything. */
+/* Whether the result is one row of n_fields columns. Check it: a server may answer anything. */
 bool session_is_row(const PGresult *result, int n_fields);
 /* Whether the statement succeeded, with a row or without. */
 bool session_succeeded(const PGresult *result);

@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the statements that set a connection up. */
+/* Bounds each statement that sets a connection up. Well under the 12 s of a start. */
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
 
-/* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
- * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
- * message that explains nothing. */
+/* Server settings that could end a quiet session, or keep a dead one. Those that this version
+ * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
+ * since poolers refuse unknown startup parameters with a message that explains nothing. */
 #define SETTINGS_SQL                                                                                                         \
 	"SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false)) FROM (VALUES ('idle_session_timeout', '0')," \
 	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"                      \
@@ -118,7 +118,7 @@ static void on_listen(void *context, PGresult *result)
 	}
 }
 
-/* False: memory is short. */
+/* False: out of memory. */
 static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 {
 	char *quoted = PQescapeIdentifier(conn, channel, strlen(channel));
@@ -132,7 +132,7 @@ static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 
 static void send_listen(struct upstream *u)
 {
-	/* An identifier is quoted, and a quote in it doubled. */
+	/* Quoting doubles each quote in a name. */
 	char sql[(CHANNELS_MAX + 1) * ((size_t)2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
 
 	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
@@ -145,8 +145,8 @@ static void send_listen(struct upstream *u)
 		set_up(u, sql, on_listen);
 }
 
-/* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
- */
+/* The key comes as a bytea in text form. Without a key the relay believes only its own
+ * canaries. */
 static void on_key(void *context, PGresult *result)
 {
 	struct upstream *u = context;
@@ -165,7 +165,8 @@ static void on_key(void *context, PGresult *result)
 	PQfreemem(bytes);
 }
 
-/* Whether the object is there, and nobody owns it or the schema whom we do not trust. */
+/* Returns whether the object is there and we trust its owners. Logs and notes an owner that we
+ * do not trust. */
 static bool check_owner(struct upstream *u, const PGresult *result, int field, const char *object)
 {
 	static struct diag_limit limit;
@@ -315,7 +316,7 @@ static void on_probe_result(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 
-	/* What a probe that failed says of the connection, the connection says itself. */
+	/* When a probe fails because the connection does, the session reports that. */
 	if (result && session_is_row(result, 1))
 		u->on_probe(u->probe_context, PQgetvalue(result, 0, 0));
 }

@@ -1,19 +1,23 @@
-/* The canary: a NOTIFY that the relay sends itself, on the publisher, and hears on the upstream.
+/* The canary: a NOTIFY that the relay sends itself, on the publisher, and hears on the
+ * upstream.
  *
- * It proves that the upstream hears what other connections commit. Nothing on the upstream itself can prove
- * that: a dead or pooled connection is silent, and silence looks like an idle database.
+ * It proves that the upstream hears what other connections commit. Nothing on the upstream
+ * itself can prove that: a dead or pooled connection is silent, and silence looks like an idle
+ * database.
  *
- * It also makes checkpoints. Its payload carries a token that its own transaction read. PostgreSQL delivers
- * notifications in commit order, so a relay that hears a canary has heard every notification of the
- * transactions that the token sees. The transaction also forces a flush of the WAL: everything that the token
- * sees is on disk, and stays true when PostgreSQL crashes. Only tokens of canaries are passed on to workers.
+ * It also makes checkpoints. Its payload carries a token that its own transaction read.
+ * PostgreSQL delivers notifications in commit order, so a relay that hears a canary has heard
+ * every notification of the transactions that the token sees. The transaction also forces a
+ * flush of the WAL: everything that the token sees is on disk, and stays true when PostgreSQL
+ * crashes. Only tokens of canaries are passed on to workers.
  *
- * All relays of a database hear each other's canaries. A turn is one interval's canary: a relay that hears
- * another's turn skips its own, so the whole fleet sends about one canary an interval. When nothing happens
- * in the database, the relay sends none, and only probes the upstream with a read-only query.
+ * All relays of a database hear each other's canaries. A turn is one interval's canary: a relay
+ * that hears another's turn skips its own, so the whole fleet sends about one canary an
+ * interval. When nothing happens in the database, the relay sends none, and only probes the
+ * upstream with a read-only query.
  *
- * A canary makes a claim about the time before it. reconcile.h says what a claim is good for; this file only
- * reads and writes it. relay.c calls this file and handles its events. */
+ * A canary makes a claim about the time before it. reconcile.h says what a claim is good for;
+ * this file only reads and writes it. relay.c calls this file and handles its events. */
 #pragma once
 
 #include "base/checkpoint.h"
@@ -21,11 +25,13 @@
 #include "postgres/publisher.h"
 #include "postgres/upstream.h"
 
-/* Seconds from the commit of a canary until it must be heard, and from a probe until its answer. Less than an
- * interval of the default length, so that a dead upstream is found before the next turn. */
+/* Seconds from the commit of a canary until it must be heard, and from a probe until its
+ * answer. Less than an interval of the default length, so that a dead upstream is found before
+ * the next turn. */
 #define CANARY_HEARD_SECONDS 4.
 
-/* A set of channels, each as 16 hexadecimal digits that hash its name and kind, separated by commas. */
+/* A set of channels, each as 16 hexadecimal digits that hash its name and kind, separated by
+ * commas. */
 #define CANARY_CHANNELS_MAX (CHANNELS_MAX * 17)
 struct canary_channels {
 	char text[CANARY_CHANNELS_MAX + 1];
@@ -42,9 +48,10 @@ enum canary_claim_kind {
 	CANARY_CLAIMS_SETTLED,
 };
 
-/* The sender answers for its own channels: each change that was committed after `from` and is visible in
- * `settled` was heard by all or announced. Without such a claim, `from` is the sender's checkpoint: it cannot
- * ask the database itself, and the relay that leads may do it instead. */
+/* The sender answers for its own channels: each change that was committed after `from` and is
+ * visible in `settled` was heard by all or announced. Without such a claim, `from` is the
+ * sender's checkpoint: it cannot ask the database itself, and the relay that leads may do it
+ * instead. */
 struct canary_claim {
 	enum canary_claim_kind kind;
 	struct token settled; /* set with CANARY_CLAIMS_SETTLED, and only then */
@@ -63,18 +70,20 @@ struct canary_turn {
 struct canary_events {
 	/* The upstream hears, as of the token. */
 	void (*proved)(void *context, const struct token *token);
-	/* The upstream could not be proved. different: the two URLs reach different databases. Otherwise the
-	 * canary was committed and not heard. */
+	/* The upstream could not be proved. different: the two URLs reach different databases.
+	 * Otherwise the canary was committed and not heard. */
 	void (*deaf)(void *context, bool different);
-	/* The canary that should prove the upstream could not be committed: nothing is known. */
+	/* The canary that should prove the upstream could not be committed: nothing is
+	 * known. */
 	void (*unproven)(void *context, const char *error);
 	/* A canary is about to be sent: fill in what it claims. out claims nothing yet. */
 	void (*claim)(void *context, struct canary_claim *out);
-	/* A canary was heard, except our own that prove the upstream. Returns whether it was a turn for us:
-	 * then our own can wait. */
+	/* A canary was heard, except our own that prove the upstream. Returns whether it was a
+	 * turn for us: then our own can wait. */
 	bool (*turn)(void *context, const struct canary_turn *turn);
-	/* Returns whether we must take a turn although nothing happened. owed: what a checkpoint must cover
-	 * before the database may be left idle; NULL when there is nothing. */
+	/* Returns whether we must take a turn although nothing happened. owed: what a
+	 * checkpoint must cover before the database may be left idle; NULL when there is
+	 * nothing. */
 	bool (*pending)(void *context, const struct token *owed);
 };
 
@@ -101,11 +110,12 @@ struct canary {
 	bool activity;     /* something was heard since the last canary */
 	struct token owed; /* of the last canary, from any relay, that came after activity. Not set once a
 			      checkpoint covers it. */
-	/* What the server's snapshot is if nothing happened since the last canary. Empty: something did. */
+	/* What the server's snapshot is if nothing happened since the last canary. Empty:
+	 * something did. */
 	char idle_snapshot[64];
 	char nonce[33]; /* of the last we sent; nobody can know it before the canary is committed */
-	/* Signs ours. The relays of a database share one, which is the upstream's. Without it we make one up,
-	 * and believe nobody else's canaries. */
+	/* Signs ours. The relays of a database share one, which is the upstream's. Without it
+	 * we make one up, and believe nobody else's canaries. */
 	unsigned char key[RELAY_KEY_SIZE];
 	struct canary_claim claim; /* of the last we sent */
 	double sent_at;            /* seconds of clock_now(), of the last we sent */
