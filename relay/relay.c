@@ -97,25 +97,25 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
 	 * last checkpoint will do for longer. */
 	(void)token;
-	if (r->proved[0])
-		fanout_checkpoint(&r->fanout, r->proved);
+	if (token_is_set(&r->proved))
+		fanout_checkpoint(&r->fanout, r->proved.text);
 	go_live(r);
 }
 
 /* token: as of when the upstream hears; NULL when that could not be proved. */
-static void recover(struct relay *r, const char *token)
+static void recover(struct relay *r, const struct token *token)
 {
 	const struct checkpoint *since = checkpoint_history_latest(&r->fanout.checkpoints);
 
 	canary_start(&r->canary);
-	snprintf(r->proved, sizeof r->proved, "%s", token ? token : "");
+	r->proved = token ? *token : (struct token){0};
 	if (r->upstream.recoverable && since) {
 		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
 		return;
 	}
 	fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay did not hear PostgreSQL for a while");
 	if (token)
-		fanout_checkpoint(&r->fanout, token);
+		fanout_checkpoint(&r->fanout, token->text);
 	go_live(r);
 }
 
@@ -126,7 +126,7 @@ static void set_reconciling(struct relay *r)
 	r->reconcile.enabled = r->canary.reconciles = r->config->reconcile && r->upstream.recoverable;
 }
 
-static void on_proved(void *context, const char *token)
+static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
 
@@ -146,7 +146,7 @@ static void on_proved(void *context, const char *token)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so a restart or failover of "
 			"PostgreSQL is announced as a gap; run recovery.sql again, or grant EXECUTE on it");
-	fanout_checkpoint(&r->fanout, token);
+	fanout_checkpoint(&r->fanout, token->text);
 	canary_start(&r->canary);
 	r->events.proved(r->context);
 }
@@ -182,16 +182,15 @@ static void on_unproven(void *context, const char *error)
 
 /* Where nobody reconciles, a checkpoint is passed on once it is an interval old, so that a NOTIFY which
  * follows its commit within that time is heard before it. */
-static void pass_on_with_delay(struct relay *r, const char *token)
+static void pass_on_with_delay(struct relay *r, const struct token *token)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
 	double now = clock_now();
-	struct checkpoint *due = checkpoint_waited(&r->waiting, now - r->config->checkpoint_interval);
+	struct token due = checkpoint_waiting_take(&r->waiting, now - r->config->checkpoint_interval);
 
-	checkpoint_wait(&r->waiting, token, now);
-	if (due && latest && checkpoint_is_newer(due->token, latest->token))
-		fanout_checkpoint(&r->fanout, due->token);
-	checkpoint_unref(due);
+	checkpoint_waiting_add(&r->waiting, token, now);
+	if (latest && checkpoint_is_newer(due.text, latest->token))
+		fanout_checkpoint(&r->fanout, due.text);
 }
 
 static void on_claim(void *context, struct canary_claim *out)
@@ -209,16 +208,16 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
 	if (!r->reconcile.enabled)
-		pass_on_with_delay(r, turn->token);
+		pass_on_with_delay(r, &turn->token);
 	return reconcile_turn(&r->reconcile, turn);
 }
 
-static bool on_pending(void *context, const char *owed)
+static bool on_pending(void *context, const struct token *owed)
 {
 	const struct relay *r = context;
 	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
 
-	return (owed && !(latest && checkpoint_covers(latest->token, owed))) ||
+	return (owed && !(latest && checkpoint_covers(latest->token, owed->text))) ||
 	       reconcile_pending(&r->reconcile);
 }
 
@@ -381,7 +380,7 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 		return result;
 	recovery_init(&r->recovery, loop, config, &r->fanout, &r->decode, &r->upstream);
 	catch_up_init(&r->catch_up, loop, config, &r->fanout, &r->recovery, &r->upstream);
-	reconcile_init(&r->reconcile, config, &r->fanout, &r->publisher, &r->recovery, r->canary.channels);
+	reconcile_init(&r->reconcile, config, &r->fanout, &r->publisher, &r->recovery);
 	fill_parts(r);
 	ops_init(&r->ops, &r->parts);
 	metrics_socket_init(&r->metrics_socket, &r->parts);
@@ -401,7 +400,8 @@ static void start_postgres(struct relay *r)
 
 	r->fanout.hold = on_hold;
 	r->fanout.hold_context = r;
-	canary_init(&r->canary, r->loop, r->config, r->fanout.epoch, &r->publisher, &r->upstream,
+	canary_init(&r->canary,
+		&(struct canary_uses){r->loop, r->config, r->fanout.epoch, &r->publisher, &r->upstream},
 		&canary_events, r);
 	upstream_start(&r->upstream, r->loop, r->config, &upstream_events, r);
 	publisher_start(&r->publisher, r->loop, r->config, &publisher_events, r);

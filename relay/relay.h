@@ -34,8 +34,9 @@ struct relay {
 
 	/* Tokens of canaries, where nobody reconciles, until they are an interval old. */
 	struct checkpoint_waiting waiting;
-	/* Of the canary that proved the upstream, while what it missed is recovered; empty when none did. */
-	char proved[CHECKPOINT_TOKEN_MAX + 1];
+	/* Of the canary that proved the upstream, while what it missed is recovered; not set when none did.
+	 */
+	struct token proved;
 	bool ready; /* start-up is over: failures are retried from now on */
 };
 

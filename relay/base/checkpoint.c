@@ -8,6 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct token token_of(const char *text)
+{
+	struct token token = {0};
+	size_t len = strlen(text);
+
+	assert(len < sizeof token.text);
+	memcpy(token.text, text, len);
+	return token;
+}
+
 struct checkpoint *checkpoint_new(struct wire_str token, uint64_t seq)
 {
 	struct checkpoint *c = malloc(sizeof *c + token.len + 1);
@@ -70,12 +80,13 @@ void checkpoint_history_clear(struct checkpoint_history *h)
 		checkpoint_unref(h->items[--h->n]);
 }
 
-/* Reads digits of the base up to the delimiter, and the delimiter; false when there are none, or too many. */
+/* Reads digits of the base up to the delimiter, and the delimiter. False: there are no digits,
+ * or the number is above max. */
 static bool number(const char **p, int base, char delimiter, uint64_t max, uint64_t *out)
 {
 	char *end;
 
-	/* strtoull alone would take blanks, signs and a 0x too. */
+	/* strtoull() alone would also accept blanks, signs and 0x. */
 	if (!isxdigit((unsigned char)**p) || strncasecmp(*p, "0x", 2) == 0)
 		return false;
 	errno = 0;
@@ -113,7 +124,8 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	if (!number(&p, 10, ':', UINT64_MAX, &out->xmin) || !number(&p, 10, ':', UINT64_MAX, &out->xmax) ||
 		out->xmin == 0 || out->xmin > out->xmax)
 		return -EBADMSG;
-	/* PostgreSQL wants the transactions in progress in order, between the two. */
+	/* PostgreSQL takes the transactions in progress only in order, from xmin to below
+	 * xmax. */
 	for (uint64_t last = 0; *p; last = xid) {
 		const char *comma = strchr(p, ',');
 		if (!number(&p, 10, comma ? ',' : '\0', UINT64_MAX, &xid) || xid <= last || xid < out->xmin ||
@@ -123,7 +135,7 @@ int checkpoint_parse(const char *token, struct checkpoint_parts *out)
 	return 0;
 }
 
-/* Transactions that the snapshot saw running, one after the other; false behind the last. */
+/* Steps through the transactions that the snapshot saw running. False: there are no more. */
 static bool next_running(const char **p, uint64_t *xid)
 {
 	char *end;
@@ -151,7 +163,7 @@ static bool sees(const struct checkpoint_parts *s, uint64_t xid)
 	return xid < s->xmax;
 }
 
-/* False for a text that is not a token, too. */
+/* Also false for a text that is not a token. */
 static bool parse_of_one_run(
 	const char *a, const char *b, struct checkpoint_parts *x, struct checkpoint_parts *y)
 {
@@ -176,7 +188,7 @@ bool checkpoint_covers(const char *a, const char *b)
 	for (const char *p = running(&x); next_running(&p, &xid);)
 		if (sees(&y, xid))
 			return false;
-	/* Beyond x's end y must have seen nothing but running ones. */
+	/* y must have seen every transaction from x's xmax on running. */
 	for (const char *p = running(&y); next_running(&p, &xid);)
 		n_unseen += xid >= x.xmax;
 	return y.xmax <= x.xmax || y.xmax - x.xmax == n_unseen;
@@ -198,49 +210,39 @@ bool checkpoint_is_newer(const char *a, const char *b)
 	return x.system_identifier != y.system_identifier || x.run != y.run || x.lsn > y.lsn;
 }
 
-struct checkpoint *checkpoint_before_both(const char *a, const char *b)
+struct token checkpoint_before_both(const char *a, const char *b)
 {
-	char token[CHECKPOINT_TOKEN_MAX + 1];
+	struct token token = {0};
 	struct checkpoint_parts x, y;
 
 	bool good = parse_of_one_run(a, b, &x, &y);
 	assert(good);
 	(void)good;
 	uint64_t lsn = x.lsn < y.lsn ? x.lsn : y.lsn, xmin = x.xmin < y.xmin ? x.xmin : y.xmin;
-	snprintf(token, sizeof token,
+	snprintf(token.text, sizeof token.text,
 		"%" PRIu64 ";%" PRIu64 ";%" PRIX32 "/%" PRIX32 ";%" PRIu64 ":%" PRIu64 ":",
 		x.system_identifier, x.run, (uint32_t)(lsn >> 32), (uint32_t)lsn, xmin, xmin);
-	return checkpoint_new(wire_str(token), 0);
+	return token;
 }
 
 /* Waiting */
 
-void checkpoint_wait(struct checkpoint_waiting *w, const char *token, double now)
+void checkpoint_waiting_add(struct checkpoint_waiting *w, const struct token *token, double now)
 {
-	struct checkpoint *c = w->n < CHECKPOINT_WAITING_MAX ? checkpoint_new(wire_str(token), 0) : NULL;
-
-	if (!c)
+	if (w->n == CHECKPOINT_WAITING_MAX)
 		return;
-	w->items[w->n].token = c;
+	w->items[w->n].token = *token;
 	w->items[w->n++].heard = now;
 }
 
-struct checkpoint *checkpoint_waited(struct checkpoint_waiting *w, double heard)
+struct token checkpoint_waiting_take(struct checkpoint_waiting *w, double heard)
 {
-	struct checkpoint *newest = NULL;
+	struct token newest = {0};
 	unsigned n = 0;
 
-	while (n < w->n && w->items[n].heard <= heard) {
-		checkpoint_unref(newest);
+	while (n < w->n && w->items[n].heard <= heard)
 		newest = w->items[n++].token;
-	}
 	w->n -= n;
 	memmove(w->items, w->items + n, w->n * sizeof *w->items);
 	return newest;
-}
-
-void checkpoint_waiting_clear(struct checkpoint_waiting *w)
-{
-	while (w->n)
-		checkpoint_unref(w->items[--w->n].token);
 }

@@ -1,30 +1,56 @@
-/* Checkpoints: tokens that name a moment of the database, and the history of those that stand in the backlog.
- * A token is "system identifier;run;LSN;pg_snapshot", all read in one statement, the LSN after the snapshot.
- * The run is the start time of the server in microseconds: a restart, a promotion or a disk that was set back
- * always has another, and only within one run do an LSN and a transaction id mean one thing for certain.
- * Nothing here talks to PostgreSQL. The canary makes tokens, recovery uses them, workers see them as opaque
- * text. */
+/* Checkpoints: tokens that name a moment of the database, and the history of those in the
+ * backlog.
+ *
+ * A checkpoint says: who has it has every change that was committed before it. Its token is the
+ * text "system identifier;run;LSN;pg_snapshot". The snapshot says which transactions it sees;
+ * recovery asks for all others. One statement reads the whole token, the LSN last.
+ *
+ * The run is the server's start time in microseconds. A restart, a promotion and a disk that
+ * was set back each begin a new run. LSNs and transaction ids of two runs cannot be compared:
+ * after a failover the new primary gives the same ids to other transactions.
+ *
+ * This file does not talk to PostgreSQL. The canary makes tokens, recovery uses them, workers
+ * keep them as opaque text. */
 #pragma once
 
 #include "wire.h"
 
-/* A snapshot that travels is cut to this length, by falling back to "xmin:xmin:". That one sees less, so it
- * is safe. Whole snapshots stay within the relay. */
+/* Bounds the snapshot of a token that leaves the relay. A longer one is replaced by
+ * "xmin:xmin:", which sees less: recovery then returns more rows than needed and misses none. 1
+ * KiB has room for some 100 transactions that are in progress. */
 #define CHECKPOINT_SNAPSHOT_MAX 1024
+/* What stands before the snapshot: two numbers of 64 bits, an LSN, three semicolons. */
+#define CHECKPOINT_PREFIX_MAX (20 + 20 + 17 + 3)
 #define CHECKPOINT_TOKEN_MAX (CHECKPOINT_SNAPSHOT_MAX + 64)
-/* What a worker or a failover may have to go back to: five minutes at the default interval. */
+_Static_assert(
+	CHECKPOINT_PREFIX_MAX + CHECKPOINT_SNAPSHOT_MAX <= CHECKPOINT_TOKEN_MAX, "a token holds its parts");
+/* A HELLO carries it beside a name and an epoch. */
+_Static_assert(2 * CHECKPOINT_TOKEN_MAX <= WIRE_FRAME_MAX, "a token fits into a frame");
+/* How far back a worker or a failover may go: five minutes at the default interval. */
 #define CHECKPOINT_HISTORY_MAX 64
 
-/* SQL for the run of the server: any role may ask. */
+/* SQL for the run of the server. Every role may ask. */
 #define CHECKPOINT_RUN_SQL                                                                                   \
 	"(extract(epoch FROM pg_catalog.pg_postmaster_start_time())"                                         \
 	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
-/* SQL for a token of the snapshot s and the LSN lsn. Only a primary has an LSN to insert at. */
+/* SQL for a token with this snapshot and this LSN. Only a primary has an LSN to insert at. */
 #define CHECKPOINT_TOKEN_SQL(lsn, snapshot)                                                                  \
 	"(SELECT pg_catalog.concat_ws(';', system_identifier, " CHECKPOINT_RUN_SQL ", " lsn ", " snapshot    \
 	") FROM pg_catalog.pg_control_system())"
 
-/* Shared by the history and the workers that passed it last. */
+/* A token by value. Assign it; do not copy its text. All zero: there is none. */
+struct token {
+	char text[CHECKPOINT_TOKEN_MAX + 1]; /* NUL-terminated */
+};
+
+/* text has at most CHECKPOINT_TOKEN_MAX bytes. */
+struct token token_of(const char *text);
+static inline bool token_is_set(const struct token *token)
+{
+	return token->text[0] != '\0';
+}
+
+/* A checkpoint that the history shares with the workers that passed it last. */
 struct checkpoint {
 	unsigned refs;
 	uint64_t seq; /* of its CHECKPOINT frame; 0 for one that a worker brought */
@@ -40,7 +66,7 @@ void checkpoint_unref(struct checkpoint *checkpoint);
 /* *place gives up its reference and gets one to this; either may be NULL. */
 void checkpoint_set(struct checkpoint **place, struct checkpoint *checkpoint);
 
-/* The newest of the last CHECKPOINT_HISTORY_MAX stands last. */
+/* The last CHECKPOINT_HISTORY_MAX, oldest first. */
 struct checkpoint_history {
 	struct checkpoint *items[CHECKPOINT_HISTORY_MAX];
 	unsigned n;
@@ -48,9 +74,9 @@ struct checkpoint_history {
 
 /* Takes the reference over. */
 void checkpoint_history_add(struct checkpoint_history *history, struct checkpoint *checkpoint);
-/* Borrowed; NULL when there is none. */
+/* NULL when there is none. Borrowed until the next checkpoint_history_add() or _clear(). */
 struct checkpoint *checkpoint_history_latest(const struct checkpoint_history *history);
-/* The newest whose frame has a seq of at most this. Borrowed; NULL when there is none. */
+/* The newest whose frame has at most this seq; NULL when there is none. Borrowed likewise. */
 struct checkpoint *checkpoint_history_at(const struct checkpoint_history *history, uint64_t seq);
 void checkpoint_history_clear(struct checkpoint_history *history);
 
@@ -59,41 +85,49 @@ struct checkpoint_parts {
 	uint64_t system_identifier;
 	uint64_t run; /* microseconds since 1970, by the server's clock */
 	uint64_t lsn;
-	const char *snapshot; /* into the token */
+	const char *snapshot; /* points into the text that was parsed */
 	uint64_t xmin, xmax;
 };
 
-/* 0, or -EBADMSG for a text that is not a token: workers and other relays give us these. */
+/* The functions from here on take texts, since a token of the relay's own may be longer than
+ * struct token holds, and texts from workers and other relays may be no tokens. */
+
+/* 0, or -EBADMSG for a text that is not a token. */
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
-/* Whether both are of one run of one cluster. */
+/* Whether both belong to one run of one cluster. */
 bool checkpoint_same_run(const char *a, const char *b);
-/* Whether a is of a later moment than b, by their LSNs. One of another run counts as later: callers ask with
- * an a that is of the server that they hear. A snapshot is taken before its LSN is read, so two that were
- * made at once may seem the other way round: where that would lose something, ask checkpoint_covers(). */
+/* Whether a is later than b, by their LSNs. One of another run counts as later: callers pass an
+ * a of the run that the upstream hears. Two tokens made at the same time may compare the wrong
+ * way, since each LSN is read after its snapshot. Where that would lose a change, call
+ * checkpoint_covers(). */
 bool checkpoint_is_newer(const char *a, const char *b);
-/* Whether both are of one run, and all that b sees, a sees too. */
+/* Whether both belong to one run, and a sees every transaction that b sees. */
 bool checkpoint_covers(const char *a, const char *b);
-/* Whether both are of one run, and a's LSN is not beyond b's. */
+/* Whether both belong to one run, and a's LSN is at most b's. */
 bool checkpoint_precedes(const char *a, const char *b);
-/* A moment of one run that sees no more than either; a and b must be tokens of one run. NULL when out of
- * memory. */
-struct checkpoint *checkpoint_before_both(const char *a, const char *b);
-/* "X/Y", as PostgreSQL prints an LSN. */
+/* A token that sees no more than either. Both must be tokens of one run. */
+struct token checkpoint_before_both(const char *a, const char *b);
+/* "X/Y", as PostgreSQL prints an LSN. 0 or -EBADMSG. */
 int checkpoint_parse_lsn(const char *text, uint64_t *out);
 
-/* Tokens that wait until they are old enough to be passed on, where nobody reconciles. All zero at first. */
+/* Tokens that wait until they are old enough to be passed on. Only where the relay does not
+ * reconcile. All zero at first. A relay that hears one canary an interval keeps two at most;
+ * the rest is for fleets in which several relays send. */
 #define CHECKPOINT_WAITING_MAX 8
 struct checkpoint_waiting {
 	struct {
-		struct checkpoint *token;
+		struct token token;
 		double heard;            /* seconds of clock_now() */
-	} items[CHECKPOINT_WAITING_MAX]; /* the oldest first */
+	} items[CHECKPOINT_WAITING_MAX]; /* oldest first */
 	unsigned n;
 };
 
-/* Without room or memory the token is left out: a later one will do. */
-void checkpoint_wait(struct checkpoint_waiting *waiting, const char *token, double now);
-/* The newest that was heard at this moment or before, and forgets it and those before it; NULL when there is
- * none. The caller owns the reference. */
-struct checkpoint *checkpoint_waited(struct checkpoint_waiting *waiting, double heard);
-void checkpoint_waiting_clear(struct checkpoint_waiting *waiting);
+/* Without room the token is dropped: a later one will do. */
+void checkpoint_waiting_add(struct checkpoint_waiting *waiting, const struct token *token, double now);
+/* Takes out those that were heard at this moment or before, and returns the newest of them; not
+ * set when there is none. */
+struct token checkpoint_waiting_take(struct checkpoint_waiting *waiting, double heard);
+static inline void checkpoint_waiting_clear(struct checkpoint_waiting *waiting)
+{
+	waiting->n = 0;
+}

@@ -23,7 +23,7 @@
 #include <sys/types.h>
 
 struct fanout;
-struct catch_up_member;
+struct catch_up_waiter;
 struct worker;
 
 #define WORKER_NAME_MAX 64
@@ -140,7 +140,7 @@ struct worker {
 	uint64_t resume_seq;
 	uint64_t begin_id;                /* of the BEGIN that waits for its OK */
 	bool begun;                       /* begin_id waits */
-	struct catch_up_member *catch_up; /* catch_up's; NULL when it is not at work for this worker */
+	struct catch_up_waiter *catch_up; /* catch_up's; NULL when it is not at work for this worker */
 	bool starved;                     /* takes no recovered changes until its user has less queued */
 	TAILQ_ENTRY(worker) next_starved;
 

@@ -142,7 +142,7 @@ static void print_postgres(struct page *p, const struct parts *r)
 	gauge(p, "pgherald_recovery_workers", "Workers that are caught up from the database.",
 		r->catch_up->n_workers);
 	gauge(p, "pgherald_recovery_bytes", "Memory for the recovered changes that they have yet to take.",
-		(double)r->catch_up->held);
+		(double)r->catch_up->kept);
 	counter(p, "pgherald_announced_total", "Changes that nobody had notified, found and published.",
 		r->reconcile->n_announced);
 	gauge(p, "pgherald_reconcile_leading",

@@ -152,7 +152,7 @@ void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form f
 	report_count(&r, "questions", parts->recovery->n_questions);
 	report_count(&r, "rows", parts->recovery->n_rows);
 	report_count(&r, "workers", parts->catch_up->n_workers);
-	report_count(&r, "bytes", parts->catch_up->held);
+	report_count(&r, "bytes", parts->catch_up->kept);
 	report_count(&r, "announced", parts->reconcile->n_announced);
 	report_group(&r, "last error");
 	report_named(&r);

@@ -20,7 +20,7 @@ void publish_queue_close(struct publish_queue *q)
 	free(q->lines);
 }
 
-/* Shares and lines live as long as a request of theirs does. */
+/* Shares and lines. Each is freed with its last request. */
 
 static struct publish_share *share_of(struct publish_queue *q, uid_t uid)
 {
@@ -82,7 +82,8 @@ static struct publish_line *make_line(
 
 	if (number >= q->n_lines && more_lines(q, number) < 0)
 		return NULL;
-	/* Of another user's worker, which had the slot before: that one's line goes on without it. */
+	/* A worker of another user had the slot before. Its line lives on without a slot, until
+	 * its last request is freed. */
 	if (q->lines[number] && q->lines[number]->share != share)
 		q->lines[number] = NULL;
 	if (q->lines[number])
@@ -196,8 +197,8 @@ struct publish_request *publish_queue_take(struct publish_queue *q)
 	struct publish_request *r = TAILQ_FIRST(&line->waiting);
 	leave(share);
 	enter(share, &q->ring);
-	if (++line->in_turn == PUBLISH_IN_TURN) {
-		line->in_turn = 0;
+	if (++line->in_a_row == PUBLISH_IN_A_ROW) {
+		line->in_a_row = 0;
 		TAILQ_REMOVE(&share->lines, line, next);
 		TAILQ_INSERT_TAIL(&share->lines, line, next);
 	}
@@ -237,7 +238,7 @@ static bool fits(const struct publish_queue *q, size_t len)
 	return q->n < q->n_max && q->bytes + len <= q->size_max;
 }
 
-/* Requests and bytes as parts of what there may be: more of either counts. */
+/* The part of the queue that these fill, by requests or by bytes, whichever is more. */
 static double part(const struct publish_queue *q, size_t n, size_t bytes)
 {
 	double of_n = (double)n / q->n_max, of_size = (double)bytes / (double)q->size_max;
@@ -245,7 +246,7 @@ static double part(const struct publish_queue *q, size_t n, size_t bytes)
 	return of_n > of_size ? of_n : of_size;
 }
 
-/* Who has most, of those with some that wait. */
+/* The user with the largest part, of those that have requests waiting. */
 static struct publish_share *greediest(const struct publish_queue *q)
 {
 	struct publish_share *share, *most = NULL;
@@ -257,7 +258,7 @@ static struct publish_share *greediest(const struct publish_queue *q)
 	return most;
 }
 
-enum publish_room publish_queue_room(
+enum publish_room publish_queue_make_room(
 	struct publish_queue *q, uid_t uid, size_t len, struct publish_request **evict)
 {
 	const struct publish_share *mine = share_of(q, uid);
@@ -269,10 +270,10 @@ enum publish_room publish_queue_room(
 	if (fits(q, len))
 		return PUBLISH_ROOM;
 	struct publish_share *most = greediest(q);
-	/* Whoever has as much takes nothing from anybody. */
+	/* A user that would then have as much takes nothing. */
 	if (!most || most == mine || part(q, n + 1, bytes) >= part(q, most->n, most->bytes))
 		return PUBLISH_FULL;
-	/* What was asked last, of whose turn is the last. */
+	/* The last request of the line that is served last. */
 	*evict = TAILQ_LAST(&TAILQ_LAST(&most->lines, publish_lines)->waiting, publish_list);
 	publish_queue_withdraw(*evict);
 	return PUBLISH_ROOM_BY_EVICTION;

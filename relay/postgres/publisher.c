@@ -14,16 +14,17 @@
 #define TEXT_OID 25
 #define TEXT_ARRAY_OID 1009
 
-/* Each name is qualified: the role's search_path may hold others' functions. */
+/* Each name is qualified: the role's search_path may contain functions of strangers. */
 #define BATCH_SQL                                                                                            \
 	"SELECT pg_catalog.count(pg_catalog.pg_notify(c, p))"                                                \
 	" FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),"                                         \
 	" pg_catalog.unnest($2::pg_catalog.text[])) AS n (c, p)"
 
-/* Up to so many go as NOTIFY statements, which PostgreSQL parses and does not plan: for a single one, half
- * the time. */
+/* Batches up to this size go as NOTIFY statements, which PostgreSQL parses and does not plan: a
+ * single one takes half the time. */
 #define STATEMENTS_MAX 8
-/* Requests that are answered at a time because PostgreSQL was not to be reached: others wait meanwhile. */
+/* Bounds how many requests expire in one iteration of the loop: the rest of the loop waits
+ * meanwhile. */
 #define EXPIRE_MAX 512
 
 static struct diag_limit refusal_limit, full_limit, share_limit;
@@ -68,7 +69,7 @@ static void answer(
 	p->events->published(p->context, o->source, o->slot, o->request, code, text);
 }
 
-/* It waits no more. */
+/* The request must not be waiting. */
 static void finish(
 	struct publisher *p, struct publish_request *r, enum wire_error_code code, const char *text)
 {
@@ -89,7 +90,7 @@ static void watch_expiry(struct publisher *p)
 	timer_arm(p->session.loop, &p->expiry, wait > 0.001 ? wait : 0.001);
 }
 
-/* What PostgreSQL has is freed when that is over. */
+/* A request in flight is answered here, and freed when its statement is over. */
 static void expire(struct publisher *p, struct publish_request *r)
 {
 	if (r->waits) {
@@ -121,7 +122,8 @@ static void on_expiry(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 /* Batches */
 
-/* A text[] in PostgreSQL's binary form (array_recv in arrayfuncs.c), which needs no escaping. */
+/* A text[] in PostgreSQL's binary form (array_recv in arrayfuncs.c), which needs no
+ * escaping. */
 struct text_array {
 	char *bytes;
 	size_t len;
@@ -155,7 +157,8 @@ static int array_open(struct text_array *a, uint32_t n, size_t bytes)
 	return 0;
 }
 
-/* Half of the queue at the most: of the other half, those who have less can be given places. */
+/* At most half of the queue. Requests in flight cannot be evicted, so the other half stays for
+ * users that have less. */
 static unsigned batch_max(const struct publisher *p)
 {
 	unsigned max = p->shared ? PUBLISHER_SHARED_BATCH_MAX : PUBLISHER_BATCH_MAX;
@@ -196,7 +199,7 @@ static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int event
 	work(p);
 }
 
-/* PostgreSQL is done with the batch. */
+/* The statement with the batch is over. */
 static void begin_rest(struct publisher *p)
 {
 	if (p->rested)
@@ -209,8 +212,8 @@ static bool something_waits(const struct publisher *p)
 	return p->again.n > 0 || publish_queue_waits(&p->queue);
 }
 
-/* Whether those in flight were published is not known, or they were not: they go out again, before all else.
- */
+/* The requests in flight were not published, or it is not known whether they were. They go out
+ * again, before all others. */
 static void put_back(struct publisher *p)
 {
 	for (struct publish_request *r; (r = TAILQ_LAST(&p->in_flight.requests, publish_list));) {
@@ -226,8 +229,8 @@ static void put_back(struct publisher *p)
 	}
 }
 
-/* Whether the statement failed for what is in it (class 22, data exceptions) and not for the state of the
- * server, such as a standby after a failover or a full notification queue. */
+/* Whether a request in the statement made it fail (class 22, data exceptions), and not the
+ * server's state: a standby after a failover, or a full notification queue. */
 static bool at_fault(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -255,11 +258,11 @@ static void on_batch(void *context, PGresult *result)
 		p->refused = !session_succeeded(result);
 		if (!p->refused)
 			return;
-		snprintf(p->refusal, sizeof p->refusal, "%s", session_error(result));
+		p->refusal = session_error(result);
 		if (!at_fault(result)) {
-			/* Another connection may reach a server that takes it. */
+			/* A new connection may reach a server that accepts it. */
 			session_close(&p->session);
-			on_lost(p, SESSION_STARTING, p->refusal);
+			on_lost(p, SESSION_STARTING, p->refusal.text);
 		}
 		return;
 	}
@@ -270,13 +273,13 @@ static void on_batch(void *context, PGresult *result)
 		r = TAILQ_FIRST(&p->in_flight.requests);
 		if (p->refused)
 			diag_limited(&refusal_limit, DIAG_WARNING,
-				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u", p->refusal,
-				r->channel, r->len);
+				"PostgreSQL refuses a notification: %s channel=\"%s\" length=%u",
+				p->refusal.text, r->channel, r->len);
 		else
 			count_published(p);
 		while ((r = TAILQ_FIRST(&p->in_flight.requests))) {
 			batch_remove(r);
-			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal);
+			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal.text);
 		}
 	}
 	p->refused = false;
@@ -307,7 +310,12 @@ static bool send_arrays(struct publisher *p)
 		{channels.bytes, (int)channels.len, TEXT_ARRAY_OID, true},
 		{payloads.bytes, (int)payloads.len, TEXT_ARRAY_OID, true},
 	};
-	session_query(&p->session, BATCH_SQL, params, 2, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+	session_query(&p->session,
+		&(struct session_statement){.sql = BATCH_SQL,
+			.params = params,
+			.n_params = 2,
+			.seconds = PUBLISHER_STATEMENT_SECONDS},
+		on_batch);
 	free(channels.bytes);
 	free(payloads.bytes);
 	return true;
@@ -334,7 +342,9 @@ static bool send_statements(struct publisher *p)
 	if (out && (fclose(out) != 0 || !sql))
 		good = false;
 	if (good)
-		session_query(&p->session, sql, NULL, 0, false, PUBLISHER_STATEMENT_SECONDS, on_batch);
+		session_query(&p->session,
+			&(struct session_statement){.sql = sql, .seconds = PUBLISHER_STATEMENT_SECONDS},
+			on_batch);
 	free(sql);
 	return good;
 }
@@ -349,60 +359,61 @@ static void send_batch(struct publisher *p)
 		return;
 	if (send_arrays(p))
 		return;
-	/* No memory: they expire, or go out with a later batch. */
+	/* Out of memory: they go out with a later batch, or expire. */
 	p->n_batches--;
 	put_back(p);
 	begin_rest(p);
 }
 
-/* The statement in between */
+/* Statements between two batches */
+
+static void forget_statement(struct publisher *p)
+{
+	p->statement = (struct publisher_statement){0};
+	p->statement_sent = false;
+}
 
 static void on_statement_result(void *context, PGresult *result)
 {
 	struct publisher *p = context;
-	publisher_statement_fn *on_statement = p->on_statement;
+	struct publisher_statement statement = p->statement;
 
-	if (!result) {
-		p->statement = NULL;
-		p->statement_sent = false;
-	}
-	on_statement(p->statement_context, result, NULL);
+	if (!result)
+		forget_statement(p);
+	statement.on_result(statement.context, result, NULL);
 	if (!result)
 		work(p);
 }
 
 static void fail_statement(struct publisher *p, const char *error)
 {
-	if (!p->statement)
+	struct publisher_statement statement = p->statement;
+
+	if (!statement.sql)
 		return;
-	p->statement = NULL;
-	p->statement_sent = false;
-	p->on_statement(p->statement_context, NULL, error);
+	forget_statement(p);
+	statement.on_result(statement.context, NULL, error);
 }
 
-int publisher_ask(struct publisher *p, const char *sql, const struct session_param *params, int n_params,
-	publisher_statement_fn *on_statement, void *context)
+void publisher_ask(struct publisher *p, const struct publisher_statement *statement)
 {
-	if (p->statement)
-		return -EBUSY;
-	p->statement = sql;
-	p->statement_sent = false;
-	memcpy(p->params, params, (size_t)n_params * sizeof *params);
-	p->n_params = n_params;
-	p->on_statement = on_statement;
-	p->statement_context = context;
+	assert(!p->statement.sql);
+	p->statement = *statement;
 	work(p);
-	return 0;
 }
 
 static void work(struct publisher *p)
 {
 	if (!session_idle(&p->session))
 		return;
-	if (p->statement && !p->statement_sent) {
+	if (p->statement.sql && !p->statement_sent) {
 		p->statement_sent = true;
-		session_query(&p->session, p->statement, p->params, p->n_params, false,
-			PUBLISHER_STATEMENT_SECONDS, on_statement_result);
+		session_query(&p->session,
+			&(struct session_statement){.sql = p->statement.sql,
+				.params = p->statement.params,
+				.n_params = p->statement.n_params,
+				.seconds = PUBLISHER_STATEMENT_SECONDS},
+			on_statement_result);
 	} else if (something_waits(p)) {
 		send_batch(p);
 	}
@@ -421,8 +432,8 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 			 : "%s cannot be connected to; check the URL and the server: %s",
 		config_url_name(p->config, p->session.url), error);
 	timer_arm(p->session.loop, &p->retry, retry);
-	/* Whether the batch in flight was committed is unknown. It goes out again: better twice than never.
-	 */
+	/* It is unknown whether the batch in flight was committed. It goes out again: better
+	 * twice than never. */
 	put_back(p);
 	begin_rest(p);
 	p->refused = false;
@@ -450,7 +461,7 @@ static void connect_now(struct publisher *p)
 		on_lost(p, SESSION_STARTING, strerror(-r));
 }
 
-static void on_turn_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+static void on_iteration_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	(void)events;
 	ev_prepare_stop(loop, watcher);
@@ -479,12 +490,12 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	timer_init(&p->retry, on_retry, p);
 	timer_init(&p->expiry, on_expiry, p);
 	timer_init(&p->rest, on_rest_over, p);
-	ev_prepare_init(&p->turn_end, on_turn_end);
-	p->turn_end.data = p;
+	ev_prepare_init(&p->iteration_end, on_iteration_end);
+	p->iteration_end.data = p;
 	connect_now(p);
 }
 
-/* Whatever there still is, and waits no more; NULL when there is none. */
+/* Takes out any request; NULL when there is none. */
 static struct publish_request *take_any(struct publisher *p)
 {
 	put_back(p);
@@ -502,7 +513,7 @@ void publisher_stop(struct publisher *p)
 	ev_timer_stop(p->session.loop, &p->retry);
 	ev_timer_stop(p->session.loop, &p->expiry);
 	ev_timer_stop(p->session.loop, &p->rest);
-	ev_prepare_stop(p->session.loop, &p->turn_end);
+	ev_prepare_stop(p->session.loop, &p->iteration_end);
 	session_close(&p->session);
 	for (struct publish_request *r; (r = take_any(p));)
 		publish_queue_free(&p->queue, r);
@@ -540,7 +551,7 @@ static int make_room(struct publisher *p, uid_t uid, size_t len)
 	struct publish_request *evicted;
 
 	for (;;) {
-		switch (publish_queue_room(&p->queue, uid, len, &evicted)) {
+		switch (publish_queue_make_room(&p->queue, uid, len, &evicted)) {
 		case PUBLISH_ROOM:
 			return 0;
 		case PUBLISH_ROOM_BY_EVICTION:
@@ -576,7 +587,8 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 		return r;
 	if (!ev_is_active(&p->expiry))
 		watch_expiry(p);
-	/* At the end of the iteration, so that what arrived together goes out together. */
-	ev_prepare_start(p->session.loop, &p->turn_end);
+	/* Sent at the end of the iteration, so that requests that arrived together go out
+	 * together. */
+	ev_prepare_start(p->session.loop, &p->iteration_end);
 	return 0;
 }

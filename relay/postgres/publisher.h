@@ -1,7 +1,10 @@
-/* The connection that runs pg_notify: what has queued while a statement was in flight goes out as the next
- * one, so an idle publisher sends at once and a busy one batches by itself. Whose requests those are, the
- * queue says, round robin. Runs through a transaction pooler: no named statements, no session state. Also
- * carries the canary's statements, in turn. Workers' requests and reconciliation come in here. */
+/* The publisher: the connection that runs pg_notify. Requests that queue up while a statement
+ * runs go out together in the next one. So an idle publisher sends at once, and a busy one
+ * sends batches; there is no timer. publish_queue.h decides whose request is next. Also runs
+ * the canary's statements, between two batches.
+ *
+ * It works through a transaction pooler: no named statements, no session state. relay.c submits
+ * workers' requests, reconcile.c the relay's own. */
 #pragma once
 
 #include "base/backoff.h"
@@ -11,34 +14,52 @@
 #include "postgres/session.h"
 #include "wire.h"
 
+/* Bounds one statement: requests that come meanwhile wait for its end. */
 #define PUBLISHER_BATCH_MAX 4096
 #define PUBLISHER_BATCH_BYTES_MAX ((size_t)1 << 20)
-/* Where several users have workers: one that publishes little waits for the batch of one that publishes much,
- * so that takes no more than a millisecond; and who has still more to publish rests before the next, so that
- * PostgreSQL and its listeners are not busy all the time. */
+/* The same where several users have workers. A user that publishes little waits for the batch
+ * of one that publishes much, so a batch must take no more than a millisecond. */
 #define PUBLISHER_SHARED_BATCH_MAX 128
 #define PUBLISHER_SHARED_BATCH_BYTES_MAX ((size_t)64 << 10)
+/* After a shared batch, users that have more to publish wait this long, so that PostgreSQL and
+ * its listeners have time for others. */
 #define PUBLISHER_REST_SECONDS 0.001
-/* From the request to its answer. */
+/* From a request to its answer: PROTOCOL.md promises it. */
 #define PUBLISHER_REQUEST_SECONDS 5.
 #define PUBLISHER_STATEMENT_SECONDS 5.
-/* Longer waits between attempts to connect would let requests run out that PostgreSQL could take by now. */
+/* Seconds between two attempts to connect, at most. Shorter than a request's deadline: a
+ * request that waits must not expire although PostgreSQL is back. */
 #define PUBLISHER_BACKOFF_MAX 4.
+_Static_assert(PUBLISHER_SHARED_BATCH_MAX <= PUBLISHER_BATCH_MAX &&
+		       PUBLISHER_SHARED_BATCH_BYTES_MAX <= PUBLISHER_BATCH_BYTES_MAX,
+	"a shared batch is a smaller one");
+_Static_assert(
+	PUBLISH_IN_A_ROW <= PUBLISHER_SHARED_BATCH_MAX, "a connection's requests in a row fit into a batch");
+_Static_assert((int)PUBLISHER_BACKOFF_MAX < (int)PUBLISHER_REQUEST_SECONDS,
+	"a request outlives one wait to connect");
 
 /* What became of a request: code is WIRE_ERROR_NONE when it is committed. */
 typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request,
 	enum wire_error_code code, const char *text);
-/* Each result of a statement, NULL when it is over; or, when it could not be run to its end, error alone. */
-typedef void publisher_statement_fn(void *context, PGresult *result, const char *error);
+/* One statement that runs between two batches. */
+struct publisher_statement {
+	const char *sql;
+	struct session_param params[SESSION_PARAMS_MAX]; /* their values live until the statement is over */
+	int n_params;
+	/* Each result, then NULL: it is over. Or, when it could not be run to its end, error
+	 * alone. */
+	void (*on_result)(void *context, PGresult *result, const char *error);
+	void *context;
+};
 
 struct publisher_events {
 	published_fn *published;
 	void (*connected)(void *context);
-	/* As upstream's. */
+	/* As in struct upstream_events. */
 	void (*lost)(void *context, const char *error, bool heals, double retry);
 };
 
-/* Requests that were taken from the queue together. */
+/* Requests that were taken from the queue. */
 struct publish_batch {
 	struct publish_list requests;
 	uint32_t n;
@@ -52,42 +73,39 @@ struct publisher {
 	struct session session;
 	struct backoff backoff;
 	struct ev_timer retry, expiry, rest;
-	struct ev_prepare turn_end; /* runs while something was queued in this turn of the loop */
+	struct ev_prepare iteration_end; /* active while something was queued in this iteration */
 	struct publish_queue queue;
-	struct publish_batch in_flight, again; /* again: not published by a statement, and before the queue */
-	bool shared;                           /* several users have workers */
-	bool rested;                           /* some rest from the end of the batch in flight on */
-	unsigned alone; /* after a batch that was refused: so many requests go one by one, to find the one at
-			   fault */
-	bool refused;   /* the statement in flight was */
-	char refusal[256];
+	struct publish_batch in_flight, again; /* again: to be published before those in the queue */
+	bool shared;                           /* several users have workers; relay.c sets it */
+	bool rested;                           /* users rest once the batch in flight is done */
+	unsigned alone; /* how many requests still go one by one: PostgreSQL refused them as a batch, and one
+			   of them is at fault */
+	bool refused;   /* PostgreSQL refused the statement in flight, for the reason refusal */
+	struct session_text refusal;
 
-	const char *statement; /* the canary's, waiting or in flight */
-	struct session_param params[6];
-	int n_params;
+	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */
 	bool statement_sent;
-	publisher_statement_fn *on_statement;
-	void *statement_context;
 
 	uint64_t n_published, n_batches, n_failed, n_full, n_full_for_user, n_evicted;
-	struct histogram to_commit; /* from a request to the confirmation that it is committed */
+	struct histogram to_commit; /* seconds from a request to its commit */
 	char last_error[256];
 };
 
+/* config, events and context must outlive it. */
 void publisher_start(struct publisher *publisher, struct ev_loop *loop, const struct config *config,
 	const struct publisher_events *events, void *context);
-/* Requests that are still there are forgotten. */
+/* Drops the requests that are left, without an answer. */
 void publisher_stop(struct publisher *publisher);
-/* origin: a worker's, or NULL for the relay itself. channel: of the configuration. 0: published follows.
- * -EBUSY: the queue is full, or the user's share of it. -ENOMEM. */
+/* Queues a request. origin: NULL for the relay itself. channel: points into the configuration.
+ * payload: copied. 0: published follows. -EBUSY: the queue is full, or the user's share of it.
+ * -ENOMEM. */
 int publisher_submit(struct publisher *publisher, const struct publish_origin *origin, const char *channel,
 	struct wire_str payload);
-/* Nothing waits and nothing is in flight. */
+/* Whether no request waits or is in flight. */
 bool publisher_idle(const struct publisher *publisher);
-/* Answer all that waits with this. */
+/* Answers every request that waits or is in flight with this. */
 void publisher_abandon(struct publisher *publisher, enum wire_error_code code, const char *text);
-/* Run one statement in between. params' values must live until it is over. -EBUSY: one is under way. */
-int publisher_ask(struct publisher *publisher, const char *sql, const struct session_param *params,
-	int n_params, publisher_statement_fn *on_statement, void *context);
-/* Come back now, if it is waiting: PostgreSQL is there again. */
+/* Runs a statement. None may be under way. */
+void publisher_ask(struct publisher *publisher, const struct publisher_statement *statement);
+/* PostgreSQL is there again: connect now instead of waiting. */
 void publisher_hurry(struct publisher *publisher);

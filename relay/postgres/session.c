@@ -12,31 +12,33 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define ERROR_MAX 512
+/* An attempt that took longer than this is not followed by a ping, which could take as long
+ * again. */
 #define PING_WORTH_SECONDS 2.
-/* What libpq takes at a time: the size at which its buffer starts (pqMakeEmptyPGconn in fe-connect.c). It
- * grows for a result that is larger, for which nobody reads ahead. */
+/* What libpq reads at a time: the initial size of its buffer (pqMakeEmptyPGconn in
+ * fe-connect.c). The buffer grows only for results that are larger, and nobody reads ahead for
+ * those. */
 #define READ_SIZE ((size_t)16 << 10)
-/* Others on the loop wait meanwhile. */
+/* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8
-/* What an iteration of the event loop spends on reading one connection to PostgreSQL. It is as long as the
- * workers' requests and what they are sent take together (schedule.h). With one read an iteration, a role
- * that notifies much made the relay fall behind PostgreSQL while workers kept it busy: until the LISTEN
- * connection was given up, since its probe waited behind the notifications. */
+/* What an iteration spends on reading one connection to PostgreSQL: as long as the workers' requests and what
+ * they are sent take together (schedule.h). With one read an iteration, a role that notifies much made the
+ * relay fall behind PostgreSQL while workers kept it busy, until the LISTEN connection was given up: its
+ * probe waited after the notifications. */
 #define READ_SECONDS 0.0004
-/* How much longer an answer is waited for while there is something to read, and how often: it may stand
- * behind notifications, of which any role can send many. A connection that is dead has nothing to read. */
+/* How much longer an answer is waited for, each time, while there is something to read: it may come after
+ * notifications, of which any role can send many. A dead connection has nothing to read. */
 #define LATE_SECONDS 5.
 
-/* What the thread and the loop share. The thread writes conn and failure, then signals; nothing else is
- * touched by both. */
+/* Shared by the thread and the loop. The thread writes conn and failure, then signals `done`;
+ * the loop reads them after that. */
 struct attempt {
-	struct session *session; /* NULL when nobody waits for it any more */
+	struct session *session; /* NULL: the session was closed meanwhile */
 	struct ev_loop *loop;
 	pthread_t thread;
 	struct ev_async done;
 	const char *url, *name;
-	bool first; /* why it failed matters: a setting may be wrong */
+	bool first; /* find out why it fails: a setting may be wrong */
 	PGconn *conn;
 	enum session_failure failure;
 };
@@ -48,19 +50,20 @@ unsigned session_attempts(void)
 	return attempts_running;
 }
 
-static void one_line(const char *text, char buf[ERROR_MAX])
+static struct session_text one_line(const char *text)
 {
-	redact(text, buf, ERROR_MAX);
+	struct session_text line;
+
+	redact(text, line.text, sizeof line.text);
+	return line;
 }
 
-const char *session_error(const PGresult *result)
+struct session_text session_error(const PGresult *result)
 {
-	static char buf[ERROR_MAX];
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	const char *text = primary ? primary : PQresultErrorMessage(result);
 
-	one_line(*text ? text : "it answered with other rows than were asked for", buf);
-	return buf;
+	return one_line(*text ? text : "it answered with other rows than were asked for");
 }
 
 bool session_is_row(const PGresult *result, int n_fields)
@@ -76,20 +79,22 @@ bool session_succeeded(const PGresult *result)
 	return status == PGRES_SINGLE_TUPLE || status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
 }
 
-/* libpq would print them on stderr. Why a server ends a session that is idle comes as a notice too. */
+/* Keeps libpq from printing notices on stderr. The reason why a server ends an idle session
+ * comes as a notice. */
 static void on_notice(void *arg, const PGresult *result)
 {
 	struct session *s = arg;
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 
 	if (severity && strcmp(severity, "FATAL") == 0)
-		snprintf(s->farewell, sizeof s->farewell, "%s", session_error(result));
+		s->farewell = session_error(result);
 }
 
 static void *attempt_run(void *arg)
 {
 	struct attempt *a = arg;
-	/* The URL's own settings go before those that stand before it here, and after those behind it. */
+	/* Settings in the URL override those before dbname, and those after dbname override the
+	 * URL. */
 	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle",
 		"keepalives_interval", "keepalives_count", "tcp_user_timeout", "dbname", "client_encoding",
 		NULL};
@@ -99,8 +104,8 @@ static void *attempt_run(void *arg)
 	double start = clock_now();
 	a->conn = PQconnectdbParams(keywords, values, 1);
 	if (PQstatus(a->conn) != CONNECTION_OK) {
-		/* libpq does not say why in a form that a program can read; but who had to wait need not ask
-		 * again. */
+		/* libpq gives the reason only as text. A ping tells a server that is starting
+		 * from one that refuses. */
 		bool ask = a->first && clock_now() - start < PING_WORTH_SECONDS;
 		switch (ask ? PQpingParams(keywords, values, 1) : PQPING_NO_RESPONSE) {
 		case PQPING_OK:
@@ -113,8 +118,8 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
-	/* Such a database checks nothing that is stored in it, but what it sends to a client that asked for
-	 * UTF-8: one payload that is none would end the session. */
+	/* A SQL_ASCII database stores any bytes, and raises an error when it must send invalid
+	 * UTF-8 to a client that asked for UTF-8. One such payload would end the session. */
 	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
 	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
 		PQsetClientEncoding(a->conn, "SQL_ASCII");
@@ -131,11 +136,11 @@ static void stop_watching(struct session *s)
 
 static void lose(struct session *s, enum session_failure failure, const char *error)
 {
-	char buf[ERROR_MAX];
+	/* Copied first: it may be in the connection that session_close() frees. */
+	struct session_text line = one_line(s->farewell.text[0] ? s->farewell.text : error);
 
-	one_line(s->farewell[0] ? s->farewell : error, buf);
 	session_close(s);
-	s->events->lost(s->context, failure, buf);
+	s->events->lost(s->context, failure, line.text);
 }
 
 static void drain(struct session *s)
@@ -149,9 +154,9 @@ static void drain(struct session *s)
 	}
 }
 
-/* Where one row at most is expected, what follows the row says nothing more. False: it is another row. libpq
- * would keep them all, and the server may never end. */
-static bool expected(struct session *s, const PGresult *result, bool *hand_out)
+/* False: a second row came where one at most is expected. libpq would keep all rows, and a
+ * hostile server may never stop. *hand_out: false for the empty result that follows the row. */
+static bool accept(struct session *s, const PGresult *result, bool *hand_out)
 {
 	ExecStatusType status = PQresultStatus(result);
 
@@ -168,7 +173,7 @@ static void take_results(struct session *s)
 		session_result_fn *on_result = s->on_result;
 		PGresult *result = PQgetResult(s->conn);
 		bool hand_out = true;
-		if (result && !expected(s, result, &hand_out)) {
+		if (result && !accept(s, result, &hand_out)) {
 			PQclear(result);
 			lose(s, SESSION_LOST, "the server sent more rows than it was asked for");
 			return;
@@ -177,7 +182,8 @@ static void take_results(struct session *s)
 			s->on_result = NULL;
 			ev_timer_stop(s->loop, &s->deadline);
 		}
-		/* What came before the end of the statement is heard before the statement is over. */
+		/* libpq keeps notifications that come while a statement runs. The owner hears
+		 * them before the statement's end. */
 		drain(s);
 		if (s->conn && hand_out)
 			on_result(s->context, result);
@@ -194,7 +200,7 @@ bool session_has_unread(const struct session *s)
 }
 
 /* Whether to read on at once, after n reads. What came while held goes first. */
-static bool more_waits(struct session *s, unsigned n, double began)
+static bool read_on(struct session *s, unsigned n, double began)
 {
 	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
 		return false;
@@ -219,15 +225,15 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	unsigned n = 0;
 	do {
 		alive = PQconsumeInput(s->conn);
-		/* Even a connection that is gone may have brought something before it went. */
+		/* A connection that was lost may have delivered data first. */
 		take_results(s);
-	} while (s->conn && alive && more_waits(s, ++n, began));
+	} while (s->conn && alive && read_on(s, ++n, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
 
-/* What was asked cannot be sent. The reader ends the connection, which may still hold what the server said
- * last. */
+/* A statement could not be sent. The reader ends the session, since the socket may still have
+ * the server's last words. */
 static void give_up(struct session *s)
 {
 	s->unsent = true;
@@ -261,6 +267,7 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	struct session *s = timer->data;
 
 	(void)events;
+	/* The relay was late, not the server. */
 	if (s->n_late < SESSION_LATE_MAX && session_has_unread(s)) {
 		s->n_late++;
 		timer_arm(loop, timer, LATE_SECONDS);
@@ -276,8 +283,8 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 
 	(void)events;
 	ev_async_stop(loop, watcher);
-	/* It has said its last word, so this does not wait; what OpenSSL keeps for each thread goes with it.
-	 * And what it wrote is ours from here on. */
+	/* Does not wait: the signal was the thread's last act. Joining frees what OpenSSL keeps
+	 * for the thread, and makes what it wrote visible here. */
 	pthread_join(a->thread, NULL);
 	PGconn *conn = a->conn;
 	enum session_failure failure = a->failure;
@@ -289,17 +296,16 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	}
 	s->attempt = NULL;
 	if (PQstatus(conn) != CONNECTION_OK) {
-		char buf[ERROR_MAX];
-		one_line(conn ? PQerrorMessage(conn) : "out of memory", buf);
+		struct session_text line = one_line(conn ? PQerrorMessage(conn) : "out of memory");
 		PQfinish(conn);
-		s->events->lost(s->context, failure, buf);
+		s->events->lost(s->context, failure, line.text);
 		return;
 	}
 	s->conn = conn;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
 	s->reads_ahead = 0;
-	s->farewell[0] = '\0';
+	s->farewell.text[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
 	ev_io_set(&s->reader, PQsocket(conn), EV_READ);
@@ -314,7 +320,7 @@ void session_init(struct session *s, struct ev_loop *loop, const char *url, cons
 	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
 	ev_io_init(&s->reader, on_readable, -1, EV_READ);
 	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
-	/* Before all others' sockets: whatever they ask, PostgreSQL is heard. */
+	/* PostgreSQL's sockets come before all others: the relay must always drain them. */
 	ev_set_priority(&s->reader, EV_MAXPRI);
 	ev_set_priority(&s->writer, EV_MAXPRI);
 	timer_init(&s->deadline, on_deadline, s);
@@ -356,38 +362,41 @@ void session_close(struct session *s)
 	s->conn = NULL;
 }
 
-int session_query(struct session *s, const char *sql, const struct session_param *params, int n_params,
-	bool any_rows, double seconds, session_result_fn *on_result)
+static bool send_statement(struct session *s, const struct session_statement *statement)
 {
-	enum { PARAMS_MAX = 6 };
-	const char *values[PARAMS_MAX];
-	int lens[PARAMS_MAX], formats[PARAMS_MAX], sent;
-	Oid types[PARAMS_MAX];
+	const char *values[SESSION_PARAMS_MAX];
+	int lens[SESSION_PARAMS_MAX], formats[SESSION_PARAMS_MAX];
+	Oid types[SESSION_PARAMS_MAX];
 
-	assert(session_idle(s) && n_params <= PARAMS_MAX);
-	for (int i = 0; i < n_params; i++) {
-		values[i] = params[i].value;
-		lens[i] = params[i].len;
-		formats[i] = params[i].binary;
-		types[i] = params[i].type;
+	assert(statement->n_params <= SESSION_PARAMS_MAX);
+	if (statement->n_params == 0)
+		return PQsendQuery(s->conn, statement->sql);
+	for (int i = 0; i < statement->n_params; i++) {
+		const struct session_param *param = &statement->params[i];
+		values[i] = param->value;
+		lens[i] = param->len;
+		formats[i] = param->binary;
+		types[i] = param->type;
 	}
-	if (n_params > 0)
-		sent = PQsendQueryParams(s->conn, sql, n_params, types, values, lens, formats, 0);
-	else
-		sent = PQsendQuery(s->conn, sql);
-	if (!sent) {
+	return PQsendQueryParams(
+		s->conn, statement->sql, statement->n_params, types, values, lens, formats, 0);
+}
+
+void session_query(struct session *s, const struct session_statement *statement, session_result_fn *on_result)
+{
+	assert(session_idle(s));
+	if (!send_statement(s, statement)) {
 		give_up(s);
-		return -EIO;
+		return;
 	}
 	s->on_result = on_result;
-	s->any_rows = any_rows;
+	s->any_rows = statement->any_rows;
 	s->has_row = false;
 	s->n_late = 0;
 	PQsetSingleRowMode(s->conn);
-	if (seconds > 0)
-		timer_arm(s->loop, &s->deadline, seconds);
+	if (statement->seconds > 0)
+		timer_arm(s->loop, &s->deadline, statement->seconds);
 	flush(s);
-	return 0;
 }
 
 void session_pause(struct session *s, bool pause)
@@ -399,7 +408,8 @@ void session_pause(struct session *s, bool pause)
 		ev_io_stop(s->loop, &s->reader);
 	} else {
 		ev_io_start(s->loop, &s->reader);
-		/* Rows that libpq holds already make no socket readable. */
+		/* libpq may have read rows already; the socket does not become readable for
+		 * them. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
 }

@@ -1,24 +1,33 @@
-/* One connection to PostgreSQL on the event loop: connects without blocking, runs one statement at a time
- * with a deadline, hands out results and notifications, reports the loss. When to connect again, and what to
- * ask, is its owner's business: upstream, publisher and recovery each hold sessions.
+/* One connection to PostgreSQL on the event loop. It connects without blocking, runs one
+ * statement at a time with a deadline, hands out results and notifications, and reports the
+ * loss of the connection. Its owner decides when to connect again and what to ask: upstream,
+ * publisher and changes_since have a session each.
  *
- * libpq resolves names synchronously even in PQconnectStart(), so each connection is made in a thread of its
- * own that lives no longer, and reaches the loop through an ev_async. */
+ * libpq resolves host names synchronously even in PQconnectStart(). So each attempt to connect
+ * has a thread of its own, which ends with the attempt and wakes the loop by an ev_async. */
 #pragma once
 
 #include <ev.h>
 #include <libpq-fe.h>
 #include <stdbool.h>
 
-/* Of a connection attempt, for each address that the URL names; connect_timeout in the URL goes before. */
+/* Bounds an attempt to connect to each address that the URL names; connect_timeout in the URL
+ * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
+ * second address. */
 #define SESSION_CONNECT_SECONDS "5"
 /* How often a deadline is put off while there is something to read: a minute in all. By then the relay is so
  * far behind that to LISTEN anew, and to ask the database what changed, is quicker. */
 #define SESSION_LATE_MAX 12
 
+/* One line without secrets, by value. session_error(result).text lives until the end of the
+ * full expression. */
+struct session_text {
+	char text[512];
+};
+
 enum session_failure {
-	SESSION_UNREACHABLE, /* no server answered, or it was connected before and now is not */
-	SESSION_STARTING,    /* the server is starting up or shutting down: it will heal */
+	SESSION_UNREACHABLE, /* no server answered; or an attempt failed after one that succeeded */
+	SESSION_STARTING,    /* the server is starting up or shutting down: trying again helps */
 	SESSION_REFUSED,     /* the server answered: bad credentials, no such database, ... */
 	SESSION_LOST,        /* it was connected */
 	SESSION_OVERDUE,     /* a statement got no answer by its deadline */
@@ -27,15 +36,15 @@ enum session_failure {
 struct session_events {
 	/* Connected; statements may follow. */
 	void (*ready)(void *context);
-	/* Could not connect, or the connection is gone; it is closed already. error is one line, without
-	 * secrets. */
+	/* Could not connect, or lost the connection; it is closed already. error is one line
+	 * without secrets, valid until the event returns. */
 	void (*lost)(void *context, enum session_failure failure, const char *error);
-	/* May be NULL. notify is freed after the call. */
+	/* May be NULL. notify is freed after the event. */
 	void (*heard)(void *context, const PGnotify *notify);
 };
 
-/* Each result of the statement, in order; then once with NULL: done, another may follow. A row comes with the
- * status PGRES_SINGLE_TUPLE. result is freed after the call. */
+/* Gets each result of the statement in order, then NULL: it is done, and another may follow. A
+ * row has the status PGRES_SINGLE_TUPLE. result is freed after the call. */
 typedef void session_result_fn(void *context, PGresult *result);
 
 struct session {
@@ -49,25 +58,26 @@ struct session {
 	struct ev_io reader, writer;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
-	bool any_rows;                /* it may return more than one row a result */
-	bool has_row;                 /* its present result has had its row */
+	bool any_rows;                /* as the statement has it */
+	bool has_row;                 /* the current result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
-	unsigned reads_on;    /* in an iteration of the event loop, while there is more */
-	unsigned reads_ahead; /* so many times more before the loop turns */
-	unsigned n_late;      /* how often the deadline was over, and something waited to be read */
-	bool unsent;          /* a statement could not be sent: the connection is given up */
-	char farewell[256];   /* the server's reason to end the session, if it gave one */
+	unsigned reads_on;            /* how often to read in an iteration, while there is more */
+	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
+	unsigned n_late;              /* how often the deadline has passed while unread data was there */
+	bool unsent;                  /* a statement could not be sent: the connection is given up */
+	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
 
-/* How many threads are connecting; main asks before it ends the process. */
+/* How many threads are connecting. main.c asks before it ends the process. */
 unsigned session_attempts(void);
 
+/* url, name, events and context must outlive the session. */
 void session_init(struct session *session, struct ev_loop *loop, const char *url, const char *name,
 	const struct session_events *events, void *context);
-/* Exactly one of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
+/* One of ready and lost follows, unless session_close() comes first. 0 or negative errno. */
 int session_connect(struct session *session);
-/* At once, without an event. An attempt in progress is left to end by itself. */
+/* Closes at once, without an event. A thread that is connecting ends by itself. */
 void session_close(struct session *session);
 static inline bool session_idle(const struct session *session)
 {
@@ -75,36 +85,46 @@ static inline bool session_idle(const struct session *session)
 }
 
 struct session_param {
-	const char *value;
-	int len;  /* of a binary value */
-	Oid type; /* 0: let the server infer */
+	const char *value; /* borrowed until session_query() returns */
+	int len;           /* of a binary value */
+	Oid type;          /* 0: let the server infer */
 	bool binary;
 };
 
-/* Run one statement (or, without parameters, several in one string); the session must be idle. any_rows: each
- * row comes as a result of its own, and at the end one without rows. Otherwise a statement returns one row at
- * most, and a server that sends more is not believed: the session is lost. seconds: the deadline for the
- * whole of it, 0 for none. 0; on a negative errno, lost follows by the loop. */
-int session_query(struct session *session, const char *sql, const struct session_param *params, int n_params,
-	bool any_rows, double seconds, session_result_fn *on_result);
-/* While paused nothing is read: the server waits. A session that listens may be paused for as long as nobody
- * minds to hear late. */
+#define SESSION_PARAMS_MAX 6
+
+struct session_statement {
+	const char *sql; /* one statement; or several, without parameters */
+	const struct session_param *params;
+	int n_params;
+	/* Each row comes as a result of its own, and the last result has no row. Otherwise the
+	 * statement returns one row at most: a server that sends more is broken or hostile, and
+	 * the session is lost. */
+	bool any_rows;
+	double seconds; /* until all of it must be answered; 0: no limit */
+};
+
+/* Runs a statement. The session must be idle. What cannot be sent loses the session: lost
+ * follows, from the loop. */
+void session_query(
+	struct session *session, const struct session_statement *statement, session_result_fn *on_result);
+/* While paused, the session reads nothing, and the server waits. */
 void session_pause(struct session *session, bool pause);
-/* When it is read next, read up to so many bytes more in the same turn of the loop, as far as they are there.
- */
+/* The next time it reads, it reads up to this many bytes more in the same iteration of the
+ * loop, if they are there. */
 void session_read_ahead(struct session *session, size_t bytes);
 
-/* Whether PostgreSQL has sent what was not read yet, and may be. */
+/* Whether the socket has unread data, and the session is not paused. */
 bool session_has_unread(const struct session *session);
 
-/* Whether the result is one row of so many columns, as the statement should have. A server may answer
- * anything. */
+/* Whether the result is one row of n_fields columns. Check it: a server may answer anything. */
 bool session_is_row(const PGresult *result, int n_fields);
 /* Whether the statement succeeded, with a row or without. */
 bool session_succeeded(const PGresult *result);
 
-/* The error of a result as one line without secrets, in a static buffer. */
-const char *session_error(const PGresult *result);
-/* From now on read up to so many bytes an iteration of the event loop, as far as they are there and time
+/* From now on read up to this many bytes in an iteration, as far as they are there and time
  * allows. */
 void session_read_on(struct session *session, size_t bytes);
+
+/* The error of a result. */
+struct session_text session_error(const PGresult *result);

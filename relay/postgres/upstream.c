@@ -8,15 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is read at once must push nobody out of the backlog: so little of it. */
+/* What is read in an iteration is at most this share of the backlog, so that it pushes nobody out of it. */
 #define READ_ON_SHARE 64
-/* Of the statements that set a connection up. */
+/* Bounds each statement that sets a connection up. Well under the 12 s of a start. */
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
 
-/* Settings of the server's that could end a quiet session, or keep a dead one; those that this version does
- * not have are left out. Set by a statement and not by the startup packet, which poolers refuse with a
- * message that explains nothing. */
+/* Server settings that could end a quiet session, or keep a dead one. Those that this version
+ * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
+ * since poolers refuse unknown startup parameters with a message that explains nothing. */
 #define SETTINGS_SQL                                                                                                         \
 	"SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, false)) FROM (VALUES ('idle_session_timeout', '0')," \
 	" ('statement_timeout', '0'), ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '3'),"                      \
@@ -75,7 +75,7 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 {
 	struct upstream *u = context;
 	const char *name = config_url_name(u->config, u->session.url);
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	if (u->state > UPSTREAM_CONNECTING)
 		snprintf(text, sizeof text, "the LISTEN connection (%s) is lost: %s", name, error);
@@ -87,6 +87,12 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	fail(u, failure == SESSION_STARTING, text);
 }
 
+static void set_up(struct upstream *u, const char *sql, session_result_fn *on_result)
+{
+	session_query(
+		&u->session, &(struct session_statement){.sql = sql, .seconds = SETUP_SECONDS}, on_result);
+}
+
 static void on_settings(void *context, PGresult *result)
 {
 	(void)context;
@@ -95,7 +101,7 @@ static void on_settings(void *context, PGresult *result)
 
 static void not_listening(struct upstream *u, bool heals, const char *why)
 {
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	snprintf(text, sizeof text, "LISTEN on %s is refused: %s", config_url_name(u->config, u->session.url),
 		why);
@@ -110,11 +116,11 @@ static void on_listen(void *context, PGresult *result)
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
 	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-		not_listening(u, false, session_error(result));
+		not_listening(u, false, session_error(result).text);
 	}
 }
 
-/* False: memory is short. */
+/* False: out of memory. */
 static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 {
 	char *quoted = PQescapeIdentifier(conn, channel, strlen(channel));
@@ -128,7 +134,7 @@ static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 
 static void send_listen(struct upstream *u)
 {
-	/* An identifier is quoted, and a quote in it doubled. */
+	/* Quoting doubles each quote in a name. */
 	char sql[(CHANNELS_MAX + 1) * ((size_t)2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
 
 	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
@@ -138,11 +144,11 @@ static void send_listen(struct upstream *u)
 	if (!good)
 		not_listening(u, true, "memory is short");
 	else
-		session_query(&u->session, sql, NULL, 0, false, SETUP_SECONDS, on_listen);
+		set_up(u, sql, on_listen);
 }
 
-/* The key comes in hexadecimal digits, as any bytea in text. Without it the relay goes by its own canaries.
- */
+/* The key comes as a bytea in text form. Without a key the relay believes only its own
+ * canaries. */
 static void on_key(void *context, PGresult *result)
 {
 	struct upstream *u = context;
@@ -161,8 +167,9 @@ static void on_key(void *context, PGresult *result)
 	PQfreemem(bytes);
 }
 
-/* Whether the object is there, and nobody owns it or the schema whom we do not trust. */
-static bool is_ours(struct upstream *u, const PGresult *result, int field, const char *object)
+/* Returns whether the object is there and we trust its owners. Logs and notes an owner that we
+ * do not trust. */
+static bool check_owner(struct upstream *u, const PGresult *result, int field, const char *object)
 {
 	static struct diag_limit limit;
 	const char *owner = PQgetvalue(result, 0, field);
@@ -183,28 +190,28 @@ static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 	const char *name = config_url_name(u->config, u->session.url);
-	char text[400];
+	char text[sizeof(struct session_text) + 200];
 
 	if (!result) {
 		if (!u->identity[0])
 			fail(u, true, "the LISTEN connection is answered with nothing");
 		else if (u->reads_key)
-			session_query(&u->session, KEY_SQL, NULL, 0, false, SETUP_SECONDS, on_key);
+			set_up(u, KEY_SQL, on_key);
 		else
 			send_listen(u);
 		return;
 	}
 	if (!session_is_row(result, CHECK_FIELDS)) {
 		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
-			session_error(result));
+			session_error(result).text);
 		fail(u, false, text);
 		return;
 	}
 	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
 	u->distrusts = false;
-	u->recoverable = is_ours(u, result, CHECK_RECOVERABLE, "changes_since()");
-	u->notes_runs = is_ours(u, result, CHECK_NOTES_RUNS, "note_run()");
-	u->reads_key = is_ours(u, result, CHECK_READS_KEY, "relay_key");
+	u->recoverable = check_owner(u, result, CHECK_RECOVERABLE, "changes_since()");
+	u->notes_runs = check_owner(u, result, CHECK_NOTES_RUNS, "note_run()");
+	u->reads_key = check_owner(u, result, CHECK_READS_KEY, "relay_key");
 	u->has_key = false;
 	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
@@ -231,7 +238,7 @@ static void on_ready(void *context)
 		fail(u, false, text);
 		return;
 	}
-	session_query(&u->session, CHECK_SQL, NULL, 0, false, SETUP_SECONDS, on_check);
+	set_up(u, CHECK_SQL, on_check);
 }
 
 static void on_heard(void *context, const PGnotify *notify)
@@ -287,7 +294,7 @@ void upstream_live(struct upstream *u)
 void upstream_settle(struct upstream *u)
 {
 	if (session_idle(&u->session))
-		session_query(&u->session, SETTINGS_SQL, NULL, 0, false, SETUP_SECONDS, on_settings);
+		set_up(u, SETTINGS_SQL, on_settings);
 }
 
 void upstream_drop(struct upstream *u, const char *why)
@@ -312,7 +319,7 @@ static void on_probe_result(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 
-	/* What a probe that failed says of the connection, the connection says itself. */
+	/* When a probe fails because the connection does, the session reports that. */
 	if (result && session_is_row(result, 1))
 		u->on_probe(u->probe_context, PQgetvalue(result, 0, 0));
 }
@@ -324,7 +331,9 @@ int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *co
 		return -EBUSY;
 	u->on_probe = on_probe;
 	u->probe_context = context;
-	session_query(&u->session, "SELECT pg_catalog.pg_current_snapshot()", NULL, 0, false, seconds,
+	session_query(&u->session,
+		&(struct session_statement){
+			.sql = "SELECT pg_catalog.pg_current_snapshot()", .seconds = seconds},
 		on_probe_result);
 	return 0;
 }

@@ -1,6 +1,6 @@
-/* The LISTEN connection: connects, checks what it reached, LISTENs, and stays; comes back by itself after a
- * loss. That it really hears is proved by the canary; what it heard is decoded elsewhere. main calls it and
- * hears its events. */
+/* The upstream: the LISTEN connection. It connects, checks the server that it reached, LISTENs,
+ * and comes back by itself after a loss. The canary proves that it hears, decode reads what it
+ * heard. relay.c calls it and handles its events. */
 #pragma once
 
 #include "base/backoff.h"
@@ -9,24 +9,25 @@
 #include "wire.h"
 
 enum upstream_state {
-	UPSTREAM_WAITING, /* for the next attempt to connect */
-	UPSTREAM_CONNECTING,
-	UPSTREAM_CHECKING,
-	UPSTREAM_LISTENING, /* it hears, as far as PostgreSQL says; changes missed before may not be recovered
-			       yet */
-	UPSTREAM_LIVE,
+	UPSTREAM_WAITING,    /* until the next attempt to connect */
+	UPSTREAM_CONNECTING, /* a thread is connecting */
+	UPSTREAM_CHECKING,   /* connected; LISTEN is not committed yet */
+	UPSTREAM_LISTENING,  /* LISTEN is committed; not proved, or what was missed is not recovered */
+	UPSTREAM_LIVE,       /* it hears, and nothing is missing */
 };
 
 struct upstream_events {
 	/* LISTEN is committed. */
 	void (*listening)(void *context);
+	/* A notification; both are valid until the event returns. */
 	void (*heard)(void *context, const char *channel, struct wire_str payload);
-	/* No connection. error is one line that says what to do, without secrets. heals: trying again may
-	 * help. retry: seconds until it does. */
+	/* Could not connect, or lost the connection. error is one line without secrets that
+	 * says what to do, valid until the event returns. heals: trying again may help. retry:
+	 * seconds until the next attempt. */
 	void (*lost)(void *context, const char *error, bool heals, double retry);
 };
 
-/* SHA-256's size, which pgherald.relay_key has. */
+/* Bytes of pgherald.relay_key: one SHA-256 hash. */
 #define RELAY_KEY_SIZE 32
 
 struct upstream {
@@ -37,42 +38,46 @@ struct upstream {
 	struct backoff backoff;
 	struct ev_timer retry;
 	enum upstream_state state;
-	double state_since;
+	double state_since; /* seconds of clock_now() */
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 
-	char identity[80]; /* of the database and the running server that is listened to; empty without one */
-	/* What the last connection reached. */
+	char identity[80]; /* of the database and its running server; empty while not connected */
+	/* Of the last connection. */
 	int backend_pid;
 	char database[64];
-	bool recoverable; /* the recovery function is there, and we trust its owner */
-	bool notes_runs;  /* the same of pgherald.note_run(), and we may call it */
-	bool reads_key;   /* the same of pgherald.relay_key, and we may read it */
-	bool distrusts;   /* one of these is there, and its owner is a stranger */
-	bool has_key;     /* the relays of this database share a key, and this is it */
+	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
+	bool notes_runs;  /* pgherald.note_run() is there, we trust its owner, and may call it */
+	bool reads_key;   /* pgherald.relay_key is there, we trust its owner, and may read it */
+	bool distrusts;   /* one of the three is there, and we do not trust its owner */
+	bool has_key;     /* key is what we read from pgherald.relay_key */
 	unsigned char key[RELAY_KEY_SIZE];
 
 	uint64_t n_connects, n_losses;
 	char last_error[256];
 };
 
-/* SQL for a text that names the database of a running server among all. Clusters copied from each other have
- * the same system identifier, but two servers do not start at the same microsecond. */
+/* SQL for a text that identifies a database of a running server. Clusters copied from each
+ * other share a system identifier, but no two servers start in the same microsecond. */
 #define UPSTREAM_IDENTITY_SQL                                                                                \
 	"(SELECT pg_catalog.concat_ws('/', system_identifier, d.oid,"                                        \
 	" extract(epoch FROM pg_catalog.pg_postmaster_start_time()))"                                        \
 	" FROM pg_catalog.pg_control_system(), pg_catalog.pg_database AS d"                                  \
 	" WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
 
-/* SQL for who owns an object of the schema pgherald, and the schema: whoever may create schemas could have
- * made both, and what is in them runs with our rights. NULL: there is no such object, or the role may not
- * look into the schema. Empty: nobody but roles that we trust. Else the name of another.
+/* SQL that tells whether we trust the owners of an object in the schema pgherald and of the
+ * schema. A function there runs with our rights, and every role that may create schemas could
+ * have made it. The result is NULL when the object does not exist or the role may not look into
+ * the schema, empty when we trust both owners, and otherwise the name of an owner that we do
+ * not trust.
  *
- * We trust a role that could act as a superuser, as the owner of the database, or as our own role: it needs
- * nothing of ours. And one that owns every table which we may read, as the owner of the data does who is none
- * of these; but not if we are a superuser, who may do more than read.
+ * We trust a role that can act as a superuser, as the owner of the database, or as our own
+ * role: it gains nothing from our rights. We also trust a role that owns every table which we
+ * may read, because the data is its own; but not if we are a superuser, who may do more than
+ * read.
  *
- * catalog: that of the object. prefix: of its columns. which: a condition for the object x. */
+ * catalog: of the object. prefix: of the catalog's columns. which: a condition that finds the
+ * object x. */
 #define UPSTREAM_OWNER_SQL(catalog, prefix, which)                                                           \
 	"(SELECT pg_catalog.max(CASE WHEN pg_catalog.pg_has_role(o.owner, d.datdba, 'MEMBER')"               \
 	" OR pg_catalog.pg_has_role(o.owner, current_user, 'MEMBER') OR (" OWNS_ALL_TABLES_SQL               \
@@ -83,7 +88,7 @@ struct upstream {
 	" AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')"                                               \
 	" AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"                                \
 	" AND x." prefix "namespace OPERATOR(pg_catalog.=) n.oid AND " which ")"
-/* Tables of the system and of extensions are nobody's data. */
+/* Leaves out tables of the system and of extensions: they have no application data. */
 #define OWNS_ALL_TABLES_SQL                                                                                  \
 	"SELECT coalesce(pg_catalog.bool_and(pg_catalog.pg_has_role(o.owner, t.relowner, 'MEMBER')), false)" \
 	" AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r"                                          \
@@ -108,22 +113,24 @@ struct upstream {
 		"x.relname OPERATOR(pg_catalog.=) 'relay_key'"                                               \
 		" AND pg_catalog.has_table_privilege(x.oid, 'SELECT')")
 
+/* config, events and context must outlive it. */
 void upstream_start(struct upstream *upstream, struct ev_loop *loop, const struct config *config,
 	const struct upstream_events *events, void *context);
 void upstream_stop(struct upstream *upstream);
-/* It is proved to hear: make the session lasting. Before, a transaction pooler could have passed its settings
- * on to others. */
+/* The canary proved it: set what a lasting session needs. Not earlier, since a transaction
+ * pooler would pass these settings on to other clients. */
 void upstream_settle(struct upstream *upstream);
-/* All that was missed is recovered. */
+/* What it missed is recovered. */
 void upstream_live(struct upstream *upstream);
-/* The connection is dead, whatever TCP thinks: drop it and come back. */
+/* The connection is dead, even if TCP does not know: drop it and connect again. */
 void upstream_drop(struct upstream *upstream, const char *why);
-/* While held, what PostgreSQL sends stays unread; then up to so many bytes more than usual are read at once.
- */
+/* While held, what PostgreSQL sends stays unread, because the backlog has no room for it
+ * (fanout). When the hold ends, up to `ahead` bytes more than usual are read at once. */
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
-/* Come back now, if it is waiting: PostgreSQL is there again. */
+/* PostgreSQL is there again: connect now instead of waiting. */
 void upstream_hurry(struct upstream *upstream);
-/* Ask the server for its snapshot, read-only; on_probe follows, or lost. -EBUSY: a statement is under way. */
+/* Asks the server for its snapshot, read-only. on_probe follows, or lost; the snapshot is valid
+ * until it returns. 0, or -EBUSY: a statement is running. */
 int upstream_probe(struct upstream *upstream, double seconds,
 	void (*on_probe)(void *context, const char *snapshot), void *context);
 const char *upstream_state_name(enum upstream_state state);

@@ -26,10 +26,14 @@
  * flush, of this server and not of its standbys. */
 #define MAGIC "pgherald2"
 #define MAGIC_OF_OTHERS "pgherald"
-#define CLAIMS_NEVER "-"
-#define CLAIMS_NOTHING "!"
-#define CLAIMS_SOON "?"
 #define NOTHING "-"
+
+/* CLAIM on the wire. One that settles is the token itself. */
+static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
+	[CANARY_CLAIMS_NEVER] = "-",
+	[CANARY_CLAIMS_NOTHING] = "!",
+	[CANARY_CLAIMS_SOON] = "?",
+};
 
 /* The moment is computed once, and the snapshot cut for the way. LSN: where pgherald.note_run() is installed,
  * it records that the server's history has this moment. */
@@ -115,7 +119,7 @@ static void describe_failure(
 		snprintf(text, size, "%s reaches a standby, which takes no NOTIFY; name the primary", name);
 	else if (result)
 		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name,
-			session_error(result));
+			session_error(result).text);
 	else
 		snprintf(text, size, "%s", error);
 }
@@ -144,10 +148,11 @@ static void on_statement(void *context, PGresult *result, const char *error)
 		return;
 	}
 	if (error || (result && !session_is_row(result, CANARY_RESULT_FIELDS))) {
-		/* Every result is followed by NULL, which then finds nothing awaited. */
 		bool awaited = c->awaited, proving = c->proving;
-		c->in_flight = c->awaited = c->proving = false;
-		char text[400];
+		/* Every result is followed by NULL, which then finds nothing awaited. */
+		c->in_flight = result != NULL;
+		c->awaited = c->proving = false;
+		char text[sizeof(struct session_text) + 200];
 		describe_failure(c, result, error, text, sizeof text);
 		if (proving)
 			c->events->unproven(c->context, text);
@@ -174,13 +179,10 @@ static void on_statement(void *context, PGresult *result, const char *error)
 		timer_arm(c->loop, &c->deadline, CANARY_HEARD_SECONDS);
 }
 
+/* Borrowed from the claim, or constant. */
 static const char *claim_text(const struct canary_claim *claim)
 {
-	static const char *const words[] = {[CANARY_CLAIMS_NEVER] = CLAIMS_NEVER,
-		[CANARY_CLAIMS_NOTHING] = CLAIMS_NOTHING,
-		[CANARY_CLAIMS_SOON] = CLAIMS_SOON};
-
-	return claim->kind == CANARY_CLAIMS_SETTLED ? claim->settled : words[claim->kind];
+	return claim->kind == CANARY_CLAIMS_SETTLED ? claim->settled.text : claim_words[claim->kind];
 }
 
 /* Cannot fail: the pool was ready when the epoch was drawn (getrandom(2)). */
@@ -206,18 +208,25 @@ static void send_canary(struct canary *c)
 	c->claim = (struct canary_claim){.kind = CANARY_CLAIMS_NOTHING};
 	if (!c->proving)
 		c->events->claim(c->context, &c->claim);
-	struct session_param params[] = {{.value = c->epoch}, {.value = c->nonce},
-		{.value = claim_text(&c->claim)}, {.value = *c->claim.from ? c->claim.from : NOTHING},
-		{.value = c->channels},
-		{.value = (const char *)c->key, .len = sizeof c->key, .type = BYTEA_OID, .binary = true}};
+	/* What it points to in the canary stays as it is until the statement is over: in_flight. */
+	struct publisher_statement statement = {
+		.sql = c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
+				     : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
+		.params = {{.value = c->epoch}, {.value = c->nonce}, {.value = claim_text(&c->claim)},
+			{.value = token_is_set(&c->claim.from) ? c->claim.from.text : NOTHING},
+			{.value = c->channels.text},
+			{.value = (const char *)c->key,
+				.len = sizeof c->key,
+				.type = BYTEA_OID,
+				.binary = true}},
+		.n_params = 6,
+		.on_result = on_statement,
+		.context = c};
 	c->in_flight = c->awaited = true;
 	c->n_late = 0;
-	c->committed_at = clock_now();
+	c->sent_at = clock_now();
 	c->n_sent++;
-	publisher_ask(c->publisher,
-		c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
-			      : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
-		params, 6, on_statement, c);
+	publisher_ask(c->publisher, &statement);
 }
 
 /* Turns */
@@ -227,10 +236,10 @@ static void on_probe(void *context, const char *snapshot)
 	struct canary *c = context;
 
 	if (c->activity || (c->reconciles && strcmp(snapshot, c->idle_snapshot) != 0) ||
-		c->events->pending(c->context, c->owed[0] ? c->owed : NULL))
+		c->events->pending(c->context, token_is_set(&c->owed) ? &c->owed : NULL))
 		send_canary(c);
 	else
-		c->owed[0] = '\0';
+		c->owed = (struct token){0};
 }
 
 static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -266,28 +275,27 @@ static bool is_token(const char *text)
 	return checkpoint_parse(text, &parts) == 0;
 }
 
-/* Reads "CLAIM FROM". A word that is empty, or no word of a claim, is malformed. */
+static bool read_kind(const char *claim, enum canary_claim_kind *out)
+{
+	*out = CANARY_CLAIMS_NEVER;
+	while (*out < CANARY_CLAIMS_SETTLED && strcmp(claim, claim_words[*out]) != 0)
+		++*out;
+	return *out < CANARY_CLAIMS_SETTLED || is_token(claim);
+}
+
+/* Reads "CLAIM FROM" into *out, which is all zero. False: it is malformed. */
 static bool read_claim(const char **text, struct canary_claim *out)
 {
-	if (!word(text, out->settled, sizeof out->settled) || !word(text, out->from, sizeof out->from))
+	struct token claim, from;
+
+	if (!word(text, claim.text, sizeof claim.text) || !word(text, from.text, sizeof from.text) ||
+		!read_kind(claim.text, &out->kind))
 		return false;
-	if (is_token(out->settled)) {
-		out->kind = CANARY_CLAIMS_SETTLED;
-		return is_token(out->from);
-	}
-	if (strcmp(out->settled, CLAIMS_SOON) == 0)
-		out->kind = CANARY_CLAIMS_SOON;
-	else if (strcmp(out->settled, CLAIMS_NOTHING) == 0)
-		out->kind = CANARY_CLAIMS_NOTHING;
-	else if (strcmp(out->settled, CLAIMS_NEVER) == 0)
-		out->kind = CANARY_CLAIMS_NEVER;
-	else
-		return false;
-	out->settled[0] = '\0';
-	if (is_token(out->from))
-		return true;
-	out->from[0] = '\0';
-	return out->kind != CANARY_CLAIMS_SOON;
+	if (out->kind == CANARY_CLAIMS_SETTLED)
+		out->settled = claim;
+	if (is_token(from.text))
+		out->from = from;
+	return token_is_set(&out->from) || out->kind < CANARY_CLAIMS_SOON;
 }
 
 struct heard {
@@ -302,13 +310,13 @@ static bool read_canary(const char *payload, const char *text, struct heard *out
 {
 	if (!word(&text, out->epoch, sizeof out->epoch) || !word(&text, out->nonce, sizeof out->nonce) ||
 		!word(&text, out->xid, sizeof out->xid) ||
-		!word(&text, out->turn.token, sizeof out->turn.token) ||
+		!word(&text, out->turn.token.text, sizeof out->turn.token.text) ||
 		!read_claim(&text, &out->turn.claim) ||
-		!word(&text, out->turn.channels, sizeof out->turn.channels))
+		!word(&text, out->turn.channels.text, sizeof out->turn.channels.text))
 		return false;
 	out->signed_len = (uint32_t)(text - payload) - 1;
 	return word(&text, out->signature, sizeof out->signature) &&
-	       checkpoint_parse(out->turn.token, &out->parts) == 0;
+	       checkpoint_parse(out->turn.token.text, &out->parts) == 0;
 }
 
 /* As SIGNATURE_SQL does. */
@@ -331,7 +339,7 @@ static bool is_signed(const struct heard *h, const char *payload, const unsigned
 }
 
 /* Whether another relay sent it. */
-static bool is_believed(struct canary *c, const struct heard *h, const char *payload)
+static bool check_signature(struct canary *c, const struct heard *h, const char *payload)
 {
 	if (!c->upstream->has_key) {
 		if (!c->keyless_said)
@@ -366,7 +374,7 @@ static void note_idle(struct canary *c, const struct heard *h)
 static void note_turn(struct canary *c, const struct heard *h)
 {
 	if (c->activity || (c->reconciles && strcmp(h->parts.snapshot, c->idle_snapshot) != 0))
-		memcpy(c->owed, h->turn.token, sizeof c->owed);
+		c->owed = h->turn.token;
 	c->activity = false;
 	note_idle(c, h);
 }
@@ -374,14 +382,14 @@ static void note_turn(struct canary *c, const struct heard *h)
 static void on_own(struct canary *c, struct heard *h)
 {
 	c->awaited = false;
-	c->round_trip = clock_now() - c->committed_at;
+	c->round_trip = clock_now() - c->sent_at;
 	histogram_observe(&c->round_trips, c->round_trip);
 	ev_timer_stop(c->loop, &c->deadline);
 	if (c->proving) {
 		c->proving = false;
 		note_idle(c, h);
 		upstream_settle(c->upstream);
-		c->events->proved(c->context, h->turn.token);
+		c->events->proved(c->context, &h->turn.token);
 		return;
 	}
 	arm(c, c->interval * TURN_OWN);
@@ -427,15 +435,15 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
 		on_own(c, &heard);
 	/* Our own that was given up before comes too late to tell anything. */
-	else if (strcmp(heard.epoch, c->epoch) != 0 && is_believed(c, &heard, payload.ptr))
+	else if (strcmp(heard.epoch, c->epoch) != 0 && check_signature(c, &heard, payload.ptr))
 		on_others(c, &heard);
 }
 
-bool canary_channels_contain(const char *channels, const char *others)
+bool canary_channels_contain(const struct canary_channels *channels, const struct canary_channels *of_others)
 {
-	while (*others) {
+	for (const char *others = of_others->text; *others;) {
 		size_t len = strcspn(others, ",");
-		const char *p = channels;
+		const char *p = channels->text;
 		while (*p && (strcspn(p, ",") != len || strncmp(p, others, len) != 0)) {
 			p += strcspn(p, ",");
 			p += *p == ',';
@@ -447,11 +455,12 @@ bool canary_channels_contain(const char *channels, const char *others)
 	return true;
 }
 
-/* Names could fill the payload. The key is a constant, so that all relays hash alike: the operator chooses
- * the names, and wishes no collision. */
-static void describe_channels(char *out, size_t size, const struct config *config)
+/* The names themselves could be longer than a payload. All relays must hash alike, so the key is a constant;
+ * the operator chooses the names, and has no reason to make two collide. */
+struct canary_channels canary_channels_of(const struct config *config)
 {
 	static const unsigned char key[16] = "pgherald channel";
+	struct canary_channels channels = {0};
 	char name[CHANNEL_NAME_MAX + sizeof ":text"];
 	size_t len = 0;
 
@@ -459,24 +468,24 @@ static void describe_channels(char *out, size_t size, const struct config *confi
 		const struct channel *channel = &config->channels[i];
 		int n = snprintf(name, sizeof name, "%s%s", channel->name,
 			channel->kind == CHANNEL_TEXT ? ":text" : "");
-		len += (size_t)snprintf(out + len, size - len, "%s%016llx", i > 0 ? "," : "",
-			(unsigned long long)siphash(key, name, (size_t)n, 2, 4));
+		len += (size_t)snprintf(channels.text + len, sizeof channels.text - len, "%s%016llx",
+			i > 0 ? "," : "", (unsigned long long)siphash(key, name, (size_t)n, 2, 4));
 	}
+	return channels;
 }
 
-void canary_init(struct canary *c, struct ev_loop *loop, const struct config *config, const char *epoch,
-	struct publisher *publisher, struct upstream *upstream, const struct canary_events *events,
-	void *context)
+void canary_init(
+	struct canary *c, const struct canary_uses *uses, const struct canary_events *events, void *context)
 {
 	*c = (struct canary){.events = events,
 		.context = context,
-		.loop = loop,
-		.epoch = epoch,
-		.interval = config->checkpoint_interval,
-		.publisher = publisher,
-		.upstream = upstream};
+		.loop = uses->loop,
+		.epoch = uses->epoch,
+		.interval = uses->config->checkpoint_interval,
+		.publisher = uses->publisher,
+		.upstream = uses->upstream,
+		.channels = canary_channels_of(uses->config)};
 	draw(c->key, sizeof c->key);
-	describe_channels(c->channels, sizeof c->channels, config);
 	timer_init(&c->turn, on_turn, c);
 	timer_init(&c->deadline, on_deadline, c);
 }
@@ -501,5 +510,6 @@ void canary_stop(struct canary *c)
 	ev_timer_stop(c->loop, &c->deadline);
 	c->awaited = c->proving = c->again = false;
 	/* Recovery answers for the time before the next proof. */
-	c->owed[0] = c->idle_snapshot[0] = '\0';
+	c->owed = (struct token){0};
+	c->idle_snapshot[0] = '\0';
 }

@@ -1,11 +1,23 @@
-/* The canary: the relay's own NOTIFY, sent on the publisher and heard on the upstream. It proves that the
- * upstream hears what others commit, which nothing on that connection itself can. It carries a checkpoint, in
- * order with the notifications around it, and what its sender claims for the time before it (reconcile.h).
- * All relays of a database hear each other's: one that has just heard another's turn skips its own, so the
- * fleet together sends about one an interval. When nothing happens at all, a read-only probe of the upstream
- * is enough. A canary that is heard is on disk, and with it all that its snapshot sees. So the checkpoints
- * that are passed on are canaries'. What a claim means, and what a checkpoint is good for, is
- * reconciliation's and recovery's business. main calls it and hears its events. */
+/* The canary: a NOTIFY that the relay sends itself, on the publisher, and hears on the
+ * upstream.
+ *
+ * It proves that the upstream hears what other connections commit. Nothing on the upstream
+ * itself can prove that: a dead or pooled connection is silent, and silence looks like an idle
+ * database.
+ *
+ * It also makes checkpoints. Its payload carries a token that its own transaction read.
+ * PostgreSQL delivers notifications in commit order, so a relay that hears a canary has heard
+ * every notification of the transactions that the token sees. The transaction also forces a
+ * flush of the WAL: everything that the token sees is on disk, and stays true when PostgreSQL
+ * crashes. Only tokens of canaries are passed on to workers.
+ *
+ * All relays of a database hear each other's canaries. A turn is one interval's canary: a relay
+ * that hears another's turn skips its own, so the whole fleet sends about one canary an
+ * interval. When nothing happens in the database, the relay sends none, and only probes the
+ * upstream with a read-only query.
+ *
+ * A canary makes a claim about the time before it. reconcile.h says what a claim is good for;
+ * this file only reads and writes it. relay.c calls this file and handles its events. */
 #pragma once
 
 #include "base/checkpoint.h"
@@ -13,52 +25,66 @@
 #include "postgres/publisher.h"
 #include "postgres/upstream.h"
 
-/* From the commit until it must be heard; also for a probe. */
+/* Seconds from the commit of a canary until it must be heard, and from a probe until its
+ * answer. Less than an interval of the default length, so that a dead upstream is found before
+ * the next turn. */
 #define CANARY_HEARD_SECONDS 4.
-/* 16 hexadecimal digits a channel, and a comma. */
+
+/* A set of channels, each as 16 hexadecimal digits that hash its name and kind, separated by
+ * commas. */
 #define CANARY_CHANNELS_MAX (CHANNELS_MAX * 17)
+struct canary_channels {
+	char text[CANARY_CHANNELS_MAX + 1];
+};
+
+struct canary_channels canary_channels_of(const struct config *config);
+/* Whether channels has all of others. */
+bool canary_channels_contain(const struct canary_channels *channels, const struct canary_channels *others);
 
 enum canary_claim_kind {
 	CANARY_CLAIMS_NEVER,   /* the sender does not reconcile */
-	CANARY_CLAIMS_NOTHING, /* it proves its upstream, or its last turn is not done: this is nobody's turn
-				*/
+	CANARY_CLAIMS_NOTHING, /* it proves its upstream, or could not finish its last turn */
 	CANARY_CLAIMS_SOON,    /* it leads, and has settled nothing yet */
 	CANARY_CLAIMS_SETTLED,
 };
 
-/* What the sender answers for, of the channels that it has: everything committed after `from` and up to
- * `settled` was heard or announced. Where it claims nothing, `from` is what its workers have: it cannot find
- * out by itself what came after, and whoever leads may. */
+/* The sender answers for its own channels: each change that was committed after `from` and is
+ * visible in `settled` was heard by all or announced. Without such a claim, `from` is the
+ * sender's checkpoint: it cannot ask the database itself, and the relay that leads may do it
+ * instead. */
 struct canary_claim {
 	enum canary_claim_kind kind;
-	char settled[CHECKPOINT_TOKEN_MAX + 1]; /* empty unless CANARY_CLAIMS_SETTLED */
-	char from[CHECKPOINT_TOKEN_MAX + 1];    /* empty: none; never with CANARY_CLAIMS_SETTLED or _SOON */
+	struct token settled; /* set with CANARY_CLAIMS_SETTLED, and only then */
+	struct token from;    /* always set with _SETTLED and _SOON */
 };
 
 /* A canary that was heard. */
 struct canary_turn {
-	char token[CHECKPOINT_TOKEN_MAX + 1]; /* the moment when it was sent */
+	struct token token; /* the moment when it was sent */
 	struct canary_claim claim;
-	char channels[CANARY_CHANNELS_MAX + 1]; /* the sender's, each as a hash of its name and kind */
+	struct canary_channels channels; /* the sender's */
 	bool own;
 };
 
+/* Pointers are valid until the event returns. */
 struct canary_events {
-	/* The upstream hears. token: as of when. */
-	void (*proved)(void *context, const char *token);
-	/* While proving. different: the two URLs reach different databases; else the canary was committed and
-	 * not heard. */
+	/* The upstream hears, as of the token. */
+	void (*proved)(void *context, const struct token *token);
+	/* The upstream could not be proved. different: the two URLs reach different databases.
+	 * Otherwise the canary was committed and not heard. */
 	void (*deaf)(void *context, bool different);
-	/* While proving: it could not be committed, so nothing is known. */
+	/* The canary that should prove the upstream could not be committed: nothing is
+	 * known. */
 	void (*unproven)(void *context, const char *error);
-	/* Says what our canary claims, when it is sent. */
+	/* A canary is about to be sent: fill in what it claims. out claims nothing yet. */
 	void (*claim)(void *context, struct canary_claim *out);
-	/* A canary was heard, but for our own that prove the upstream. Returns whether it was a turn for us:
-	 * then our own turn can wait. */
+	/* A canary was heard, except our own that prove the upstream. Returns whether it was a
+	 * turn for us: then our own can wait. */
 	bool (*turn)(void *context, const struct canary_turn *turn);
-	/* Whether a turn must be taken even if nothing happened. owed: the moment that a checkpoint must
-	 * cover before the server may be left idle; NULL when there is none. */
-	bool (*pending)(void *context, const char *owed);
+	/* Returns whether we must take a turn although nothing happened. owed: what a
+	 * checkpoint must cover before the database may be left idle; NULL when there is
+	 * nothing. */
+	bool (*pending)(void *context, const struct token *owed);
 };
 
 struct canary {
@@ -69,52 +95,57 @@ struct canary {
 	double interval; /* seconds */
 	struct publisher *publisher;
 	struct upstream *upstream;
-	bool reconciles; /* changes that nobody notifies matter too */
-	bool notes_runs; /* the database keeps note of the server's runs, as far as we know */
-	char channels[CANARY_CHANNELS_MAX + 1]; /* ours */
+	bool reconciles;                 /* a change counts as activity even if nobody notified it */
+	bool notes_runs;                 /* pgherald.note_run() is there, as far as we know */
+	struct canary_channels channels; /* ours */
 
-	struct ev_timer turn;     /* until this relay sends one, unless it hears another's */
-	struct ev_timer deadline; /* until the one that was committed must be heard */
+	struct ev_timer turn;     /* until we take a turn, unless we hear another's */
+	struct ev_timer deadline; /* until the canary that was committed must be heard */
 	bool proving;
 	bool in_flight;    /* with the publisher */
 	bool awaited;      /* sent, not heard yet */
-	unsigned n_late;   /* how often it was not heard in time, and the upstream had something unread */
-	bool again;        /* the one in flight failed, for want of what the next one leaves out */
+	unsigned n_late;   /* how often it was not heard in time while the upstream had unread data */
+	bool again;        /* the one in flight failed; the next leaves out what made it fail */
 	bool keyless_said; /* in the log, once */
 	bool activity;     /* something was heard since the last canary */
-	/* The last canary, anyone's, before which something had happened. Empty once a checkpoint covers it.
-	 */
-	char owed[CHECKPOINT_TOKEN_MAX + 1];
-	/* The server's snapshot, if nothing has happened since the last canary; empty if something has. */
+	struct token owed; /* of the last canary, from any relay, that came after activity. Not set once a
+			      checkpoint covers it. */
+	/* What the server's snapshot is if nothing happened since the last canary. Empty:
+	 * something did. */
 	char idle_snapshot[64];
-	char nonce[33]; /* of the last that was sent; nobody can know it before the canary is committed */
-	/* Signs ours. Where the relays share one, it is the upstream's, and others' are believed. */
+	char nonce[33]; /* of the last we sent; nobody can know it before the canary is committed */
+	/* Signs ours. The relays of a database share one, which is the upstream's. Without it
+	 * we make one up, and believe nobody else's canaries. */
 	unsigned char key[RELAY_KEY_SIZE];
-	struct canary_claim claim; /* the last one's */
-	double committed_at;
+	struct canary_claim claim; /* of the last we sent */
+	double sent_at;            /* seconds of clock_now(), of the last we sent */
 
 	uint64_t n_sent, n_heard, n_probes, n_missed; /* missed: ours, committed and not heard in time */
-	struct histogram round_trips;
-	double round_trip; /* of our last, seconds from commit to being heard; 0 before the first */
+	struct histogram round_trips;                 /* seconds from sending to hearing, of ours */
+	double round_trip;                            /* the last of them; 0 before the first */
 };
 
-/* config, epoch, publisher and upstream must outlive it. */
-void canary_init(struct canary *canary, struct ev_loop *loop, const struct config *config, const char *epoch,
-	struct publisher *publisher, struct upstream *upstream, const struct canary_events *events,
+/* What a canary works with. All of it must outlive the canary. */
+struct canary_uses {
+	struct ev_loop *loop;
+	const struct config *config;
+	const char *epoch;
+	struct publisher *publisher;
+	struct upstream *upstream;
+};
+
+void canary_init(struct canary *canary, const struct canary_uses *uses, const struct canary_events *events,
 	void *context);
-/* The upstream LISTENs: prove it. One of proved, deaf and unproven follows. */
+/* The upstream LISTENs: prove that it hears. One of proved, deaf and unproven follows. */
 void canary_prove(struct canary *canary);
-/* The upstream is gone, or the relay ends: no turns. */
+/* The upstream is gone, or the relay ends: take no more turns. */
 void canary_stop(struct canary *canary);
 /* Take turns from now on. */
 void canary_start(struct canary *canary);
-/* What came on CANARY_CHANNEL. */
+/* A notification came on CANARY_CHANNEL. */
 void canary_notification(struct canary *canary, struct wire_str payload);
-/* Something came on another channel. */
+/* A notification came on another channel. */
 static inline void canary_activity(struct canary *canary)
 {
 	canary->activity = true;
 }
-
-/* Whether a list of channels as canaries have it contains all of another. */
-bool canary_channels_contain(const char *channels, const char *others);

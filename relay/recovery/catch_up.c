@@ -12,10 +12,10 @@
 
 /* Workers that ask from the same checkpoint, as after a restart of the relay, come at about the same time. */
 #define GATHER_SECONDS 0.005
-/* Rows that are looked at in one iteration of the loop, about a millisecond's work, and for one member before
+/* Rows that are looked at in one iteration of the loop, about a millisecond's work, and for one waiter before
  * the next has its turn. */
 #define ROWS_AN_ITERATION 4096
-#define ROWS_A_MEMBER 256
+#define ROWS_A_WAITER 256
 /* After a question that its workers left unanswered, and with it the connection: whoever comes and goes all
  * the time does not make PostgreSQL start a process each time. */
 #define REST_SECONDS 0.1
@@ -35,12 +35,12 @@ static void leave_lane(struct catch_up_question *q)
 	q->lane = NULL;
 }
 
-/* The last member may be gone. */
+/* The last waiter may be gone. */
 static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 {
 	struct catch_up_lane *lane = q->lane;
 
-	if (!TAILQ_EMPTY(&q->members))
+	if (!TAILQ_EMPTY(&q->waiters))
 		return;
 	if (lane) {
 		changes_abort(&lane->changes);
@@ -50,8 +50,8 @@ static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 	question_free(c, q);
 }
 
-/* The member has been given all. */
-static void finish(struct catch_up *c, struct catch_up_member *m)
+/* The waiter has been given all. */
+static void finish(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
 	struct worker *w = m->worker;
@@ -74,7 +74,7 @@ static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const c
 
 /* It goes live from where the question was asked, or from now if that is out of the backlog. */
 static void give_up(
-	struct catch_up *c, struct catch_up_member *m, enum wire_gap_cause cause, const char *text)
+	struct catch_up *c, struct catch_up_waiter *m, enum wire_gap_cause cause, const char *text)
 {
 	struct catch_up_question *q = m->question;
 	const struct backlog *backlog = &c->fanout->backlog;
@@ -95,17 +95,17 @@ static enum wire_gap_cause own_cause(const struct worker *w)
 static void give_up_all(
 	struct catch_up *c, struct catch_up_question *q, enum changes_outcome outcome, const char *text)
 {
-	for (unsigned n = q->n_members; n > 0; n--) {
-		struct catch_up_member *m = TAILQ_FIRST(&q->members);
+	for (unsigned n = q->n_waiters; n > 0; n--) {
+		struct catch_up_waiter *m = TAILQ_FIRST(&q->waiters);
 		give_up(c, m, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : own_cause(m->worker), text);
 	}
 }
 
 static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 {
-	struct catch_up_member *m = TAILQ_FIRST(&q->members), *next;
+	struct catch_up_waiter *m = TAILQ_FIRST(&q->waiters), *next;
 
-	/* The question goes with its last member, and then there is no next. */
+	/* The question goes with its last waiter, and then there is no next. */
 	for (; m; m = next) {
 		next = TAILQ_NEXT(m, sibling);
 		if (!m->overdue)
@@ -120,14 +120,14 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 /* Feeding */
 
 /* Returns how many rows were looked at, or a little more. */
-static int feed(struct catch_up *c, struct catch_up_member *m)
+static int feed(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
 	struct worker *w = m->worker;
 	struct spool_row row;
 	int n;
 
-	for (n = 0; n < ROWS_A_MEMBER; n++) {
+	for (n = 0; n < ROWS_A_WAITER; n++) {
 		if (!room_takes_more(w)) {
 			question_place(m, NULL);
 			break;
@@ -147,12 +147,12 @@ static int feed(struct catch_up *c, struct catch_up_member *m)
 		else
 			decoded.payload = row.value;
 		connection_recovered(w, &decoded);
-		/* There was no memory for it: so the member is gone, and perhaps the question. */
+		/* There was no memory for it: so the waiter is gone, and perhaps the question. */
 		if (w->state == WORKER_DEAD)
 			return n + 1;
 	}
 	question_account(c, q);
-	/* The others' turn. */
+	/* The others are next. */
 	if (m->list == &c->ready)
 		question_place(m, &c->ready);
 	return n + 1;
@@ -168,10 +168,10 @@ static void use_room(struct catch_up *c)
 	assign(c);
 }
 
-static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
+static void on_feeding(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct catch_up *c = timer->data;
-	struct catch_up_member *m;
+	struct catch_up_waiter *m;
 
 	(void)loop;
 	(void)events;
@@ -193,7 +193,7 @@ static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events
 	if (!shortage_lasts(c))
 		return;
 	watch_shortage(c);
-	struct catch_up_question *q = shortage_look(c);
+	struct catch_up_question *q = shortage_mark_overdue(c);
 	if (q)
 		evict_overdue(c, q);
 }
@@ -205,7 +205,7 @@ static void on_asking(void *context)
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
 	struct catch_up_question *q = lane->question;
-	struct catch_up_member *m;
+	struct catch_up_waiter *m;
 
 	q->asked = true;
 	q->head = c->fanout->backlog.head;
@@ -215,7 +215,7 @@ static void on_asking(void *context)
 	/* When it is asked again, the whole answer comes again, and has all that the first had. */
 	spool_clear(&q->spool);
 	question_account(c, q);
-	TAILQ_FOREACH (m, &q->members, sibling) {
+	TAILQ_FOREACH (m, &q->waiters, sibling) {
 		m->worker->cursor = q->head;
 		spool_join(&q->spool, &m->reader);
 	}
@@ -226,7 +226,7 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
 	struct catch_up_question *q = lane->question;
-	struct catch_up_member *m;
+	struct catch_up_waiter *m;
 	struct decoded decoded;
 
 	if (!recovery_decode(c->recovery, channel, value, &decoded))
@@ -251,7 +251,7 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
 	struct catch_up_question *q = lane->question;
-	struct catch_up_member *m;
+	struct catch_up_waiter *m;
 
 	q->latest_counts = question_is_of_run(q->latest, token);
 	leave_lane(q);
@@ -307,7 +307,7 @@ static void assign(struct catch_up *c)
 			continue;
 		if (u->lane) {
 			if (!u->lane->question->asked)
-				question_join_all(u->lane->question, u->lane->changes.since);
+				question_join_all(u->lane->question, changes_question(&u->lane->changes));
 			continue;
 		}
 		if (!(lane = free_lane(c)))
@@ -337,8 +337,8 @@ static void on_gather(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 {
-	struct catch_up_user *u = recoverable && w->passed ? question_user(c, w->uid) : NULL;
-	struct catch_up_member *m = u ? calloc(1, sizeof *m) : NULL;
+	struct catch_up_user *u = recoverable && w->passed ? question_make_user(c, w->uid) : NULL;
+	struct catch_up_waiter *m = u ? calloc(1, sizeof *m) : NULL;
 
 	if (!m) {
 		if (u)
@@ -381,7 +381,7 @@ void catch_up_forget(struct catch_up *c, struct worker *w)
 
 uint64_t catch_up_rows_left(const struct worker *w)
 {
-	const struct catch_up_member *m = w->catch_up;
+	const struct catch_up_waiter *m = w->catch_up;
 
 	return m && m->question ? m->question->spool.n_rows - m->reader.n_rows : 0;
 }
@@ -392,14 +392,15 @@ void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config
 	*c = (struct catch_up){.loop = loop, .config = config, .fanout = fanout, .recovery = recovery};
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		c->lanes[i].catch_up = c;
-		changes_init(&c->lanes[i].changes, loop, config, &fanout->checkpoints, upstream->identity,
-			&lane_events, &c->lanes[i]);
+		changes_init(&c->lanes[i].changes,
+			&(struct changes_uses){loop, config, &fanout->checkpoints, upstream}, &lane_events,
+			&c->lanes[i]);
 		timer_init(&c->lanes[i].rest, on_rested, &c->lanes[i]);
 	}
 	TAILQ_INIT(&c->users);
 	TAILQ_INIT(&c->ready);
 	timer_init(&c->gather, on_gather, c);
-	timer_init(&c->turn, on_turn, c);
+	timer_init(&c->feeding, on_feeding, c);
 	timer_init(&c->shortage, on_shortage, c);
 }
 
@@ -407,7 +408,7 @@ void catch_up_close(struct catch_up *c)
 {
 	assert(TAILQ_EMPTY(&c->users));
 	ev_timer_stop(c->loop, &c->gather);
-	ev_timer_stop(c->loop, &c->turn);
+	ev_timer_stop(c->loop, &c->feeding);
 	ev_timer_stop(c->loop, &c->shortage);
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		ev_timer_stop(c->loop, &c->lanes[i].rest);

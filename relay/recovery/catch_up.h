@@ -18,32 +18,32 @@
  * ask, those of another find a lane. */
 #define CATCH_UP_LANES 3
 
-TAILQ_HEAD(catch_up_members, catch_up_member);
+TAILQ_HEAD(catch_up_waiters, catch_up_waiter);
 
 /* A worker that waits for what it missed. The worker points to it. */
-struct catch_up_member {
+struct catch_up_waiter {
 	struct worker *worker;
 	struct catch_up_user *user;
 	struct catch_up_question *question; /* NULL while it waits for a lane */
 	struct spool_reader reader;
-	struct catch_up_members *list; /* where it stands; NULL while its socket has to take more first */
+	struct catch_up_waiters *list; /* where it stands; NULL while its socket has to take more first */
 	uint64_t seen_rows;            /* that it had taken when it was last looked at */
 	double stalled_for;            /* seconds in which there was no room because of it */
 	bool overdue;                  /* it is to be told of a gap */
-	TAILQ_ENTRY(catch_up_member) link;
-	TAILQ_ENTRY(catch_up_member) sibling; /* of the question */
+	TAILQ_ENTRY(catch_up_waiter) link;
+	TAILQ_ENTRY(catch_up_waiter) sibling; /* of the question */
 };
 
-/* From the time when a lane is free for it until its last member is through. */
+/* From the time when a lane is free for it until its last waiter is through. */
 struct catch_up_question {
 	TAILQ_ENTRY(catch_up_question) link;
 	struct catch_up_user *user;
 	struct catch_up_lane *lane; /* NULL once all rows are read */
 	struct spool spool;
-	size_t held; /* bytes of the spool that are counted */
-	struct catch_up_members members;
-	struct catch_up_members hungry; /* those that have taken all rows there are, and wait for more */
-	unsigned n_members;
+	size_t kept; /* bytes of the spool that are counted */
+	struct catch_up_waiters waiters;
+	struct catch_up_waiters hungry; /* those that have taken all rows there are, and wait for more */
+	unsigned n_waiters;
 	bool asked;                /* too late to join */
 	uint64_t head;             /* of the backlog when it was asked */
 	struct checkpoint *latest; /* the relay's at that time; NULL when there was none */
@@ -54,9 +54,9 @@ struct catch_up_user {
 	TAILQ_ENTRY(catch_up_user) link;
 	uid_t uid;
 	struct catch_up_lane *lane;
-	struct catch_up_members waiting; /* for a lane */
+	struct catch_up_waiters waiting; /* for a lane */
 	TAILQ_HEAD(, catch_up_question) questions;
-	size_t held;  /* bytes of their spools */
+	size_t kept;  /* bytes of their spools */
 	bool refused; /* a lane was free, and no memory for the question */
 };
 
@@ -74,13 +74,13 @@ struct catch_up {
 	struct recovery *recovery;
 	struct catch_up_lane lanes[CATCH_UP_LANES];
 	TAILQ_HEAD(catch_up_users, catch_up_user) users; /* who had a lane last stands last */
-	struct catch_up_members ready;                   /* those whose sockets take more */
+	struct catch_up_waiters ready;                   /* those whose sockets take more */
 	struct ev_timer gather;   /* until those who ask the same in this moment have come */
-	struct ev_timer turn;     /* until ready members are fed, and room is used */
+	struct ev_timer feeding;  /* until ready waiters are fed, and room is used */
 	struct ev_timer shortage; /* looks again while there is no room */
 	struct diag_limit limit;
 
-	size_t held; /* bytes of all spools */
+	size_t kept; /* bytes of all spools */
 	unsigned n_workers;
 	uint64_t n_gaps;    /* told */
 	uint64_t n_evicted; /* of them, those for want of memory */
@@ -89,14 +89,14 @@ struct catch_up {
 /* There was no room for the next row. Once its connection is lost, it asks anew, and then there is. */
 static inline bool catch_up_is_paused(const struct catch_up_lane *lane)
 {
-	return lane->question && lane->changes.wants_pause && lane->changes.session.conn;
+	return lane->question && changes_is_paused(&lane->changes);
 }
 
-/* There is room again, or a member is ready. */
+/* There is room again, or a waiter is ready. */
 static inline void catch_up_wake(struct catch_up *catch_up)
 {
-	if (!ev_is_active(&catch_up->turn))
-		timer_arm(catch_up->loop, &catch_up->turn, 0);
+	if (!ev_is_active(&catch_up->feeding))
+		timer_arm(catch_up->loop, &catch_up->feeding, 0);
 }
 
 void catch_up_init(struct catch_up *catch_up, struct ev_loop *loop, const struct config *config,

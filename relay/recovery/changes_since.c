@@ -2,7 +2,6 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "postgres/upstream.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,7 +12,7 @@
 /* A worker waits for this, where everybody else hears already. */
 #define RETRY_MAX 5.
 /* The longest that the rate makes rows wait at once. */
-#define PACE_SECONDS 0.05
+#define RATE_PAUSE_SECONDS 0.05
 /* Often enough for reconciliation to keep it; then the connection goes. */
 #define IDLE_INTERVALS 3.
 
@@ -56,7 +55,7 @@ static void stop_timers(struct changes_since *c)
 {
 	ev_timer_stop(c->session.loop, &c->retry);
 	ev_timer_stop(c->session.loop, &c->silence);
-	ev_timer_stop(c->session.loop, &c->pace);
+	ev_timer_stop(c->session.loop, &c->allowed);
 }
 
 static void forget(struct changes_since *c)
@@ -100,7 +99,7 @@ static void try_again(struct changes_since *c, const char *error)
 
 	session_close(&c->session);
 	stop_timers(c);
-	if (!changes_busy(c))
+	if (!changes_question(c))
 		return;
 	c->failed = true;
 	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
@@ -116,7 +115,7 @@ static bool heals(const PGresult *result)
 	       strncmp(state, "53", 2) == 0 || strncmp(state, "55", 2) == 0 || strncmp(state, "57P", 3) == 0;
 }
 
-/* Pace */
+/* The rate */
 
 static void watch_silence(struct changes_since *c)
 {
@@ -125,19 +124,19 @@ static void watch_silence(struct changes_since *c)
 
 static void read_on(struct changes_since *c)
 {
-	if (c->wants_pause || ev_is_active(&c->pace))
+	if (c->wants_pause || ev_is_active(&c->allowed))
 		return;
 	session_pause(&c->session, false);
 	watch_silence(c);
 }
 
-static void hold(struct changes_since *c)
+static void stop_reading(struct changes_since *c)
 {
 	session_pause(&c->session, true);
 	ev_timer_stop(c->session.loop, &c->silence);
 }
 
-static void on_pace(struct ev_loop *loop, struct ev_timer *timer, int events)
+static void on_allowed(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	(void)loop;
 	(void)events;
@@ -152,14 +151,14 @@ static void spend(struct changes_since *c)
 		return;
 	c->allowance += (now - c->allowance_at) * rate;
 	c->allowance_at = now;
-	if (c->allowance > rate * PACE_SECONDS + 1)
-		c->allowance = rate * PACE_SECONDS + 1;
+	if (c->allowance > rate * RATE_PAUSE_SECONDS + 1)
+		c->allowance = rate * RATE_PAUSE_SECONDS + 1;
 	c->allowance -= 1;
 	if (c->allowance >= 1)
 		return;
 	double wait = (1 - c->allowance) / rate;
-	timer_arm(c->session.loop, &c->pace, wait > PACE_SECONDS ? wait : PACE_SECONDS);
-	hold(c);
+	timer_arm(c->session.loop, &c->allowed, wait > RATE_PAUSE_SECONDS ? wait : RATE_PAUSE_SECONDS);
+	stop_reading(c);
 }
 
 static void on_silence(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -216,7 +215,8 @@ static void on_rows(void *context, PGresult *result)
 
 	if (!result) {
 		ev_timer_stop(c->session.loop, &c->silence);
-		session_query(&c->session, "COMMIT", NULL, 0, false, PLAN_SECONDS, on_commit);
+		session_query(&c->session,
+			&(struct session_statement){.sql = "COMMIT", .seconds = PLAN_SECONDS}, on_commit);
 		return;
 	}
 	switch (PQresultStatus(result)) {
@@ -224,18 +224,18 @@ static void on_rows(void *context, PGresult *result)
 		watch_silence(c);
 		on_row(c, result);
 		if (c->wants_pause)
-			hold(c);
+			stop_reading(c);
 		spend(c);
 		break;
 	case PGRES_TUPLES_OK:
 		break;
 	default:
 		if (heals(result)) {
-			try_again(c, session_error(result));
+			try_again(c, session_error(result).text);
 		} else {
-			char text[256];
-			snprintf(text, sizeof text, "pgherald.changes_since() failed: %s",
-				session_error(result));
+			char text[sizeof c->trouble];
+			snprintf(text, sizeof text, "pgherald.changes_since() failed: %.220s",
+				session_error(result).text);
 			trouble(c, text);
 			fail(c, CHANGES_WRONG);
 		}
@@ -256,7 +256,10 @@ static void ask_rows(struct changes_since *c)
 	c->allowance = 1;
 	c->allowance_at = clock_now();
 	watch_silence(c);
-	session_query(&c->session, ROWS_SQL, params, 1, true, 0, on_rows);
+	session_query(&c->session,
+		&(struct session_statement){
+			.sql = ROWS_SQL, .params = params, .n_params = 1, .any_rows = true},
+		on_rows);
 }
 
 /* The plan */
@@ -319,7 +322,7 @@ static void on_run(void *context, PGresult *result)
 	}
 	if (!session_succeeded(result)) {
 		if (heals(result)) {
-			try_again(c, session_error(result));
+			try_again(c, session_error(result).text);
 			return;
 		}
 		trouble(c,
@@ -350,7 +353,10 @@ static void ask_run(struct changes_since *c)
 		return;
 	snprintf(run, sizeof run, "%" PRIu64, since.run);
 	struct session_param params[] = {{.value = run}};
-	session_query(&c->session, RUN_SQL, params, 1, false, PLAN_SECONDS, on_run);
+	session_query(&c->session,
+		&(struct session_statement){
+			.sql = RUN_SQL, .params = params, .n_params = 1, .seconds = PLAN_SECONDS},
+		on_run);
 }
 
 static void on_plan(void *context, PGresult *result)
@@ -369,12 +375,13 @@ static void on_plan(void *context, PGresult *result)
 	if (PQresultStatus(result) == PGRES_COMMAND_OK)
 		return;
 	if (!session_is_row(result, PLAN_FIELDS)) {
-		try_again(c, session_error(result));
+		try_again(c, session_error(result).text);
 		return;
 	}
 	/* What the other server has is not what the upstream hears of from now on. Where the upstream hears
 	 * none, it will recover what it missed of whichever it comes to, for all. */
-	if (c->identity[0] && strcmp(c->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
+	if (c->upstream->identity[0] &&
+		strcmp(c->upstream->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
 		try_again(c, "it reached another server than the LISTEN connection");
 		return;
 	}
@@ -400,7 +407,8 @@ static void ask_plan(struct changes_since *c)
 {
 	forget_plan(c);
 	c->events->asking(c->context);
-	session_query(&c->session, PLAN_SQL, NULL, 0, false, PLAN_SECONDS, on_plan);
+	session_query(
+		&c->session, &(struct session_statement){.sql = PLAN_SQL, .seconds = PLAN_SECONDS}, on_plan);
 }
 
 /* The connection */
@@ -410,7 +418,7 @@ static void on_ready(void *context)
 	struct changes_since *c = context;
 
 	backoff_live(&c->backoff, clock_now());
-	if (changes_busy(c))
+	if (changes_question(c))
 		ask_plan(c);
 }
 
@@ -446,20 +454,20 @@ static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
 	session_close(&c->session);
 }
 
-void changes_init(struct changes_since *c, struct ev_loop *loop, const struct config *config,
-	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
-	void *context)
+void changes_init(struct changes_since *c, const struct changes_uses *uses,
+	const struct changes_events *events, void *context)
 {
-	*c = (struct changes_since){.config = config,
-		.history = history,
-		.identity = identity,
+	*c = (struct changes_since){.config = uses->config,
+		.history = uses->history,
+		.upstream = uses->upstream,
 		.events = events,
 		.context = context,
 		.backoff = {.first = 0.5, .max = RETRY_MAX}};
-	session_init(&c->session, loop, config->direct_url, "pgherald recovery", &session_events, c);
+	session_init(
+		&c->session, uses->loop, uses->config->direct_url, "pgherald recovery", &session_events, c);
 	timer_init(&c->retry, on_retry, c);
 	timer_init(&c->silence, on_silence, c);
-	timer_init(&c->pace, on_pace, c);
+	timer_init(&c->allowed, on_allowed, c);
 	timer_init(&c->idle, on_idle, c);
 }
 
@@ -483,7 +491,7 @@ void changes_ask(struct changes_since *c, const char *since, double rate)
 void changes_more(struct changes_since *c)
 {
 	c->wants_pause = false;
-	if (changes_busy(c) && c->session.paused)
+	if (changes_question(c) && c->session.paused)
 		read_on(c);
 }
 

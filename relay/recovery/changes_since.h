@@ -9,6 +9,7 @@
 #include "base/checkpoint.h"
 #include "base/config.h"
 #include "postgres/session.h"
+#include "postgres/upstream.h"
 
 enum changes_outcome {
 	CHANGES_COMPLETE,
@@ -31,15 +32,14 @@ struct changes_events {
 struct changes_since {
 	const struct config *config;
 	const struct checkpoint_history *history; /* where to go back to behind a fork */
-	const char *identity; /* of the server that the upstream hears, as UPSTREAM_IDENTITY_SQL says; empty
-				 while it hears none */
+	const struct upstream *upstream;
 	const struct changes_events *events;
 	void *context;
 	struct session session;
 	struct backoff backoff;
 	struct ev_timer retry;   /* after a failed connection */
 	struct ev_timer silence; /* while rows are waited for */
-	struct ev_timer pace;    /* until the rate allows the next rows */
+	struct ev_timer allowed; /* when the rate allows the next rows */
 	struct ev_timer idle;    /* until a connection that nobody needs is closed */
 
 	char *since; /* the question: a token; NULL when there is none */
@@ -56,9 +56,16 @@ struct changes_since {
 	char trouble[256]; /* what was wrong first */
 };
 
-void changes_init(struct changes_since *changes, struct ev_loop *loop, const struct config *config,
-	const struct checkpoint_history *history, const char *identity, const struct changes_events *events,
-	void *context);
+/* What a question works with. All of it must outlive the question. */
+struct changes_uses {
+	struct ev_loop *loop;
+	const struct config *config;
+	const struct checkpoint_history *history;
+	const struct upstream *upstream;
+};
+
+void changes_init(struct changes_since *changes, const struct changes_uses *uses,
+	const struct changes_events *events, void *context);
 /* since: a token from anywhere, copied. rate: rows a second at most, 0 for no limit. done follows, perhaps at
  * once; no question may be under way. */
 void changes_ask(struct changes_since *changes, const char *since, double rate);
@@ -67,7 +74,23 @@ void changes_more(struct changes_since *changes);
 /* Forget the question, without done. */
 void changes_abort(struct changes_since *changes);
 void changes_close(struct changes_since *changes);
-static inline bool changes_busy(const struct changes_since *changes)
+/* The token that is asked about, until done or changes_abort(); NULL: no question is under way. */
+static inline const char *changes_question(const struct changes_since *changes)
 {
-	return changes->since != NULL;
+	return changes->since;
+}
+/* The moment of the answer, as done gets it; NULL before the server has told it. Until done returns. */
+static inline const char *changes_moment(const struct changes_since *changes)
+{
+	return changes->token;
+}
+/* Whether row() said no, and no row has come since. A lost connection asks again, and so ends the pause. */
+static inline bool changes_is_paused(const struct changes_since *changes)
+{
+	return changes->wants_pause && changes->session.conn;
+}
+/* Whether the question under way was asked before in vain. */
+static inline bool changes_failed(const struct changes_since *changes)
+{
+	return changes->since && changes->failed;
 }

@@ -9,18 +9,18 @@
  * three sevenths; and however much one takes, another that comes finds some. */
 static bool may_take_more(const struct catch_up *c, const struct catch_up_user *u)
 {
-	size_t size = c->config->recovery_size, held = c->held + SPOOL_CHUNK;
+	size_t size = c->config->recovery_size, kept = c->kept + SPOOL_CHUNK;
 
-	return held <= size && u->held + SPOOL_CHUNK <= 3 * (size - held);
+	return kept <= size && u->kept + SPOOL_CHUNK <= 3 * (size - kept);
 }
 
 void question_account(struct catch_up *c, struct catch_up_question *q)
 {
-	if (q->spool.held < q->held)
+	if (q->spool.kept < q->kept)
 		catch_up_wake(c);
-	c->held += q->spool.held - q->held;
-	q->user->held += q->spool.held - q->held;
-	q->held = q->spool.held;
+	c->kept += q->spool.kept - q->kept;
+	q->user->kept += q->spool.kept - q->kept;
+	q->kept = q->spool.kept;
 }
 
 bool question_make_room(struct catch_up *c, struct catch_up_question *q)
@@ -32,7 +32,7 @@ bool question_make_room(struct catch_up *c, struct catch_up_question *q)
 
 /* Users */
 
-struct catch_up_user *question_user(struct catch_up *c, uid_t uid)
+struct catch_up_user *question_make_user(struct catch_up *c, uid_t uid)
 {
 	struct catch_up_user *u;
 
@@ -59,7 +59,7 @@ void question_drop_idle_user(struct catch_up *c, struct catch_up_user *u)
 
 /* Members */
 
-void question_place(struct catch_up_member *m, struct catch_up_members *list)
+void question_place(struct catch_up_waiter *m, struct catch_up_waiters *list)
 {
 	if (m->list)
 		TAILQ_REMOVE(m->list, m, link);
@@ -68,32 +68,32 @@ void question_place(struct catch_up_member *m, struct catch_up_members *list)
 	m->list = list;
 }
 
-static void join(struct catch_up_question *q, struct catch_up_member *m)
+static void join(struct catch_up_question *q, struct catch_up_waiter *m)
 {
 	m->question = q;
-	TAILQ_INSERT_TAIL(&q->members, m, sibling);
-	q->n_members++;
+	TAILQ_INSERT_TAIL(&q->waiters, m, sibling);
+	q->n_waiters++;
 	spool_join(&q->spool, &m->reader);
 	question_place(m, &q->hungry);
 }
 
 void question_join_all(struct catch_up_question *q, const char *token)
 {
-	for (struct catch_up_member *m = TAILQ_FIRST(&q->user->waiting), *next; m; m = next) {
+	for (struct catch_up_waiter *m = TAILQ_FIRST(&q->user->waiting), *next; m; m = next) {
 		next = TAILQ_NEXT(m, link);
 		if (strcmp(m->worker->passed->token, token) == 0)
 			join(q, m);
 	}
 }
 
-void question_remove(struct catch_up *c, struct catch_up_member *m)
+void question_remove(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
 
 	question_place(m, NULL);
 	if (q) {
-		TAILQ_REMOVE(&q->members, m, sibling);
-		q->n_members--;
+		TAILQ_REMOVE(&q->waiters, m, sibling);
+		q->n_waiters--;
 		spool_leave(&q->spool, &m->reader);
 		question_account(c, q);
 	}
@@ -115,7 +115,7 @@ struct catch_up_question *question_new(struct catch_up *c, struct catch_up_user 
 		return NULL;
 	}
 	q->user = u;
-	TAILQ_INIT(&q->members);
+	TAILQ_INIT(&q->waiters);
 	TAILQ_INIT(&q->hungry);
 	TAILQ_INSERT_TAIL(&u->questions, q, link);
 	question_account(c, q);
@@ -144,7 +144,8 @@ bool question_is_of_run(const struct checkpoint *latest, const char *moment)
  * nothing. */
 const char *question_passed(const struct catch_up_question *q, const struct worker *w, bool gap)
 {
-	bool counts = q->lane ? question_is_of_run(q->latest, q->lane->changes.token) : q->latest_counts;
+	bool counts =
+		q->lane ? question_is_of_run(q->latest, changes_moment(&q->lane->changes)) : q->latest_counts;
 
 	if (counts && (gap || checkpoint_is_newer(q->latest->token, w->passed->token)))
 		return q->latest->token;

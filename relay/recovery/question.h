@@ -1,4 +1,4 @@
-/* Who waits for what one worker missed: users, their questions, and the members of each, with the lists on
+/* Who waits for what one worker missed: users, their questions, and the waiters of each, with the lists on
  * which they stand and the memory that is kept for them. Only keeps the account. catch_up, its only caller,
  * asks and feeds; the structures are in its header. */
 #pragma once
@@ -6,13 +6,13 @@
 #include "recovery/catch_up.h"
 
 /* Finds the user, or makes one. NULL: memory is short. */
-struct catch_up_user *question_user(struct catch_up *catch_up, uid_t uid);
+struct catch_up_user *question_make_user(struct catch_up *catch_up, uid_t uid);
 /* Frees a user that has no worker here. */
 void question_drop_idle_user(struct catch_up *catch_up, struct catch_up_user *user);
 
-/* A question without members. NULL: there is no memory for it now. */
+/* A question without waiters. NULL: there is no memory for it now. */
 struct catch_up_question *question_new(struct catch_up *catch_up, struct catch_up_user *user);
-/* It has no lane and no members. Its user may be gone with it. */
+/* It has no lane and no waiters. Its user may be gone with it. */
 void question_free(struct catch_up *catch_up, struct catch_up_question *question);
 /* Whether the next row may come. */
 bool question_make_room(struct catch_up *catch_up, struct catch_up_question *question);
@@ -25,8 +25,8 @@ bool question_is_of_run(const struct checkpoint *latest, const char *moment);
 const char *question_passed(const struct catch_up_question *question, const struct worker *worker, bool gap);
 
 /* To another list; NULL for none. */
-void question_place(struct catch_up_member *member, struct catch_up_members *list);
-/* Make members of all that wait and ask from this checkpoint. Only before it is asked. */
+void question_place(struct catch_up_waiter *waiter, struct catch_up_waiters *list);
+/* Make waiters of all that wait and ask from this checkpoint. Only before it is asked. */
 void question_join_all(struct catch_up_question *question, const char *token);
-/* Free the member, which may be one that waits. Its question stays, even if nobody is left. */
-void question_remove(struct catch_up *catch_up, struct catch_up_member *member);
+/* Free the waiter, which may be one that waits. Its question stays, even if nobody is left. */
+void question_remove(struct catch_up *catch_up, struct catch_up_waiter *waiter);

@@ -116,23 +116,32 @@ static struct checkpoint *latest(const struct reconcile *rc)
 	return checkpoint_history_latest(&rc->fanout->checkpoints);
 }
 
+static struct token latest_token(const struct reconcile *rc)
+{
+	const struct checkpoint *ours = latest(rc);
+
+	return ours ? token_of(ours->token) : (struct token){0};
+}
+
+static struct token wanted_or_latest(const struct reconcile *rc)
+{
+	return token_is_set(&rc->wanted) ? rc->wanted : latest_token(rc);
+}
+
 /* What was found and is dropped here the next term finds again: it begins with our checkpoint. */
 static void end_term(struct reconcile *rc)
 {
 	if (rc->asking)
 		recovery_abort(rc->recovery);
 	rc->leading = rc->asking = false;
-	checkpoint_set(&rc->from, NULL);
-	checkpoint_set(&rc->asked, NULL);
-	checkpoint_set(&rc->turn, NULL);
-	checkpoint_set(&rc->settling, NULL);
-	checkpoint_set(&rc->settled, NULL);
-	checkpoint_set(&rc->wanted, NULL);
+	rc->from = rc->turn = rc->settling = rc->settled = rc->wanted = (struct token){0};
+	free(rc->asked);
+	rc->asked = NULL;
 	list_clear(&rc->suspects);
 	list_clear(&rc->found);
 }
 
-static void begin_term(struct reconcile *rc, struct checkpoint *from)
+static void begin_term(struct reconcile *rc, const struct token *from)
 {
 	static struct diag_limit limit;
 
@@ -142,7 +151,7 @@ static void begin_term(struct reconcile *rc, struct checkpoint *from)
 		forget_heard(rc);
 	rc->leading = true;
 	rc->failed = false;
-	checkpoint_set(&rc->from, from);
+	rc->from = *from;
 	diag_limited(&limit, DIAG_INFO, "this relay announces what nobody notified, from now on");
 }
 
@@ -191,8 +200,8 @@ static void finish_turn_if_done(struct reconcile *rc)
 		fail_turn(rc, "an announcement was not committed");
 		return;
 	}
-	if (rc->settling)
-		checkpoint_set(&rc->settled, rc->settling);
+	if (token_is_set(&rc->settling))
+		rc->settled = rc->settling;
 	note_success(rc);
 }
 
@@ -252,7 +261,7 @@ static void begin_anew(struct reconcile *rc, const char *why)
 	diag(DIAG_ERROR, "all workers are told of a gap, since what nobody notified cannot be found: %s",
 		why);
 	fanout_gap(rc->fanout, WIRE_GAP_UPSTREAM, why);
-	fanout_checkpoint(rc->fanout, rc->turn->token);
+	fanout_checkpoint(rc->fanout, rc->turn.text);
 }
 
 static void on_done(void *context, enum changes_outcome outcome, const char *asked, const char *text)
@@ -279,33 +288,31 @@ static void on_done(void *context, enum changes_outcome outcome, const char *ask
 	rc->suspects = rc->found;
 	rc->found = (struct suspect_list){0};
 	/* Out of memory for it, the next question asks since the term began, and finds more. */
-	checkpoint_unref(rc->asked);
-	rc->asked = checkpoint_new(wire_str(asked), 0);
+	free(rc->asked);
+	rc->asked = strdup(asked);
 	finish_turn_if_done(rc);
 }
 
-static const struct recovery_taker taker = {on_row, on_done};
+static const struct recovery_sink sink = {on_row, on_done};
 
-static void ask(struct reconcile *rc, const char *token)
+static void ask(struct reconcile *rc, const struct token *token)
 {
-	struct checkpoint *turn = checkpoint_new(wire_str(token), 0);
+	struct token from = wanted_or_latest(rc);
 
-	if (!turn || !latest(rc)) {
-		checkpoint_unref(turn);
+	/* Memory was short for every checkpoint so far. */
+	if (!token_is_set(&from)) {
 		fail_turn(rc, "out of memory");
 		return;
 	}
 	if (!rc->leading)
-		begin_term(rc, rc->wanted ? rc->wanted : latest(rc));
-	checkpoint_set(&rc->wanted, NULL);
+		begin_term(rc, &from);
+	rc->wanted = (struct token){0};
 	begin_turn(rc);
 	rc->slow_turns = 0;
-	checkpoint_set(&rc->settling, rc->turn);
-	checkpoint_unref(rc->turn);
-	rc->turn = turn;
+	rc->settling = rc->turn;
+	rc->turn = *token;
 	rc->asking = true;
-	if (recovery_for_reconciliation(rc->recovery, (rc->asked ? rc->asked : rc->from)->token, &taker, rc) <
-		0) {
+	if (recovery_for_reconciliation(rc->recovery, rc->asked ? rc->asked : rc->from.text, &sink, rc) < 0) {
 		rc->asking = false;
 		end_term(rc);
 		fail_turn(rc, "the relay recovers what it missed");
@@ -314,7 +321,7 @@ static void ask(struct reconcile *rc, const char *token)
 
 /* Turns */
 
-static void on_own_turn(struct reconcile *rc, const char *token)
+static void on_own_turn(struct reconcile *rc, const struct token *token)
 {
 	if (!rc->asking && rc->n_unconfirmed == 0) {
 		ask(rc, token);
@@ -334,18 +341,15 @@ static void answer_for(struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
 
-	if (!ours || !t->claim.from[0] || !checkpoint_same_run(t->claim.from, ours->token) ||
-		checkpoint_covers(t->claim.from, ours->token) ||
-		!canary_channels_contain(rc->channels, t->channels))
+	const char *theirs = t->claim.from.text;
+	if (!ours || !checkpoint_same_run(theirs, ours->token) || checkpoint_covers(theirs, ours->token) ||
+		!canary_channels_contain(&rc->channels, &t->channels))
 		return;
-	struct checkpoint *wanted =
-		checkpoint_before_both(t->claim.from, (rc->wanted ? rc->wanted : ours)->token);
-	if (!wanted)
-		return;
-	if (rc->leading && !checkpoint_covers(t->claim.from, rc->from->token))
+	struct token wanted =
+		checkpoint_before_both(theirs, token_is_set(&rc->wanted) ? rc->wanted.text : ours->token);
+	if (rc->leading && !checkpoint_covers(theirs, rc->from.text))
 		end_term(rc);
-	checkpoint_set(&rc->wanted, wanted);
-	checkpoint_unref(wanted);
+	rc->wanted = wanted;
 }
 
 /* Whether a claim joins on to what our workers have. Our own does in the term in which we made it, also where
@@ -355,10 +359,10 @@ static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
 	const struct checkpoint *ours = latest(rc);
 
 	if (t->own)
-		return rc->leading && strcmp(t->claim.from, rc->from->token) == 0;
-	return ours && checkpoint_same_run(t->token, ours->token) &&
-	       checkpoint_covers(ours->token, t->claim.from) &&
-	       canary_channels_contain(t->channels, rc->channels);
+		return rc->leading && strcmp(t->claim.from.text, rc->from.text) == 0;
+	return ours && checkpoint_same_run(t->token.text, ours->token) &&
+	       checkpoint_covers(ours->token, t->claim.from.text) &&
+	       canary_channels_contain(&t->channels, &rc->channels);
 }
 
 /* What is settled is of the run that is heard, and not of its future. */
@@ -366,9 +370,9 @@ static void pass_on(struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
 
-	if (ours && checkpoint_precedes(t->claim.settled, t->token) &&
-		checkpoint_is_newer(t->claim.settled, ours->token))
-		fanout_checkpoint(rc->fanout, t->claim.settled);
+	const char *settled = t->claim.settled.text;
+	if (ours && checkpoint_precedes(settled, t->token.text) && checkpoint_is_newer(settled, ours->token))
+		fanout_checkpoint(rc->fanout, settled);
 }
 
 static bool claims(const struct canary_turn *t)
@@ -390,7 +394,7 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 		rc->beginnings = 0;
 	}
 	if (t->own) {
-		on_own_turn(rc, t->token);
+		on_own_turn(rc, &t->token);
 		return true;
 	}
 	if (t->claim.kind == CANARY_CLAIMS_NOTHING)
@@ -409,23 +413,19 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 
 void reconcile_claim(const struct reconcile *rc, bool live, struct canary_claim *out)
 {
-	const struct checkpoint *from = rc->from ? rc->from : rc->wanted ? rc->wanted : latest(rc);
 	bool done = !rc->undone && !recovery_failed(rc->recovery);
 
 	if (!rc->enabled) {
 		out->kind = CANARY_CLAIMS_NEVER;
 		return;
 	}
-	if (!live || !from)
+	if (!live)
 		return;
-	if (!done)
-		from = latest(rc);
-	memcpy(out->from, from->token, from->len + 1);
-	if (!done)
+	out->from = !done ? latest_token(rc) : token_is_set(&rc->from) ? rc->from : wanted_or_latest(rc);
+	if (!done || !token_is_set(&out->from))
 		return;
-	out->kind = rc->settled ? CANARY_CLAIMS_SETTLED : CANARY_CLAIMS_SOON;
-	if (rc->settled)
-		memcpy(out->settled, rc->settled->token, rc->settled->len + 1);
+	out->kind = token_is_set(&rc->settled) ? CANARY_CLAIMS_SETTLED : CANARY_CLAIMS_SOON;
+	out->settled = rc->settled;
 }
 
 void reconcile_heard(struct reconcile *rc, struct decoded *d)
@@ -436,7 +436,8 @@ void reconcile_heard(struct reconcile *rc, struct decoded *d)
 
 bool reconcile_pending(const struct reconcile *rc)
 {
-	return rc->wanted || (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
+	return token_is_set(&rc->wanted) ||
+	       (rc->leading && (rc->asking || rc->suspects.n > 0 || rc->n_unconfirmed > 0));
 }
 
 void reconcile_reset(struct reconcile *rc)
@@ -446,13 +447,13 @@ void reconcile_reset(struct reconcile *rc)
 }
 
 void reconcile_init(struct reconcile *rc, const struct config *config, struct fanout *fanout,
-	struct publisher *publisher, struct recovery *recovery, const char *channels)
+	struct publisher *publisher, struct recovery *recovery)
 {
 	*rc = (struct reconcile){.config = config,
 		.fanout = fanout,
 		.publisher = publisher,
 		.recovery = recovery,
-		.channels = channels};
+		.channels = canary_channels_of(config)};
 }
 
 void reconcile_close(struct reconcile *rc)

@@ -58,19 +58,21 @@ struct reconcile {
 	struct fanout *fanout;
 	struct publisher *publisher;
 	struct recovery *recovery;
-	const char *channels; /* ours, as canaries have them */
+	struct canary_channels channels; /* ours */
 	bool enabled;
 
 	/* The term: from the first turn that we ask at until another's claim counts, or something fails. */
 	bool leading;
-	struct checkpoint *from;  /* our checkpoint when it began */
-	struct checkpoint *asked; /* the moment of its last question that was answered, whole; NULL before */
-	struct checkpoint *turn;  /* of the canary at which its last question was asked; NULL before */
-	struct checkpoint *settling; /* settled once this turn is done; NULL in the first */
-	struct checkpoint *settled;  /* NULL before the first is */
+	struct token from;     /* our checkpoint when it began */
+	char *asked;           /* the moment of its last question that was answered; NULL before. Longer than
+				  struct token: it keeps its whole snapshot. */
+	struct token turn;     /* of the canary at which its last question was asked */
+	struct token settling; /* settled once this turn is done; not set in the first */
+	struct token settled;  /* not set before the first is */
 
-	/* The oldest that a relay has which cannot ask and lacks what we have; NULL: there is none. */
-	struct checkpoint *wanted;
+	/* Not set: every relay can ask, or lacks nothing that we have. Otherwise the oldest checkpoint of one
+	 * that cannot ask. */
+	struct token wanted;
 
 	bool asking;            /* this turn's question is under way */
 	uint32_t n_unconfirmed; /* announcements that are not committed yet, of an earlier term too */
@@ -90,7 +92,7 @@ struct reconcile {
 
 /* All of it must outlive the reconciliation. */
 void reconcile_init(struct reconcile *reconcile, const struct config *config, struct fanout *fanout,
-	struct publisher *publisher, struct recovery *recovery, const char *channels);
+	struct publisher *publisher, struct recovery *recovery);
 void reconcile_close(struct reconcile *reconcile);
 /* The upstream is gone, or hears from now on: what was heard before does not count. */
 void reconcile_reset(struct reconcile *reconcile);

@@ -43,7 +43,7 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 
 	if (!recovery_decode(r, channel, value, &decoded))
 		return true;
-	bool more = r->taker->row(r->taker_context, &decoded);
+	bool more = r->sink->row(r->sink_context, &decoded);
 	if (!more)
 		poll_on(r);
 	return more;
@@ -52,10 +52,10 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 static void on_done(void *context, enum changes_outcome outcome, const char *token, const char *text)
 {
 	struct recovery *r = context;
-	const struct recovery_taker *taker = r->taker;
+	const struct recovery_sink *sink = r->sink;
 
-	r->taker = NULL;
-	taker->done(r->taker_context, outcome, token, text);
+	r->sink = NULL;
+	sink->done(r->sink_context, outcome, token, text);
 }
 
 static const struct changes_events lane_events = {on_asking, on_row, on_done};
@@ -76,7 +76,7 @@ static void on_done_for_backlog(
 	r->on_backlog_done(r->context, outcome, token, text);
 }
 
-static const struct recovery_taker backlog_taker = {on_row_for_backlog, on_done_for_backlog};
+static const struct recovery_sink backlog_sink = {on_row_for_backlog, on_done_for_backlog};
 
 void recovery_for_backlog(struct recovery *r, const char *since,
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
@@ -85,18 +85,18 @@ void recovery_for_backlog(struct recovery *r, const char *since,
 	recovery_abort(r);
 	r->on_backlog_done = done;
 	r->context = context;
-	r->taker = &backlog_taker;
-	r->taker_context = r;
+	r->sink = &backlog_sink;
+	r->sink_context = r;
 	changes_ask(&r->backlog_changes, since, r->config->recovery_rate);
 }
 
 int recovery_for_reconciliation(
-	struct recovery *r, const char *since, const struct recovery_taker *taker, void *context)
+	struct recovery *r, const char *since, const struct recovery_sink *sink, void *context)
 {
-	if (r->taker)
+	if (r->sink)
 		return -EBUSY;
-	r->taker = taker;
-	r->taker_context = context;
+	r->sink = sink;
+	r->sink_context = context;
 	/* The rate is for what an outage leaves. Reconciliation must keep pace with the changes. */
 	changes_ask(&r->backlog_changes, since, 0);
 	return 0;
@@ -104,14 +104,14 @@ int recovery_for_reconciliation(
 
 bool recovery_failed(const struct recovery *r)
 {
-	return r->taker && r->backlog_changes.failed;
+	return r->sink && changes_failed(&r->backlog_changes);
 }
 
 void recovery_abort(struct recovery *r)
 {
-	if (!r->taker)
+	if (!r->sink)
 		return;
-	r->taker = NULL;
+	r->sink = NULL;
 	changes_abort(&r->backlog_changes);
 }
 
@@ -120,7 +120,7 @@ static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
 	struct recovery *r = timer->data;
 
 	(void)events;
-	if (r->taker && r->backlog_changes.wants_pause) {
+	if (r->sink && changes_is_paused(&r->backlog_changes)) {
 		if (fanout_crowded(r->fanout))
 			return;
 		changes_more(&r->backlog_changes);
@@ -132,8 +132,8 @@ void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config
 	struct fanout *fanout, struct decode *decode, const struct upstream *upstream)
 {
 	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
-	changes_init(
-		&r->backlog_changes, loop, config, &fanout->checkpoints, upstream->identity, &lane_events, r);
+	changes_init(&r->backlog_changes,
+		&(struct changes_uses){loop, config, &fanout->checkpoints, upstream}, &lane_events, r);
 	ev_init(&r->poll, on_poll);
 	r->poll.repeat = POLL_SECONDS;
 	r->poll.data = r;

@@ -8,8 +8,8 @@
 #include "postgres/upstream.h"
 #include "recovery/changes_since.h"
 
-/* Who gets the rows. */
-struct recovery_taker {
+/* Where the rows of a question go. */
+struct recovery_sink {
 	bool (*row)(void *context, struct decoded *decoded);
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
@@ -21,8 +21,8 @@ struct recovery {
 	struct decode *decode;
 
 	struct changes_since backlog_changes; /* for the backlog, or else for reconciliation */
-	const struct recovery_taker *taker;   /* NULL when its lane is free */
-	void *taker_context;
+	const struct recovery_sink *sink;     /* NULL: no question is under way */
+	void *sink_context;
 	void (*on_backlog_done)(
 		void *context, enum changes_outcome outcome, const char *token, const char *text);
 	void *context; /* on_backlog_done's */
@@ -41,7 +41,7 @@ void recovery_for_backlog(struct recovery *recovery, const char *since,
 	void *context);
 /* -EBUSY: the lane is taken. */
 int recovery_for_reconciliation(
-	struct recovery *recovery, const char *since, const struct recovery_taker *taker, void *context);
+	struct recovery *recovery, const char *since, const struct recovery_sink *sink, void *context);
 /* Whether the question under way was tried before in vain. */
 bool recovery_failed(const struct recovery *recovery);
 /* Forget what recovery_for_backlog() or recovery_for_reconciliation() asked. */

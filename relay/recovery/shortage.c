@@ -27,20 +27,20 @@ static struct catch_up_user *heaviest_user(const struct catch_up *c)
 	struct catch_up_user *u, *heaviest = NULL;
 
 	TAILQ_FOREACH (u, &c->users, link)
-		if (!heaviest || u->held > heaviest->held)
+		if (!heaviest || u->kept > heaviest->kept)
 			heaviest = u;
 	return heaviest;
 }
 
 /* Memory is kept for its sake, and it is its socket that takes nothing: the relay is not behind with feeding
  * it. */
-static bool is_stalled(const struct catch_up_member *m)
+static bool is_stalled(const struct catch_up_waiter *m)
 {
-	return !m->list && spool_is_held_by(&m->question->spool, &m->reader);
+	return !m->list && spool_is_kept_for(&m->question->spool, &m->reader);
 }
 
 /* Adds up for how long it has stood in the way. While nobody waits, whoever takes something begins anew. */
-static void look_at(struct catch_up_member *m, bool waited_for)
+static void look_at(struct catch_up_waiter *m, bool waited_for)
 {
 	bool took_some = m->reader.n_rows != m->seen_rows;
 
@@ -53,22 +53,22 @@ static void look_at(struct catch_up_member *m, bool waited_for)
 		     m->stalled_for >= (waited_for ? SHORTAGE_PATIENCE_SECONDS : SHORTAGE_STALL_SECONDS);
 }
 
-static uint64_t bytes_left(const struct catch_up_member *m)
+static uint64_t bytes_left(const struct catch_up_waiter *m)
 {
 	return m->question->spool.n_bytes - m->reader.n_bytes;
 }
 
-struct catch_up_question *shortage_look(struct catch_up *c)
+struct catch_up_question *shortage_mark_overdue(struct catch_up *c)
 {
 	bool waited_for = others_wait(c);
 	struct catch_up_user *u = heaviest_user(c);
 	struct catch_up_question *q;
-	struct catch_up_member *m, *heaviest = NULL;
+	struct catch_up_waiter *m, *heaviest = NULL;
 
 	if (!u)
 		return NULL;
 	TAILQ_FOREACH (q, &u->questions, link)
-		TAILQ_FOREACH (m, &q->members, sibling) {
+		TAILQ_FOREACH (m, &q->waiters, sibling) {
 			look_at(m, waited_for);
 			if (m->overdue && (!heaviest || bytes_left(m) > bytes_left(heaviest)))
 				heaviest = m;

@@ -14,6 +14,6 @@
 
 /* Whether somebody is to be given what there is no room for. */
 bool shortage_lasts(const struct catch_up *catch_up);
-/* Call it every SHORTAGE_LOOK_SECONDS while the shortage lasts. Returns the question of the members that are
+/* Call it every SHORTAGE_LOOK_SECONDS while the shortage lasts. Returns the question of the waiters that are
  * overdue, which are marked, or NULL. */
-struct catch_up_question *shortage_look(struct catch_up *catch_up);
+struct catch_up_question *shortage_mark_overdue(struct catch_up *catch_up);

@@ -1,12 +1,14 @@
 #include "recovery/spool.h"
 
+#include "base/config.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
 struct spool_chunk {
-	struct spool_chunk *next;
+	TAILQ_ENTRY(spool_chunk) link;
 	uint32_t used;      /* of bytes */
 	uint32_t n_readers; /* that stand here */
 	unsigned char bytes[];
@@ -24,6 +26,7 @@ struct __attribute__((packed)) row_head {
 #define ROW_MAX (sizeof(struct row_head) + CHANGE_PAYLOAD_MAX)
 
 _Static_assert(CHANGE_PAYLOAD_MAX <= UINT16_MAX, "a value's length fits into its head");
+_Static_assert(CHANNELS_MAX <= UINT8_MAX, "a topic fits into its head");
 _Static_assert(3 * ROW_MAX <= BYTES_MAX, "a chunk is seldom left half empty for a large row");
 
 /* Chunks are mapped and not allocated, so that what is freed goes back to the kernel at once. */
@@ -34,14 +37,14 @@ static struct spool_chunk *map_chunk(struct spool *s)
 
 	if (chunk == MAP_FAILED)
 		return NULL;
-	s->held += SPOOL_CHUNK;
+	s->kept += SPOOL_CHUNK;
 	return chunk;
 }
 
 static void unmap_chunk(struct spool *s, struct spool_chunk *chunk)
 {
 	munmap(chunk, SPOOL_CHUNK);
-	s->held -= SPOOL_CHUNK;
+	s->kept -= SPOOL_CHUNK;
 }
 
 static void unmap_spare(struct spool *s)
@@ -51,47 +54,59 @@ static void unmap_spare(struct spool *s)
 	s->spare = NULL;
 }
 
+static struct spool_chunk *first(const struct spool *s)
+{
+	return TAILQ_FIRST(&s->chunks);
+}
+
+static struct spool_chunk *last(const struct spool *s)
+{
+	return TAILQ_LAST(&s->chunks, spool_chunks);
+}
+
 static void unmap_first(struct spool *s)
 {
-	struct spool_chunk *chunk = s->first;
+	struct spool_chunk *chunk = first(s);
 
-	s->first = chunk->next;
+	TAILQ_REMOVE(&s->chunks, chunk, link);
 	unmap_chunk(s, chunk);
 }
 
 static void unmap_passed(struct spool *s)
 {
-	while (s->first != s->last && s->first->n_readers == 0)
+	while (first(s) != last(s) && first(s)->n_readers == 0)
 		unmap_first(s);
 }
 
 int spool_open(struct spool *s)
 {
-	*s = (struct spool){0};
-	s->first = s->last = map_chunk(s);
-	return s->first ? 0 : -ENOMEM;
+	*s = (struct spool){.chunks = TAILQ_HEAD_INITIALIZER(s->chunks)};
+	struct spool_chunk *chunk = map_chunk(s);
+	if (!chunk)
+		return -ENOMEM;
+	TAILQ_INSERT_TAIL(&s->chunks, chunk, link);
+	return 0;
 }
 
 void spool_close(struct spool *s)
 {
 	unmap_spare(s);
-	while (s->first)
+	while (first(s))
 		unmap_first(s);
-	s->last = NULL;
 }
 
 void spool_clear(struct spool *s)
 {
 	unmap_spare(s);
-	while (s->first != s->last)
+	while (first(s) != last(s))
 		unmap_first(s);
-	s->first->used = s->first->n_readers = 0;
+	first(s)->used = first(s)->n_readers = 0;
 	s->n_rows = s->n_bytes = 0;
 }
 
 bool spool_has_room(const struct spool *s)
 {
-	return s->spare || BYTES_MAX - s->last->used >= ROW_MAX;
+	return s->spare || BYTES_MAX - last(s)->used >= ROW_MAX;
 }
 
 int spool_reserve(struct spool *s)
@@ -107,16 +122,16 @@ void spool_add(struct spool *s, const struct spool_row *row)
 	size_t len = sizeof head + row->value.len;
 
 	assert(spool_has_room(s) && row->value.len <= CHANGE_PAYLOAD_MAX);
-	if (BYTES_MAX - s->last->used < len) {
-		s->last->next = s->spare;
-		s->last = s->spare;
+	if (BYTES_MAX - last(s)->used < len) {
+		TAILQ_INSERT_TAIL(&s->chunks, s->spare, link);
 		s->spare = NULL;
 		unmap_passed(s);
 	}
-	unsigned char *place = s->last->bytes + s->last->used;
+	struct spool_chunk *chunk = last(s);
+	unsigned char *place = chunk->bytes + chunk->used;
 	memcpy(place, &head, sizeof head);
 	memcpy(place + sizeof head, row->value.ptr, row->value.len);
-	s->last->used += (uint32_t)len;
+	chunk->used += (uint32_t)len;
 	s->n_rows++;
 	s->n_bytes += len;
 }
@@ -129,8 +144,8 @@ void spool_end(struct spool *s)
 void spool_join(struct spool *s, struct spool_reader *reader)
 {
 	assert(s->n_rows == 0);
-	*reader = (struct spool_reader){.chunk = s->first};
-	s->first->n_readers++;
+	*reader = (struct spool_reader){.chunk = first(s)};
+	first(s)->n_readers++;
 }
 
 bool spool_next(struct spool *s, struct spool_reader *reader, struct spool_row *out)
@@ -138,7 +153,7 @@ bool spool_next(struct spool *s, struct spool_reader *reader, struct spool_row *
 	struct row_head head;
 
 	if (reader->offset == reader->chunk->used) {
-		struct spool_chunk *next = reader->chunk->next;
+		struct spool_chunk *next = TAILQ_NEXT(reader->chunk, link);
 		if (!next)
 			return false;
 		reader->chunk->n_readers--;

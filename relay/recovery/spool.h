@@ -9,12 +9,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 /* Bytes that a spool maps and unmaps at a time. A multiple of the page, small enough that a spool of a few
  * rows is cheap, large enough for three rows of the largest size. */
 #define SPOOL_CHUNK ((size_t)32 << 10)
 
 struct spool_chunk;
+TAILQ_HEAD(spool_chunks, spool_chunk);
 
 struct spool_row {
 	unsigned topic;
@@ -23,10 +25,10 @@ struct spool_row {
 };
 
 struct spool {
-	struct spool_chunk *first, *last; /* from the slowest reader's to the newest; there is always one */
-	struct spool_chunk *spare; /* for the row that does not fit into the last; NULL: none is kept */
-	size_t held;               /* bytes mapped */
-	uint64_t n_rows, n_bytes;  /* added since it was opened or cleared */
+	struct spool_chunks chunks; /* from the slowest reader's to the newest; there is always one */
+	struct spool_chunk *spare;  /* for the row that does not fit into the last; may be NULL */
+	size_t kept;                /* bytes mapped */
+	uint64_t n_rows, n_bytes;   /* added since it was opened or cleared */
 };
 
 /* A place in the spool: behind the rows that the reader has taken. */
@@ -58,7 +60,7 @@ void spool_join(struct spool *spool, struct spool_reader *reader);
 bool spool_next(struct spool *spool, struct spool_reader *reader, struct spool_row *out);
 void spool_leave(struct spool *spool, struct spool_reader *reader);
 /* Whether the reader stands in the oldest chunk, which is kept for its sake. */
-static inline bool spool_is_held_by(const struct spool *spool, const struct spool_reader *reader)
+static inline bool spool_is_kept_for(const struct spool *spool, const struct spool_reader *reader)
 {
-	return reader->chunk == spool->first;
+	return reader->chunk == TAILQ_FIRST(&spool->chunks);
 }

@@ -101,20 +101,18 @@ Test(checkpoint, waits_until_it_is_old_enough)
 {
 	struct checkpoint_waiting waiting = {0};
 
-	cr_assert_null(checkpoint_waited(&waiting, 100));
+	cr_assert_str_empty(checkpoint_waiting_take(&waiting, 100).text);
 	for (int i = 0; i < 2 * CHECKPOINT_WAITING_MAX; i++) {
-		char token[] = {(char)('a' + i), '\0'};
-		checkpoint_wait(&waiting, token, i);
+		struct token token = {{(char)('a' + i)}};
+		checkpoint_waiting_add(&waiting, &token, i);
 	}
-	cr_assert_null(checkpoint_waited(&waiting, -0.5));
-	struct checkpoint *due = checkpoint_waited(&waiting, 2.5);
-	cr_assert_str_eq(due->token, "c", "the newest that is due");
-	checkpoint_unref(due);
-	cr_assert_null(checkpoint_waited(&waiting, 2.5), "once");
-	due = checkpoint_waited(&waiting, 1000);
-	cr_assert_str_eq(due->token, "h", "those that came while there was no room are left out");
-	checkpoint_unref(due);
-	checkpoint_wait(&waiting, "z", 1001);
+	cr_assert_str_empty(checkpoint_waiting_take(&waiting, -0.5).text);
+	struct token due = checkpoint_waiting_take(&waiting, 2.5);
+	cr_assert_str_eq(due.text, "c", "the newest that is due");
+	cr_assert_str_empty(checkpoint_waiting_take(&waiting, 2.5).text, "once");
+	due = checkpoint_waiting_take(&waiting, 1000);
+	cr_assert_str_eq(due.text, "h", "those that came while there was no room are left out");
+	checkpoint_waiting_add(&waiting, &due, 1001);
 	checkpoint_waiting_clear(&waiting);
-	cr_assert_null(checkpoint_waited(&waiting, 2000));
+	cr_assert_str_empty(checkpoint_waiting_take(&waiting, 2000).text);
 }

@@ -46,7 +46,7 @@ static void expect_next(uid_t uid, uint32_t slot, uint64_t request)
 static enum publish_room room(uid_t uid, size_t len, uid_t *evicted)
 {
 	struct publish_request *r;
-	enum publish_room room = publish_queue_room(&queue, uid, len, &r);
+	enum publish_room room = publish_queue_make_room(&queue, uid, len, &r);
 
 	cr_assert_eq(room == PUBLISH_ROOM_BY_EVICTION, r != NULL);
 	if (r) {
@@ -70,11 +70,11 @@ Test(publish_queue, is_round_robin_by_user_and_then_by_connection)
 	expect_next(2, 7, 0);
 	expect_next(1, 1, 1);
 	expect_next(2, 7, 1);
-	for (uint64_t i = 2; i < PUBLISH_IN_TURN; i++)
+	for (uint64_t i = 2; i < PUBLISH_IN_A_ROW; i++)
 		expect_next(1, 1, i);
-	for (uint64_t i = 0; i < PUBLISH_IN_TURN; i++)
+	for (uint64_t i = 0; i < PUBLISH_IN_A_ROW; i++)
 		expect_next(1, 0, i);
-	expect_next(1, 1, PUBLISH_IN_TURN);
+	expect_next(1, 1, PUBLISH_IN_A_ROW);
 	/* One that publishes now and then is next, but not when it does all the time. */
 	put(1, 9, 0, 5);
 	under_way[0] = publish_queue_take(&queue);
@@ -83,7 +83,7 @@ Test(publish_queue, is_round_robin_by_user_and_then_by_connection)
 	under_way[1] = publish_queue_take(&queue);
 	cr_assert_neq(under_way[1]->origin.slot, 9);
 	put(3, 9, 0, 5);
-	expect_next(1, 1, PUBLISH_IN_TURN + 2);
+	expect_next(1, 1, PUBLISH_IN_A_ROW + 2);
 	expect_next(3, 9, 0);
 	publish_queue_free(&queue, under_way[0]);
 	publish_queue_free(&queue, under_way[1]);

@@ -8,7 +8,7 @@
 static struct catch_up catch_up;
 static struct catch_up_user users[2];
 static struct catch_up_question questions[2];
-static struct catch_up_member members[2], waiting;
+static struct catch_up_waiter waiters[2], waiting;
 static struct catch_up_lane *lane;
 
 static void add_user(struct catch_up_user *u)
@@ -18,26 +18,26 @@ static void add_user(struct catch_up_user *u)
 	TAILQ_INSERT_TAIL(&catch_up.users, u, link);
 }
 
-/* One member, which is to be given so many rows and takes none. */
+/* One waiter, which is to be given so many rows and takes none. */
 static void add_question(struct catch_up_user *u, int i, int n_rows)
 {
 	struct catch_up_question *q = &questions[i];
 	struct spool_row row = {.topic = 1, .value = {"user", 4}};
 
 	q->user = u;
-	TAILQ_INIT(&q->members);
+	TAILQ_INIT(&q->waiters);
 	TAILQ_INIT(&q->hungry);
 	TAILQ_INSERT_TAIL(&u->questions, q, link);
 	cr_assert_eq(spool_open(&q->spool), 0);
-	members[i].question = q;
-	TAILQ_INSERT_TAIL(&q->members, &members[i], sibling);
-	spool_join(&q->spool, &members[i].reader);
+	waiters[i].question = q;
+	TAILQ_INSERT_TAIL(&q->waiters, &waiters[i], sibling);
+	spool_join(&q->spool, &waiters[i].reader);
 	for (; n_rows > 0; n_rows--) {
 		if (!spool_has_room(&q->spool))
 			cr_assert_eq(spool_reserve(&q->spool), 0);
 		spool_add(&q->spool, &row);
 	}
-	u->held += q->spool.held;
+	u->kept += q->spool.kept;
 }
 
 static void pause_lane(int i)
@@ -59,14 +59,14 @@ static void take_a_row(int i)
 {
 	struct spool_row row;
 
-	cr_assert(spool_next(&questions[i].spool, &members[i].reader, &row));
+	cr_assert(spool_next(&questions[i].spool, &waiters[i].reader, &row));
 }
 
 /* So many looks, after which nobody is overdue. */
 static void nobody_is_overdue(int n_looks)
 {
 	for (; n_looks > 0; n_looks--)
-		cr_assert_null(shortage_look(&catch_up), "%d looks too early", n_looks);
+		cr_assert_null(shortage_mark_overdue(&catch_up), "%d looks too early", n_looks);
 }
 
 static void start(void)
@@ -105,8 +105,8 @@ Test(shortage, blames_a_worker_that_takes_nothing)
 	add_question(&users[0], 0, 100);
 	pause_lane(0);
 	nobody_is_overdue(LOOKS(SHORTAGE_STALL_SECONDS) - 1);
-	cr_assert_eq(shortage_look(&catch_up), &questions[0]);
-	cr_assert(members[0].overdue);
+	cr_assert_eq(shortage_mark_overdue(&catch_up), &questions[0]);
+	cr_assert(waiters[0].overdue);
 }
 
 Test(shortage, blames_nobody_who_reads_at_whatever_pace_while_nobody_waits)
@@ -129,7 +129,7 @@ Test(shortage, adds_up_while_others_wait)
 		nobody_is_overdue(1);
 	}
 	take_a_row(0);
-	cr_assert_eq(shortage_look(&catch_up), &questions[0]);
+	cr_assert_eq(shortage_mark_overdue(&catch_up), &questions[0]);
 }
 
 Test(shortage, counts_as_waiting_who_has_taken_all_that_a_paused_lane_has_read)
@@ -138,14 +138,14 @@ Test(shortage, counts_as_waiting_who_has_taken_all_that_a_paused_lane_has_read)
 	pause_lane(0);
 	TAILQ_INSERT_TAIL(&questions[0].hungry, &waiting, link);
 	nobody_is_overdue(LOOKS(SHORTAGE_PATIENCE_SECONDS) - 1);
-	cr_assert_eq(shortage_look(&catch_up), &questions[0]);
+	cr_assert_eq(shortage_mark_overdue(&catch_up), &questions[0]);
 }
 
 Test(shortage, blames_nobody_whom_the_relay_has_yet_to_feed)
 {
 	add_question(&users[0], 0, 100);
 	pause_lane(0);
-	members[0].list = &catch_up.ready;
+	waiters[0].list = &catch_up.ready;
 	nobody_is_overdue(LOOKS(10 * SHORTAGE_STALL_SECONDS));
 }
 
@@ -155,8 +155,8 @@ Test(shortage, blames_of_all_users_the_one_that_holds_most)
 	add_question(&users[1], 1, 10000);
 	pause_lane(0);
 	nobody_is_overdue(LOOKS(SHORTAGE_STALL_SECONDS) - 1);
-	cr_assert_eq(shortage_look(&catch_up), &questions[1]);
-	cr_assert_not(members[0].overdue);
+	cr_assert_eq(shortage_mark_overdue(&catch_up), &questions[1]);
+	cr_assert_not(waiters[0].overdue);
 }
 
 Test(shortage, blames_of_a_user_the_worker_for_which_most_is_kept)
@@ -165,5 +165,5 @@ Test(shortage, blames_of_a_user_the_worker_for_which_most_is_kept)
 	add_question(&users[0], 1, 10000);
 	pause_lane(0);
 	nobody_is_overdue(LOOKS(SHORTAGE_STALL_SECONDS) - 1);
-	cr_assert_eq(shortage_look(&catch_up), &questions[1]);
+	cr_assert_eq(shortage_mark_overdue(&catch_up), &questions[1]);
 }

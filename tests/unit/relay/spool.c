@@ -19,7 +19,7 @@ static void start(void)
 static void end(void)
 {
 	spool_close(&spool);
-	cr_assert_eq(spool.held, 0);
+	cr_assert_eq(spool.kept, 0);
 }
 
 TestSuite(spool, .init = start, .fini = end, .timeout = 60);
@@ -84,12 +84,12 @@ Test(spool, gives_each_reader_every_row_whatever_the_others_do)
 		}
 		/* At each end of what is kept there may be a chunk that is used in part, and a spare one; and
 		 * a large row leaves a quarter of a chunk empty. */
-		cr_assert_leq(spool.held, (spool.n_bytes - least_bytes) * 4 / 3 + 3 * SPOOL_CHUNK);
+		cr_assert_leq(spool.kept, (spool.n_bytes - least_bytes) * 4 / 3 + 3 * SPOOL_CHUNK);
 	}
 	for (int i = 0; i < READERS; i++)
 		cr_assert_eq(take(&readers[i], 1), 0);
 	spool_end(&spool);
-	cr_assert_eq(spool.held, SPOOL_CHUNK);
+	cr_assert_eq(spool.kept, SPOOL_CHUNK);
 }
 
 Test(spool, tells_before_a_row_that_there_is_no_room)
@@ -101,15 +101,15 @@ Test(spool, tells_before_a_row_that_there_is_no_room)
 	for (; spool_has_room(&spool); n++)
 		add(n);
 	cr_assert_gt(n, 3);
-	cr_assert_eq(spool.held, SPOOL_CHUNK);
+	cr_assert_eq(spool.kept, SPOOL_CHUNK);
 	cr_assert_eq(spool_reserve(&spool), 0);
 	cr_assert_eq(spool_reserve(&spool), 0, "once is enough");
-	cr_assert_eq(spool.held, 2 * SPOOL_CHUNK);
+	cr_assert_eq(spool.kept, 2 * SPOOL_CHUNK);
 	cr_assert(spool_has_room(&spool));
 	add(n++);
 	spool_end(&spool);
 	cr_assert_eq(take(&reader, 1000), (int)n);
-	cr_assert_eq(spool.held, SPOOL_CHUNK);
+	cr_assert_eq(spool.kept, SPOOL_CHUNK);
 }
 
 Test(spool, keeps_what_the_slowest_has_not_taken_until_it_leaves)
@@ -120,15 +120,15 @@ Test(spool, keeps_what_the_slowest_has_not_taken_until_it_leaves)
 	spool_join(&spool, &slow);
 	for (uint64_t n = 0; n < 3000; n++)
 		add(n);
-	size_t all = spool.held;
+	size_t all = spool.kept;
 	cr_assert_gt(all, 10 * SPOOL_CHUNK);
 	cr_assert_eq(take(&fast, 3000), 3000);
-	cr_assert_eq(spool.held, all);
-	cr_assert(spool_is_held_by(&spool, &slow) && !spool_is_held_by(&spool, &fast));
+	cr_assert_eq(spool.kept, all);
+	cr_assert(spool_is_kept_for(&spool, &slow) && !spool_is_kept_for(&spool, &fast));
 	cr_assert_eq(take(&slow, 1500), 1500);
-	cr_assert_lt(spool.held, all * 2 / 3, "half is given back");
+	cr_assert_lt(spool.kept, all * 2 / 3, "half is given back");
 	spool_leave(&spool, &slow);
-	cr_assert_leq(spool.held, 2 * SPOOL_CHUNK);
+	cr_assert_leq(spool.kept, 2 * SPOOL_CHUNK);
 	add(3000);
 	cr_assert_eq(take(&fast, 2), 1);
 }
@@ -143,7 +143,7 @@ Test(spool, begins_again_when_it_is_cleared)
 		add(n);
 	take(&ahead, 2000);
 	spool_clear(&spool);
-	cr_assert_eq(spool.held, SPOOL_CHUNK);
+	cr_assert_eq(spool.kept, SPOOL_CHUNK);
 	spool_join(&spool, &ahead);
 	spool_join(&spool, &behind);
 	cr_assert_eq(take(&ahead, 1), 0);
