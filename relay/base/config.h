@@ -22,6 +22,8 @@ _Static_assert(CHANNELS_MAX + 1 <= 64, "each topic has a bit in a worker's mask"
 /* Bytes: what one worker that catches up needs, with room for some others. */
 #define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"
+_Static_assert(sizeof CANARY_CHANNEL - 1 <= CHANNEL_NAME_MAX, "PostgreSQL takes its name");
+_Static_assert((BACKLOG_SIZE_MIN & (BACKLOG_SIZE_MIN - 1)) == 0, "sizes are rounded up to powers of two");
 
 enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
 

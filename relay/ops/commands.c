@@ -18,6 +18,9 @@
 #define WORKERS_A_PORTION 4
 #define MEASURED_MAX 64
 
+_Static_assert(sizeof "tail   json" + CHANNEL_NAME_MAX + TAIL_PUBKEY_MAX <= OPS_LINE_MAX,
+	"a line can name the longest channel and pubkey");
+
 struct command_line {
 	struct parts *parts;
 	uid_t uid;
