@@ -95,6 +95,7 @@ static void print_worker(struct report *r, struct worker *w)
 	report_count(r, "pubkeys", w->n_edges);
 	report_count(r, "lag frames", lag.frames);
 	report_count(r, "lag bytes", lag.bytes);
+	report_count(r, "to recover", catch_up_rows_left(w));
 	report_count(r, "sent", w->n_sent);
 	report_count(r, "drops", w->n_dropped);
 	report_count(r, "overruns", w->n_overruns);
