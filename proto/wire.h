@@ -228,7 +228,8 @@ int wire_scan(struct wire_scanner *scanner, const void *buf, size_t len);
  *
  * Returns 0, or:
  * -EPROTO   a known type whose elements have the wrong types
- * -ENOTSUP  an unknown type -ENOMEM */
+ * -ENOTSUP  an unknown type
+ * -ENOMEM */
 int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struct wire_frame *out);
 
 /* Scan and decode the frame that begins at buf, of which len bytes have arrived so far.
