@@ -1,7 +1,7 @@
 /* The publisher: the connection that runs pg_notify. Requests that queue up while a statement
  * runs go out together in the next one. So an idle publisher sends at once, and a busy one
- * sends batches. publish_queue.h decides whose request is next. Also runs
- * the canary's statements, between two batches.
+ * sends batches. publish_queue.h decides whose request is next. Also runs the canary's
+ * statements, between two batches.
  *
  * It works through a transaction pooler: no named statements, no session state. relay.c submits
  * workers' requests, reconcile.c the relay's own. */

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(RECONCILE_HEARD_MAX <= UINT32_MAX / 8, "set_add() and set_grow() do not overflow");
+
 /* Sets */
 
 static void set_clear(struct heard_set *s)
