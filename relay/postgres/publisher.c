@@ -99,7 +99,7 @@ static void expire(struct publisher *p, struct publish_request *r)
 		return;
 	}
 	answer(p, r, WIRE_ERROR_TIMEOUT,
-		"PostgreSQL did not confirm it in time; it may have been published all the same");
+		"PostgreSQL did not confirm it in time; it may have been published nevertheless");
 	if (r->batch == &p->again) {
 		batch_remove(r);
 		publish_queue_free(&p->queue, r);

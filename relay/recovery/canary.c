@@ -19,9 +19,9 @@
  * below. FROM is a token, or NOTHING.
  *
  * NOTIFY has no access control: every role that may connect can send a text like this. We know
- * our own canary by its nonce, which nobody can read before the commit. We believe another
- * relay's by its signature, with a key that only the relays' role can read. The server signs,
- * since only it knows the token.
+ * our own canary by its nonce, which no other session can read before the commit. We believe
+ * another relay's by its signature, with a key that only the relays' role can read. The server
+ * signs, since only it knows the token.
  *
  * A transaction that only notifies commits without a flush of the WAL. If the server then
  * crashes, it gives the transaction ids since the last flush to other transactions, and the

@@ -122,9 +122,9 @@ struct canary {
 	/* What the server's snapshot is if nothing happened since the last canary. Empty:
 	 * something did. */
 	char idle_snapshot[64];
-	char nonce[33]; /* of the last we sent; nobody can know it before the canary is committed */
+	char nonce[33]; /* of the last we sent; secret until the canary is committed */
 	/* Signs ours. The relays of a database share one, which is the upstream's. Without it
-	 * we make one up, and believe nobody else's canaries. */
+	 * we make one up, and believe no other relay's canaries. */
 	unsigned char key[RELAY_KEY_SIZE];
 	struct canary_claim claim; /* of the last we sent */
 	double sent_at;            /* seconds of clock_now(), of the last we sent */

@@ -257,7 +257,7 @@ static bool on_row(void *context, struct decoded *d)
 	return true;
 }
 
-/* Our checkpoint means nothing on this server, so nobody can tell what our workers lack. They
+/* Our checkpoint means nothing on this server, so we cannot tell what our workers lack. They
  * get a gap, and this turn's canary becomes the checkpoint. */
 static void begin_anew(struct reconcile *rc, const char *why)
 {
