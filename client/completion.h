@@ -1,5 +1,5 @@
-/* A completion that waits for its turn: who is to be told, and what. Made by handle for a subscribe, it
- * waits in subscriptions until the result is known, then in the handle's list until it runs. */
+/* The completion of a subscribe. pgherald.c allocates it. It waits in subscriptions until
+ * the result is known, then on the handle's list until tell runs it and frees it. */
 #pragma once
 
 #include "pgherald.h"
@@ -10,7 +10,7 @@ struct completion {
 	TAILQ_ENTRY(completion) link;
 	pgherald_done *done;
 	void *arg;
-	struct pgherald_result result; /* text may be NULL: none of the relay's own */
+	struct pgherald_result result; /* text: borrowed, or NULL if the relay gave none */
 };
 
 TAILQ_HEAD(completion_list, completion);

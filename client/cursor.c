@@ -1,6 +1,6 @@
-/* The text is "1 SEQ EPOCH" or "1 SEQ EPOCH CHECKPOINT", where 1 is the version of the form. Epoch and
- * checkpoint are the relay's, of any bytes: what is no printable ASCII, and space and percent, is written
- * %XX. */
+/* The text is "1 SEQ EPOCH" or "1 SEQ EPOCH CHECKPOINT", where 1 is the version of the
+ * format. Epoch and checkpoint may contain any bytes: space, percent and all bytes outside
+ * printable ASCII are written %XX. */
 #include "cursor.h"
 
 #include <errno.h>
@@ -112,7 +112,7 @@ static int hex_digit(char c)
 	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* Read an escaped string up to a space or the end. Its length, or -EBADMSG. */
+/* Read an escaped string up to a space or the end. Returns its length, or -EBADMSG. */
 static int get_escaped(const char **p, char *out, int max)
 {
 	int len = 0;

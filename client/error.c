@@ -31,7 +31,7 @@ const char *pgherald_strerror(int error)
 	case E2BIG:
 		return "an option is set that this version of the library does not know";
 	case EBADMSG:
-		return "this is no cursor";
+		return "the cursor is malformed";
 	case EBUSY:
 		return "the relay's queue is full";
 	case ECANCELED:
@@ -43,7 +43,7 @@ const char *pgherald_strerror(int error)
 	case EDQUOT:
 		return "the relay's limit of subscriptions is reached";
 	case EILSEQ:
-		return "a string is no UTF-8, or holds a NUL";
+		return "a string is not valid UTF-8, or contains a NUL";
 	case EINTR:
 		return "interrupted by a signal";
 	case EINVAL:
@@ -66,7 +66,7 @@ const char *pgherald_strerror(int error)
 	case ENOSPC:
 		return "the buffer is too small, or the limit of epoll watches is reached";
 	case ENXIO:
-		return "the relay does not serve this channel, or it is of the other kind";
+		return "the relay does not serve this channel, or the channel is of the other kind";
 	case EPROTO:
 		return "the relay refused it";
 	case EREMOTEIO:

@@ -1,8 +1,8 @@
-/* The error codes of the protocol as the library's: negative errnos. Their words, pgherald_strerror(),
- * stand beside. */
+/* From the error codes of the protocol to the negative errnos of the library. error.c also
+ * has pgherald_strerror(). */
 #pragma once
 
 #include "wire.h"
 
-/* What an ERROR's code is to the app. A code that is not known is -EPROTO. */
+/* The errno for the code of an ERROR. -EPROTO for an unknown code. */
 int error_of_code(struct wire_str code);

@@ -1,6 +1,6 @@
-/* What stands behind the opaque handle: the parts, and what they share. pgherald.c has the public functions,
- * which check their arguments and queue; tell.c calls the app's callbacks; session.c speaks with the relay,
- * local.c does without one. */
+/* The opaque handle: its parts, and what they share. pgherald.c has the public functions,
+ * which check their arguments and queue. tell.c calls the app's callbacks. session.c talks
+ * to the relay, local.c works without one. */
 #pragma once
 
 #include "completion.h"
@@ -14,30 +14,30 @@
 struct pgherald {
 	struct owner owner;
 	struct pgherald_options options;
-	char *socket; /* NULL: the local notifier */
+	char *socket; /* NULL for the local notifier */
 	char *name;
 
-	bool dispatching; /* a dispatch is on the stack, so the memory must stay */
-	bool closed;      /* by the app: run nothing but what is due to completions */
+	bool dispatching; /* a dispatch is on the stack, so the handle must not be freed */
+	bool closed;      /* the app called close: only completions run from now on */
 	int callbacks;    /* run in this dispatch */
 
 	struct wake wake;
 	struct wire_decoder *decoder;
-	struct session session; /* never connected without a relay */
+	struct session session; /* never connected with the local notifier */
 	struct cursor cursor;
 	struct subscriptions subs;
 	struct publishes pubs;
-	struct completion_list ready;   /* subscribes whose result is known and not told */
-	struct completion_list running; /* those of them that are being told */
+	struct completion_list ready;   /* subscribes whose result is known, to be told */
+	struct completion_list running; /* those that tell_ready() is running now */
 	uint64_t next_id;               /* for requests */
 
-	/* Without a relay */
+	/* For the local notifier */
 	uint64_t local_seq;
-	bool local_told; /* that it is connected */
+	bool local_told; /* on_state was told that it is connected */
 };
 
-/* To be asked after whatever may have run a callback: false when that has closed the handle, or has forked
- * and this is the child. Then all that remains to do is to return. */
+/* Call it after everything that may have run a callback. False if the callback closed the
+ * handle, or forked and this is the child. The caller must then only return. */
 static inline bool handle_goes_on(const struct pgherald *h)
 {
 	return !h->closed && owner_here(&h->owner);

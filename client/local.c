@@ -30,7 +30,7 @@ static void publish(struct pgherald *h, struct publish *pub)
 {
 	struct wire_frame frame;
 
-	/* The frame is of the library's own making: only memory can be short. */
+	/* The library encoded the frame itself: it can only fail for lack of memory. */
 	int r = wire_decode(h->decoder, pub->frame, pub->len, &frame);
 	uint64_t seq = r < 0 ? 0 : ++h->local_seq;
 

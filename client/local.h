@@ -1,8 +1,10 @@
-/* The notifier without a relay: what the handle publishes comes back to it, in the next dispatch. For one
- * process that is alone, and for tests of apps. Called by a dispatch of pgherald.c instead of session. */
+/* The local notifier, which needs no relay: the handle hears what it publishes, in the next
+ * dispatch. It is for a single process, and for tests of apps. A dispatch in pgherald.c
+ * calls it instead of session. */
 #pragma once
 
 struct pgherald;
 
-/* One turn. What is published by callbacks meanwhile waits for the next. Ask handle_goes_on() after it. */
+/* The work of one dispatch. What callbacks publish meanwhile waits for the next dispatch.
+ * Call handle_goes_on() after it. */
 void local_turn(struct pgherald *h);

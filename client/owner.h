@@ -1,6 +1,6 @@
-/* Whether this process is the one that opened a handle, or a forked child that inherited it. Asked at each
- * call and after each callback, so it must cost nothing: a page that the kernel clears in a child tells it,
- * and where the kernel has no such pages the process id does. */
+/* Whether this process opened the handle, or is a forked child that inherited it. Each call
+ * and each callback asks, so it must cost nothing: it reads a page that the kernel clears in
+ * a child (MADV_WIPEONFORK). Where the kernel does not have that, it compares process ids. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 struct owner {
-	char *mark; /* 0 in a child; NULL: no such page */
+	char *mark; /* the byte is 0 in a child; NULL if the kernel has no such page */
 	pid_t pid;
 };
 

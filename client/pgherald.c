@@ -1,4 +1,4 @@
-/* The public functions, but for pgherald_strerror(): open and close, the turn that a dispatch is, and the
+/* The public functions, except pgherald_strerror(): open and close, dispatch, and the
  * requests. */
 #include "handle.h"
 
@@ -14,7 +14,7 @@
 #define LEAST_QUEUE_SIZE (UINT32_C(64) * 1024)
 #define DEFAULT_DEADLINE_MS 10000
 
-/* PostgreSQL's own bounds: nothing longer was ever published. */
+/* Bytes. PostgreSQL's own limits: nothing longer can be published. */
 #define CHANNEL_MAX SUBSCRIPTIONS_CHANNEL_MAX
 #define STRING_MAX 7999
 #define NAME_MAX_LEN 255
@@ -58,8 +58,8 @@ static int check_options(struct pgherald_options *options)
 	return 0;
 }
 
-/* Frees this process's part only: of what a forked child shares with its parent it closes its own
- * descriptors. */
+/* Frees memory and closes descriptors of this process only. In a forked child the parent's
+ * connection stays. */
 static void destroy(struct pgherald *h)
 {
 	struct completion *completion;
@@ -80,7 +80,7 @@ static void destroy(struct pgherald *h)
 	free(h);
 }
 
-/* 0 or -ENOMEM; destroy() undoes it either way. */
+/* Returns 0 or -ENOMEM. destroy() undoes it in both cases. */
 static int fill_handle(struct pgherald *h, const struct pgherald_options *options)
 {
 	h->options = *options;
@@ -126,7 +126,7 @@ int pgherald_open(const struct pgherald_options *given, struct pgherald **out)
 		destroy(h);
 		return r;
 	}
-	/* So that the loop comes to the first dispatch, which connects. */
+	/* So that the app's loop calls the first dispatch, which connects. */
 	wake_at(&h->wake, WAKE_NOW);
 	*out = h;
 	return 0;
@@ -173,7 +173,7 @@ static void expire(struct pgherald *h)
 		tell_published(h, pub, (struct pgherald_result){.error = -ETIMEDOUT});
 }
 
-/* True: there is more to do at once. */
+/* The work of one dispatch. Returns true if there is more to do at once. */
 static bool turn(struct pgherald *h, enum wake_socket socket)
 {
 	bool more = false;
@@ -182,8 +182,8 @@ static bool turn(struct pgherald *h, enum wake_socket socket)
 		more = session_turn(h, wake_clock(), socket);
 	else
 		local_turn(h);
-	/* Behind what was received: an answer that is there has come in time, however late the app comes
-	 * for it. */
+	/* After receiving: an answer that has arrived is in time, however late the app
+	 * dispatches. */
 	expire(h);
 	if (handle_goes_on(h))
 		tell_ready(h);
@@ -192,7 +192,7 @@ static bool turn(struct pgherald *h, enum wake_socket socket)
 	return more || !TAILQ_EMPTY(&h->ready);
 }
 
-/* When the descriptor is to be readable next, though nothing arrives. */
+/* When the descriptor must be readable next even if nothing arrives. */
 static uint64_t next_turn(const struct pgherald *h, bool more)
 {
 	uint64_t next = publishes_deadline(&h->pubs);
@@ -204,7 +204,8 @@ static uint64_t next_turn(const struct pgherald *h, bool more)
 	return next;
 }
 
-/* Wait so long for something to do, then do it. As pgherald_dispatch(); -EINTR too. */
+/* Wait for something to do, at most this long, then do it. Returns what pgherald_dispatch()
+ * does, or -EINTR. */
 static int wait_and_turn(struct pgherald *h, int timeout_ms)
 {
 	enum wake_socket socket;
@@ -256,17 +257,17 @@ int pgherald_wait(struct pgherald *h, int timeout_ms)
 
 /* Requests */
 
-/* Something was queued for the next turn; a turn that is under way sees it by itself. */
+/* Something was queued for the next dispatch. A dispatch that is running sees it by itself. */
 static void wake_for_request(struct pgherald *h)
 {
-	/* Without a relay there is nobody to ask. */
+	/* The local notifier has no relay to ask. */
 	if (!h->socket)
 		subscriptions_all_live(&h->subs, h->local_seq, &h->ready);
 	if (!h->dispatching)
 		wake_at(&h->wake, WAKE_NOW);
 }
 
-/* 0, or what is wrong with a channel's name, and the name as the wire has it. */
+/* Check the name of a channel and convert it. Returns 0, -EINVAL or -EILSEQ. */
 static int check_channel(const char *channel, struct wire_str *out)
 {
 	*out = wire_str(channel);
@@ -275,7 +276,7 @@ static int check_channel(const char *channel, struct wire_str *out)
 	return wire_utf8_valid(out->ptr, out->len) ? 0 : -EILSEQ;
 }
 
-/* The same for another string, which may be nil. */
+/* Check another string, which may be NULL, and convert it. Returns 0, -EMSGSIZE or -EILSEQ. */
 static int check_string(const char *s, size_t len, struct wire_str *out)
 {
 	if (len > STRING_MAX)

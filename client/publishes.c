@@ -35,7 +35,7 @@ int publishes_add(struct publishes *pubs, const struct wire_frame *frame, uint64
 
 	if (pubs->bytes + cost(size) > pubs->limit)
 		return -ENOBUFS;
-	/* One byte more, for the local notifier: it ends the last string with a NUL. */
+	/* One byte more, because the local notifier writes a NUL after the last string. */
 	struct publish *pub = malloc(sizeof *pub + size + 1);
 	if (!pub)
 		return -ENOMEM;
@@ -76,7 +76,7 @@ struct publish *publishes_answered(struct publishes *pubs, uint64_t id)
 {
 	struct publish *pub;
 
-	/* Answers come in about the order of the requests, so this stops early. */
+	/* Answers come in roughly the order of the requests, so this search is short. */
 	TAILQ_FOREACH (pub, &pubs->sent, link)
 		if (pub->id >= id)
 			break;

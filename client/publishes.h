@@ -1,6 +1,7 @@
-/* The requests to publish that have no answer yet, NOTIFY and SEND, each an encoded frame with its
- * deadline: bounded in bytes, and kept until answered so that they can be sent again. Pure; session sends
- * them and brings the answers, handle adds them and tells the app how they ended. */
+/* The requests to publish that have no answer yet, NOTIFY and SEND. Each is an encoded frame
+ * with a deadline. They are bounded in bytes, and kept until they are answered so that they
+ * can be sent again. Pure memory without I/O: pgherald.c adds them, session sends them and
+ * finds them by their answers. */
 #pragma once
 
 #include "pgherald.h"
@@ -10,7 +11,8 @@
 
 struct publish {
 	TAILQ_ENTRY(publish) link;
-	uint64_t id, deadline;
+	uint64_t id;
+	uint64_t deadline; /* nanoseconds of wake_clock() */
 	pgherald_done *done;
 	void *arg;
 	uint32_t len;
@@ -19,31 +21,32 @@ struct publish {
 
 TAILQ_HEAD(publish_list, publish);
 
-/* All have the same time to live, so both lists are in the order of their deadlines, as of their ids, and
- * sent is older. */
+/* All requests get the same time, so both lists are ordered by deadline as well as by id,
+ * and all of sent are older than all of queued. */
 struct publishes {
 	struct publish_list sent, queued;
-	size_t bytes, limit;
+	size_t bytes, limit; /* of both lists together */
 };
 
 void publishes_init(struct publishes *pubs, size_t limit);
 void publishes_free(struct publishes *pubs);
 
-/* Queue a NOTIFY or SEND. 0, -ENOBUFS or -ENOMEM. */
+/* Queue a copy of a NOTIFY or SEND. Returns 0, -ENOBUFS if the limit is reached, or -ENOMEM. */
 int publishes_add(struct publishes *pubs, const struct wire_frame *frame, uint64_t deadline,
 	pgherald_done *done, void *arg);
 
-/* The next to send, or NULL; and it has been put on its way. */
+/* The next to send, or NULL. publishes_sent(): it was handed to the socket. */
 struct publish *publishes_next(struct publishes *pubs);
 void publishes_sent(struct publishes *pubs, struct publish *pub);
 
-/* Take out one that has ended, for the caller to tell and free(); NULL: there is none such. */
+/* Remove one that has ended: the answered one, one whose deadline is over, or any. The
+ * caller tells it and frees it. NULL if there is none. */
 struct publish *publishes_answered(struct publishes *pubs, uint64_t id);
 struct publish *publishes_expired(struct publishes *pubs, uint64_t now);
 struct publish *publishes_any(struct publishes *pubs);
 
-/* When the next expires; UINT64_MAX: never. */
+/* The next deadline, in nanoseconds of wake_clock(). UINT64_MAX if there is none. */
 uint64_t publishes_deadline(const struct publishes *pubs);
 
-/* The connection is gone: what was sent and not answered is to be sent again, first. */
+/* The connection is lost: requests that were sent and not answered go first on the next one. */
 void publishes_restart(struct publishes *pubs);

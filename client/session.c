@@ -9,11 +9,12 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* The pause before connecting again: it is a local socket, so quick at first. */
+/* The first and the longest pause before connecting again, in nanoseconds. The socket is local, so
+ * the first is short. */
 #define RETRY_FIRST (50 * NSEC_PER_MSEC)
 #define RETRY_LAST (2000 * NSEC_PER_MSEC)
 
-/* How much one turn takes in before it lets the app's loop go on. */
+/* Most receives of 64 KiB in one dispatch, so that the app's loop goes on. */
 #define RECEIVES_PER_TURN 16
 
 int session_init(struct session *session)
@@ -27,8 +28,8 @@ void session_free(struct session *session)
 	stream_free(&session->stream);
 }
 
-/* Half of the full pause at least, the rest by chance: the workers of a relay that restarts do not come all
- * at once. */
+/* At least half of the full pause; the rest is random. So the workers of a relay that
+ * restarts do not reconnect all at once. */
 static uint64_t pause_after(unsigned int failures)
 {
 	uint64_t pause = RETRY_LAST;
@@ -47,13 +48,14 @@ void session_end(struct pgherald *h)
 
 	if (s->stream.fd < 0)
 		return;
-	/* First, because where a forked child holds the socket too, closing does not take it out of the
-	 * epoll. */
+	/* First: if a forked child holds the socket too, closing it does not remove it from
+	 * the epoll. */
 	wake_forget(&h->wake, s->stream.fd);
 	stream_disconnect(&s->stream);
 }
 
-/* The one way down: for every broken connection and every one that could not be made. */
+/* The only way to end a connection that failed: one that broke, and one that could not be
+ * made. */
 static void disconnect(struct pgherald *h, const char *reason)
 {
 	struct session *s = &h->session;
@@ -102,11 +104,12 @@ static void connect_relay(struct pgherald *h)
 	}
 	size_t size;
 	char *room = stream_room(&s->stream, &size);
-	/* It always fits: name and cursor are bounded. */
+	/* It always fits, because name and cursor are bounded. */
 	stream_fill(&s->stream, (size_t)wire_encode(&hello, room, size));
 }
 
-/* What the relay sends. False: the connection was given up, or the handle does not go on. */
+/* Frames from the relay. Each function returns false if it closed the connection or the
+ * handle does not go on. */
 
 static bool on_welcome(struct pgherald *h, const struct wire_welcome *welcome)
 {
@@ -142,8 +145,7 @@ static bool on_ok(struct pgherald *h, const struct wire_ok *ok)
 			tell_refused(h, "a subscription that was refused is live");
 		return handle_goes_on(h);
 	}
-	/* Nothing waits for the OK to an UNSUBSCRIBE, nor any more for that to a request that has timed
-	 * out. */
+	/* Nothing waits for the OK to an UNSUBSCRIBE, or to a request that has timed out. */
 	struct publish *pub = publishes_answered(&h->pubs, ok->id);
 	if (pub)
 		tell_published(h, pub, (struct pgherald_result){.seq = ok->seq});
@@ -232,15 +234,15 @@ static bool on_frame(struct pgherald *h, const struct wire_frame *frame)
 	case WIRE_CHECKPOINT:
 		cursor_checkpoint(&h->cursor, &frame->checkpoint);
 		break;
-	default: /* a worker's frame: of no meaning here, like an unknown one */
+	default: /* a frame that only workers send: ignored like an unknown one */
 		break;
 	}
-	/* Only now: until its callback has returned, a change is not past. */
+	/* Only after the callback has returned: the cursor promises that. */
 	cursor_passed(&h->cursor, seq);
 	return handle_goes_on(h);
 }
 
-/* Handle the frames that are there. False as above. */
+/* Handle the frames that have arrived whole. Returns false as above. */
 static bool handle_frames(struct pgherald *h)
 {
 	struct wire_frame frame;
@@ -250,7 +252,8 @@ static bool handle_frames(struct pgherald *h)
 	while ((r = stream_frame(&h->session.stream, h->decoder, &frame, &end)) == 0 || r == -ENOTSUP) {
 		if (r == -ENOTSUP)
 			continue;
-		/* A NUL behind the frame's last string falls on the next frame. */
+		/* The NUL after the frame's last string overwrites the first byte of the
+		 * next frame. */
 		char behind = *end;
 		bool go_on = on_frame(h, &frame);
 		*end = behind;
@@ -263,7 +266,7 @@ static bool handle_frames(struct pgherald *h)
 	return false;
 }
 
-/* ended: whether to read on, up to the end that is there. True: there may be more. */
+/* ended: the relay has closed, so read up to the end. Returns true if there may be more. */
 static bool receive(struct pgherald *h, bool ended)
 {
 	for (int i = 0; i < RECEIVES_PER_TURN; i++) {
@@ -276,7 +279,8 @@ static bool receive(struct pgherald *h, bool ended)
 		}
 		if (!handle_frames(h))
 			return false;
-		/* To ask again whether that was all would cost every wake a call. */
+		/* A receive only to learn that this was all would cost every wake a system
+		 * call. */
 		if (!ended && !stream_full(&h->session.stream))
 			return false;
 	}
@@ -294,8 +298,8 @@ bool session_turn(struct pgherald *h, uint64_t now, enum wake_socket socket)
 	return false;
 }
 
-/* Write into the empty buffer what is due, as much as it takes, in this order: what to hear, the end of
- * that, what to publish. */
+/* Fill the empty buffer with what is due, as far as it fits, in this order: (UN)SUBSCRIBEs,
+ * BEGIN, requests to publish. */
 static void fill(struct pgherald *h)
 {
 	struct session *s = &h->session;
@@ -345,7 +349,8 @@ void session_flush(struct pgherald *h)
 	} while (r == 0);
 
 	if (r < 0 && r != -EAGAIN) {
-		/* What the relay said before it closed, why above all, is still there to be read. */
+		/* What the relay sent before it closed can still be read, above all its
+		 * reason. */
 		receive(h, true);
 		if (s->stream.fd >= 0 && handle_goes_on(h))
 			disconnect_errno(h, "connection lost", r);

@@ -1,6 +1,6 @@
-/* The conversation with the relay, as PROTOCOL.md has it: connect, greet, resume, requests and answers, and
- * what follows when the connection breaks. Called by a dispatch of pgherald.c; what it learns goes to cursor,
- * subscriptions, publishes, and through tell to the app. */
+/* The worker's side of PROTOCOL.md: connecting, HELLO, resuming, requests and answers, and
+ * what follows when the connection breaks. A dispatch in pgherald.c calls it. It updates
+ * cursor, subscriptions and publishes, and calls the app's callbacks through tell. */
 #pragma once
 
 #include "stream.h"
@@ -10,28 +10,31 @@ struct pgherald;
 
 struct session {
 	struct stream stream;
-	bool welcomed;       /* WELCOME came: requests to publish may go */
-	bool begin_due;      /* HELLO had a resume, and BEGIN is still to be sent behind the SUBSCRIBEs */
-	bool output_blocked; /* the wake looks for room to send */
-	uint64_t begin_id;   /* of the BEGIN that has no OK yet; 0: none */
-	uint64_t welcomed_at;
-	uint64_t retry_at;     /* when not connected */
-	unsigned int failures; /* in a row: they make the pause longer */
-	char reason[256];      /* why it is not connected, as the app was told last; empty: not told */
+	bool welcomed;         /* WELCOME came: requests to publish may go */
+	bool begin_due;        /* HELLO had a resume, and BEGIN must follow the SUBSCRIBEs */
+	bool output_blocked;   /* the socket is full: wake watches for room */
+	uint64_t begin_id;     /* of the BEGIN that waits for its OK; 0 if none does */
+	uint64_t welcomed_at;  /* nanoseconds of wake_clock() */
+	uint64_t retry_at;     /* the same; when to connect again */
+	unsigned int failures; /* in a row; each makes the pause longer */
+	char reason[256];      /* why it is not connected, as on_state was told last; or empty */
 };
 
-/* 0 or -ENOMEM; session_free() undoes it either way. */
+/* Returns 0 or -ENOMEM. session_free() undoes it in both cases. */
 int session_init(struct session *session);
 
-/* One turn: connect if it is time, take in and handle what has come; socket says whether something has.
- * Bounded; true: there may be more. Ask handle_goes_on() after it. */
+/* The receiving half of one dispatch: connect if it is time, receive and handle a bounded
+ * number of frames. socket: what wake_wait() said of it. Returns true if there may be more.
+ * Call handle_goes_on() after it. */
 bool session_turn(struct pgherald *h, uint64_t now, enum wake_socket socket);
 
-/* Send what is due, as far as the socket takes it. Ask handle_goes_on() after it. */
+/* The sending half: send what is due, as far as the socket takes it. Call handle_goes_on()
+ * after it. */
 void session_flush(struct pgherald *h);
 
-/* End the connection without a word to the app, for good. */
+/* Close the connection for good. No callback runs. */
 void session_end(struct pgherald *h);
 
-/* Free the memory and this process's descriptor, and nothing that a parent process shares. */
+/* Free the memory and close this process's descriptor. A connection that a parent process
+ * shares stays. */
 void session_free(struct session *session);

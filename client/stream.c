@@ -34,7 +34,7 @@ int stream_connect(struct stream *s, const char *path)
 	s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (s->fd < 0)
 		return -errno;
-	/* On a Unix socket this is never left in progress: it is done, or it failed. */
+	/* On a Unix socket connect() is never in progress: it succeeds or fails at once. */
 	if (connect(s->fd, (struct sockaddr *)&address, sizeof address) < 0) {
 		int r = -errno;
 		close(s->fd);
@@ -56,7 +56,7 @@ void stream_disconnect(struct stream *s)
 
 int stream_receive(struct stream *s)
 {
-	/* What is left is part of one frame, so this leaves room for a whole one at least. */
+	/* What is left is part of one frame, so this makes room for at least a whole one. */
 	memmove(s->in, s->in + s->in_start, s->in_end - s->in_start);
 	s->in_end -= s->in_start;
 	s->in_start = 0;

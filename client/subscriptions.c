@@ -5,17 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* At most so many pubkeys, and so many bytes of them, make one frame. */
+/* Most pubkeys, and bytes of pubkeys, in one frame, so that it stays below WIRE_FRAME_MAX. */
 #define BATCH_PUBKEYS 512
 #define BATCH_BYTES 32768
 
-/* Where a subscription stands with the relay, and so which of its channel's lists it is on. */
+/* How far a subscription is with the relay. It is on its channel's list for this stage. */
 enum stage {
-	DUE,     /* the relay is to be asked */
+	DUE,     /* the relay must be asked */
 	ASKED,   /* SUBSCRIBE was sent */
 	LIVE,    /* and answered by OK */
 	REFUSED, /* or by ERROR; due again on the next connection */
-	LEAVING, /* nobody holds it any more, and the relay is to be told */
+	LEAVING, /* it has no holder, and the relay must be told */
 	N_STAGES,
 };
 
@@ -23,13 +23,13 @@ struct subscription {
 	TAILQ_ENTRY(subscription) link;
 	struct subscriptions_channel *channel;
 	enum stage stage;
-	bool at_relay;    /* a SUBSCRIBE was sent on this connection, and nothing that undoes it */
-	bool was_refused; /* so its return is a gap that must be told */
+	bool at_relay;    /* SUBSCRIBE was sent on this connection, and nothing has undone it */
+	bool was_refused; /* so there is a gap to tell when it becomes live */
 	uint32_t holders; /* 0 exactly if LEAVING */
-	uint64_t id;      /* ASKED: of the SUBSCRIBE */
-	uint64_t seq;     /* LIVE: since when */
+	uint64_t id;      /* of the SUBSCRIBE, while ASKED */
+	uint64_t seq;     /* since when it is LIVE */
 	struct completion_list waiters;
-	struct wire_str pubkey; /* nil: all */
+	struct wire_str pubkey; /* nil for all */
 	char bytes[];           /* of pubkey */
 };
 
@@ -38,7 +38,9 @@ TAILQ_HEAD(subscription_list, subscription);
 struct subscriptions_channel {
 	TAILQ_ENTRY(subscriptions_channel) link;
 	struct subscription *all; /* the one for all, or NULL */
-	void *by_pubkey;          /* the others: libc's balanced tree, which no choice of pubkeys degrades */
+	/* The others: libc's tsearch(), a balanced tree, so no choice of pubkeys makes it
+	 * slow. */
+	void *by_pubkey;
 	struct subscription_list stages[N_STAGES];
 	struct wire_str name;
 	char bytes[SUBSCRIPTIONS_CHANNEL_MAX];
@@ -130,7 +132,7 @@ static void move(struct subscription *sub, enum stage stage)
 	TAILQ_INSERT_TAIL(&sub->channel->stages[stage], sub, link);
 }
 
-/* Its channel stays, even if empty: callers walk over it. */
+/* Its channel stays even if it is empty, because callers are iterating over it. */
 static void end(struct subscription *sub)
 {
 	TAILQ_REMOVE(&sub->channel->stages[sub->stage], sub, link);
@@ -141,7 +143,7 @@ static void end(struct subscription *sub)
 	free(sub);
 }
 
-/* How many there were. */
+/* Returns how many there were. */
 static uint32_t finish_waiters(
 	struct subscription *sub, struct pgherald_result result, struct completion_list *ready)
 {
@@ -172,8 +174,8 @@ int subscriptions_add(struct subscriptions *subs, struct wire_str channel_name, 
 		return -ENOMEM;
 	}
 	sub->holders++;
-	/* One that was leaving may still be live at the relay; to ask again is harmless, and its OK tells
-	 * the seq. */
+	/* One that was leaving may still be live at the relay. To ask again is harmless, and
+	 * the OK gives the seq. */
 	if (sub->stage == LEAVING || sub->stage == REFUSED)
 		move(sub, DUE);
 	if (waiter) {
@@ -204,7 +206,7 @@ int subscriptions_remove(struct subscriptions *subs, struct wire_str channel_nam
 	return 0;
 }
 
-/* One frame of the channel's subscriptions in this stage, DUE or LEAVING. */
+/* Encode one frame for the channel's subscriptions in this stage, which is DUE or LEAVING. */
 static int encode_stage(
 	struct subscriptions_channel *channel, enum stage stage, uint64_t id, void *buf, size_t size)
 {
@@ -214,7 +216,7 @@ static int encode_stage(
 	uint32_t n = 0;
 	size_t bytes = 0;
 
-	/* The one for all has a frame of its own. */
+	/* The subscription for all has a frame of its own. */
 	for (sub = first; sub && sub->pubkey.ptr && n < BATCH_PUBKEYS && bytes < BATCH_BYTES;
 		sub = TAILQ_NEXT(sub, link)) {
 		pubkeys[n++] = sub->pubkey;
@@ -249,7 +251,8 @@ int subscriptions_encode(struct subscriptions *subs, uint64_t id, void *buf, siz
 	for (channel = TAILQ_FIRST(&subs->channels); channel; channel = next) {
 		int len = 0;
 		next = TAILQ_NEXT(channel, link);
-		/* Leaving first: under a limit of subscriptions it makes room. */
+		/* Leaving first: if the relay's limit of subscriptions is near, that makes
+		 * room. */
 		if (!TAILQ_EMPTY(&channel->stages[LEAVING]))
 			len = encode_stage(channel, LEAVING, id, buf, size);
 		else if (!TAILQ_EMPTY(&channel->stages[DUE]))
@@ -261,8 +264,8 @@ int subscriptions_encode(struct subscriptions *subs, uint64_t id, void *buf, siz
 	return 0;
 }
 
-/* The first of those a SUBSCRIBE with this id asked for. They stand in the order of their ids, side by
- * side. */
+/* The first subscription that the SUBSCRIBE with this id asked for; the others follow it.
+ * The list is ordered by id. */
 static struct subscription *first_asked(struct subscriptions *subs, uint64_t id)
 {
 	struct subscriptions_channel *channel;
@@ -383,7 +386,7 @@ void subscriptions_cancel(struct subscriptions *subs, struct completion_list *re
 				finish_waiters(sub, (struct pgherald_result){.error = -ECANCELED}, ready);
 }
 
-/* Frees what is waiting too: a forked child's copy ends without a word. */
+/* Frees the waiters too, without running them: a forked child drops its copy. */
 void subscriptions_free(struct subscriptions *subs)
 {
 	struct subscriptions_channel *channel;

@@ -8,7 +8,8 @@ const char *tell_text(struct wire_str s)
 		return NULL;
 	if (s.len == 0)
 		return "";
-	/* It stands in a buffer that is ours to write; what followed it in its frame was decoded already. */
+	/* The buffer is ours to write to, and what follows the string in its frame is
+	 * already decoded. */
 	char *p = (char *)(uintptr_t)s.ptr;
 	p[s.len] = '\0';
 	return p;
@@ -107,7 +108,8 @@ void tell_ready(struct pgherald *h)
 	struct completion *next;
 
 	TAILQ_CONCAT(&h->running, &h->ready, link);
-	/* A close inside a completion runs the rest of the list itself: then it is empty here. */
+	/* A pgherald_close() inside a completion runs the rest of the list itself; then it
+	 * is empty here. */
 	while (owner_here(&h->owner) && (next = TAILQ_FIRST(&h->running))) {
 		struct completion completion = *next;
 		TAILQ_REMOVE(&h->running, next, link);

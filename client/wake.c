@@ -83,7 +83,7 @@ static void silence(struct wake *wake)
 		wake->rung = read(wake->doorbell, &count, sizeof count) < 0;
 }
 
-/* Setting the timer also takes back that it fired: it need not be read. */
+/* Setting the timer also clears its expiry, so it need not be read. */
 static void set_timer(struct wake *wake, uint64_t when)
 {
 	struct itimerspec spec = {0};
@@ -106,14 +106,15 @@ void wake_at(struct wake *wake, uint64_t when)
 
 void wake_settle(struct wake *wake, uint64_t next)
 {
-	/* Again, if it was rung already: an edge-triggered loop is waked by no less. */
+	/* Ring again even if it was rung already: otherwise an edge-triggered loop does not
+	 * wake. */
 	if (next == WAKE_NOW) {
 		ring(wake);
 		return;
 	}
 	silence(wake);
-	/* A timer that fires too early costs one empty dispatch, less than setting it each time the next is
-	 * later. */
+	/* A timer that fires too early costs one empty dispatch. That is less than setting
+	 * it each time the next deadline is later. */
 	if (next < wake->due || (wake->due != WAKE_NEVER && wake->due <= wake_clock()))
 		set_timer(wake, next);
 }

@@ -1,10 +1,10 @@
-/* The one descriptor that an app polls: an epoll that holds the relay's socket, a timer and a doorbell, so
- * that it stays the same while sockets come and go. What the timer is for, and when it is to fire, is the
- * callers' business. The doorbell, an eventfd, is a timer for now: each request rings it, and to set a
- * timer costs several times as much.
+/* The one descriptor that an app polls. It is an epoll that watches the relay's socket, a timer
+ * and a doorbell, so it stays the same while sockets come and go. The callers decide when the
+ * timer fires. The doorbell is an eventfd. It replaces a timer that fires at once: each request
+ * rings it, and setting a timer costs several times as much.
  *
- * After a fork both processes share the epoll's interest list, the timer and the doorbell. Only
- * wake_close() is safe in the child. */
+ * After a fork both processes share the epoll's interest list, the timer and the doorbell.
+ * Only wake_close() is safe in the child. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,42 +12,43 @@
 
 #define NSEC_PER_MSEC UINT64_C(1000000)
 
-/* Times, beside those of wake_clock(). */
+/* Special times; all others are of wake_clock(). */
 #define WAKE_NOW UINT64_C(0)
 #define WAKE_NEVER UINT64_MAX
 
 struct wake {
 	int epoll, timer, doorbell;
 	bool rung;
-	uint64_t due; /* when the timer fires; WAKE_NEVER: it is off */
+	uint64_t due; /* when the timer fires; WAKE_NEVER if it is off */
 };
 
-/* What is known of a watched socket. */
+/* What epoll says of the watched socket. */
 enum wake_socket {
 	WAKE_QUIET, /* nothing to read */
-	WAKE_INPUT, /* a read that takes less than it could has taken all */
-	WAKE_ENDED, /* the same, but then comes the end, or an error */
+	WAKE_INPUT, /* bytes: a recv() that does not fill its buffer has taken all */
+	WAKE_ENDED, /* perhaps bytes, then the end or an error */
 };
 
-/* Nanoseconds of the clock that all times here are of; it does not jump. */
+/* Nanoseconds of CLOCK_MONOTONIC. All times of the library are of this clock. */
 uint64_t wake_clock(void);
 
-/* 0, -EMFILE, -ENFILE, -ENOMEM or -ENOSPC */
+/* Returns 0, -EMFILE, -ENFILE, -ENOMEM or -ENOSPC. */
 int wake_open(struct wake *wake);
 void wake_close(struct wake *wake);
 
-/* Make the descriptor readable at this time at the latest. */
+/* Make the descriptor readable at this time, or earlier. */
 void wake_at(struct wake *wake, uint64_t when);
 
-/* At the end of a dispatch: what the timer fired for so far is done; next (or WAKE_NEVER) is what to fire
- * for. */
+/* At the end of a dispatch: the descriptor is no longer readable for what was done. next is
+ * when it must be readable again, or WAKE_NEVER. */
 void wake_settle(struct wake *wake, uint64_t next);
 
-/* Wait until the descriptor is readable, or timeout_ms milliseconds have passed (negative: no limit), and
- * tell of the socket. 0, or -EINTR. */
+/* Wait until the descriptor is readable, or timeout_ms milliseconds have passed (negative:
+ * no limit). *socket says what happened to the socket. Returns 0 or -EINTR. */
 int wake_wait(struct wake *wake, int timeout_ms, enum wake_socket *socket);
 
-/* One socket at a time. 0, -ENOMEM or -ENOSPC */
+/* Watch this socket, one at a time. Returns 0, -ENOMEM or -ENOSPC. wake_on_output(): whether
+ * to watch for room to send too. */
 int wake_watch(struct wake *wake, int fd);
 void wake_on_output(struct wake *wake, int fd, bool wanted);
 void wake_forget(struct wake *wake, int fd);

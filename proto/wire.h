@@ -1,10 +1,12 @@
-/* The wire protocol of PROTOCOL.md: one struct a frame, and struct <-> msgpack. Pure code, no I/O: the relay
- * and the client library both call it. What a frame means, and when it may be sent, is its callers' business.
+/* The wire protocol of PROTOCOL.md: one struct for each frame, to and from msgpack. Pure code
+ * without I/O. The relay and the client library call it. It leaves out what a frame means, and
+ * when it may be sent.
  *
- * Reading goes in two steps, which wire_next() takes for its callers. wire_scan() finds where a frame ends
- * and proves it harmless: msgpack-c allocates what a header declares, and five bytes can declare 8 GB.
- * wire_decode() then unpacks it. A CHANGE as it nearly always is takes neither: it is read by hand. Strings
- * in a decoded frame point into the buffer that was decoded. */
+ * Decoding has two steps; wire_next() does both. wire_scan() finds where a frame ends and
+ * proves that it is harmless: msgpack-c allocates what a header declares, and five bytes can
+ * declare 8 GB. wire_decode() then unpacks it. A usual CHANGE needs neither:
+ * wire_change_read() reads it by hand. Strings in a decoded frame point into the buffer that
+ * was decoded. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 
 #define WIRE_VERSION 1
+/* Bytes. PROTOCOL.md promises it: changing it changes the protocol. */
 #define WIRE_FRAME_MAX 65536
 #define WIRE_DEPTH_MAX 4
 
@@ -35,8 +38,8 @@ enum wire_type {
 	WIRE_BYE = 24,
 };
 
-/* The codes of ERROR and BYE, and the causes of a GAP. PROTOCOL.md says what each means. In C, 0 says that
- * there is none: the request succeeded, the worker left by itself, nothing was missed. */
+/* The codes of ERROR and BYE, and the causes of a GAP. PROTOCOL.md says what each means. 0
+ * exists in C only: the request succeeded, the worker left by itself, nothing was missed. */
 enum wire_error_code {
 	WIRE_ERROR_NONE,
 	WIRE_ERROR_CHANNEL,
@@ -68,7 +71,7 @@ enum wire_gap_cause {
 	WIRE_GAPS_N,
 };
 
-/* The name in the frame; NULL for none. */
+/* The name as it is in the frame; NULL for 0. A constant string. */
 const char *wire_error_name(enum wire_error_code code);
 const char *wire_bye_name(enum wire_bye_code code);
 const char *wire_gap_name(enum wire_gap_cause cause);
@@ -76,10 +79,11 @@ const char *wire_gap_name(enum wire_gap_cause cause);
 /* Bit 0 of a CHANGE's or MESSAGE's flags: found in the database, not heard live. */
 #define WIRE_RECOVERED 1u
 
-/* The seq of a frame for one worker alone, which stands in no backlog; nil on the wire. */
+/* The seq of a frame that is for one worker alone and is not in the backlog. nil on the
+ * wire. */
 #define WIRE_SEQ_NIL UINT64_MAX
 
-/* A string that is not NUL-terminated and may hold any byte. ptr is NULL for nil. */
+/* A borrowed string: not NUL-terminated, and it may contain any byte. ptr is NULL for nil. */
 struct wire_str {
 	const char *ptr;
 	uint32_t len;
@@ -88,7 +92,7 @@ struct wire_str {
 struct wire_hello {
 	uint64_t version;
 	struct wire_str name; /* nil when the worker gave none */
-	bool resume;          /* the three below were given */
+	bool resume;          /* the three fields below are set */
 	struct wire_str epoch;
 	uint64_t seq;
 	struct wire_str checkpoint; /* nil when the worker had none */
@@ -151,7 +155,7 @@ struct wire_message {
 	uint64_t seq;
 	struct wire_str channel, payload;
 	uint64_t flags;
-	bool binary; /* payload is no UTF-8: packed as bin */
+	bool binary; /* payload is not valid UTF-8, so it is packed as bin */
 };
 
 struct wire_checkpoint {
@@ -193,45 +197,55 @@ struct wire_frame {
 	};
 };
 
-/* A decoder holds the memory that decoded frames refer to, so that decoding a small frame allocates nothing.
- */
+/* A decoder owns the arrays of decoded frames, so that decoding a small frame allocates
+ * nothing. */
 struct wire_decoder;
 
-/* 0 or -ENOMEM. */
+/* 0 or -ENOMEM. Free *out with wire_decoder_free(). */
 int wire_decoder_new(struct wire_decoder **out);
 void wire_decoder_free(struct wire_decoder *decoder);
 
-/* Where a scan stands in a frame that is still arriving, so that bytes that dribble in are looked at once.
- * All zero at the start of a frame. */
+/* The place of a scan in a frame that is still arriving, so that each byte is scanned once
+ * even if bytes arrive one by one. All zero at the start of a frame. */
 struct wire_scanner {
-	uint32_t offset; /* every byte before it was found harmless; may lie beyond the bytes at hand */
+	/* Every byte before it is harmless. It may be beyond the bytes that have arrived. */
+	uint32_t offset;
 	uint32_t depth;
 	uint32_t left[WIRE_DEPTH_MAX]; /* elements still to come, by depth */
 };
 
-/* Go on with the frame that begins at buf, of which len bytes have arrived so far. Allocates nothing,
- * whatever the frame's headers declare. 0: complete; its length is scanner->offset. -EAGAIN: no fault so far,
- * but more bytes are needed. -EMSGSIZE: larger than WIRE_FRAME_MAX. -EBADMSG: no msgpack array of a depth up
- * to WIRE_DEPTH_MAX. */
+/* Continue with the frame that begins at buf, of which len bytes have arrived so far. Allocates
+ * nothing, whatever the frame's headers declare.
+ *
+ * Returns 0 when the frame is complete: its length is scanner->offset. Otherwise:
+ * -EAGAIN    valid so far, but more bytes are needed
+ * -EMSGSIZE  larger than WIRE_FRAME_MAX
+ * -EBADMSG   not a msgpack array, or nested deeper than WIRE_DEPTH_MAX */
 int wire_scan(struct wire_scanner *scanner, const void *buf, size_t len);
 
-/* Unpack one frame that wire_scan() accepted. Its strings stay valid as long as buf; its arrays until the
- * next wire_decode() with this decoder. 0; -EPROTO: a known type with wrong elements; -ENOTSUP: an unknown
- * type; -ENOMEM. */
+/* Unpack one frame that wire_scan() accepted. Its strings are valid as long as buf, its arrays
+ * until the next wire_decode() with this decoder.
+ *
+ * Returns 0, or:
+ * -EPROTO   a known type whose elements have the wrong types
+ * -ENOTSUP  an unknown type
+ * -ENOMEM */
 int wire_decode(struct wire_decoder *decoder, const void *buf, size_t len, struct wire_frame *out);
 
-/* The next frame of a stream, which begins at buf and of which len bytes have arrived so far: scanned, and
- * decoded as above. *frame_len is its length, and the scanner stands at the start of the next one, on 0,
- * -EPROTO, -ENOTSUP and -ENOMEM; on -EAGAIN call again, with the same scanner, when there are more bytes.
- * -EBADMSG and -EMSGSIZE as wire_scan(): the stream cannot be read on. */
+/* Scan and decode the frame that begins at buf, of which len bytes have arrived so far.
+ * Returns what wire_scan() and wire_decode() return. On 0, -EPROTO, -ENOTSUP and -ENOMEM,
+ * *frame_len is the frame's length, and the scanner is reset for the next frame. On -EAGAIN
+ * call again with the same scanner when more bytes have arrived. After -EBADMSG or -EMSGSIZE
+ * the rest of the stream cannot be read. */
 int wire_next(struct wire_scanner *scanner, struct wire_decoder *decoder, const void *buf, size_t len,
 	struct wire_frame *out, size_t *frame_len);
 
-/* Pack one frame into buf. Returns its length, or -EMSGSIZE when size (or WIRE_FRAME_MAX) is too small. */
+/* Pack one frame into buf. Returns its length, or -EMSGSIZE when it is larger than size or
+ * WIRE_FRAME_MAX. */
 int wire_encode(const struct wire_frame *frame, void *buf, size_t size);
 
-/* A frame with up to seven elements, around strings of this length in all, never takes more bytes than this.
- */
+/* Most bytes that a frame takes which has at most seven elements, and strings of this length
+ * in all. */
 static inline size_t wire_bound(size_t strings_len)
 {
 	return 64 + strings_len;
@@ -247,7 +261,7 @@ static inline bool wire_str_eq(struct wire_str a, struct wire_str b)
 	return a.len == b.len && !a.ptr == !b.ptr && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
-/* The code with this name; WIRE_ERROR_NONE for one that this version does not know. */
+/* The code with this name. WIRE_ERROR_NONE if this version does not know the name. */
 enum wire_error_code wire_error_code(struct wire_str name);
 
 bool wire_utf8_valid(const char *s, size_t len);

@@ -11,7 +11,8 @@ enum {
 	STR_16 = 0xda,
 };
 
-/* Each of these takes a value off the front of what is left, and says whether it was there and usual. */
+/* The rest of a frame. Each read_ function takes a value off the front, and returns whether
+ * it was there and usual. */
 struct bytes {
 	const unsigned char *next, *end;
 };
@@ -44,7 +45,7 @@ static inline bool read_uint(struct bytes *b, uint64_t *out)
 
 static inline bool read_str(struct bytes *b, struct wire_str *out)
 {
-	/* Something always follows it. */
+	/* A string is never the last element, so a byte follows it. */
 	if (left(b) < 2)
 		return false;
 	if (b->next[0] == STR_8) {

@@ -2,9 +2,9 @@
 
 #include <errno.h>
 
-/* What is left of a frame. wire_scan() has proved that each value is whole; should it not have, nothing is
- * read beyond the end all the same. Each function takes a value off the front, and says whether it was one of
- * its kind. */
+/* The rest of a frame. wire_scan() has proved that each value is whole; the functions below
+ * check the end all the same. Each takes a value off the front, and returns whether the
+ * value is of its kind. */
 struct packed {
 	const unsigned char *next, *end;
 };
@@ -57,8 +57,8 @@ static bool take_uint(struct packed *p, uint64_t *out)
 	return *first < 0xd0 || *out >> (8 * len - 1) == 0;
 }
 
-/* A count behind one of n first bytes: the first of them is followed by 1 << power bytes, the next by twice
- * as many. */
+/* A count that follows one of n first bytes. 1 << power bytes follow the lowest of them,
+ * twice as many the next. */
 static bool take_count(struct packed *p, unsigned char first, unsigned n, unsigned power, uint64_t *out)
 {
 	if (p->next == p->end || *p->next < first || *p->next >= first + n)

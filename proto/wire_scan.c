@@ -14,13 +14,13 @@ static uint32_t big_endian(const unsigned char *p, uint32_t n)
 /* What the first byte of a msgpack value says of it. */
 struct token {
 	uint8_t count_len;    /* bytes of a count that follows the first byte */
-	uint8_t fixed_len;    /* bytes behind the first byte and the count, whatever the count */
+	uint8_t fixed_len;    /* bytes after the first byte and the count, whatever the count */
 	uint32_t count;       /* the count, when the first byte holds it */
 	uint8_t elements_per; /* 0: the count is of bytes; 1: an array; 2: a map */
 };
 
-/* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte. False: none has it.
- */
+/* The formats of https://github.com/msgpack/msgpack/blob/master/spec.md, by first byte.
+ * Returns false if no format has it. */
 static bool token_of(unsigned char first, struct token *t)
 {
 	/* clang-format off */
@@ -69,8 +69,8 @@ int wire_scan(struct wire_scanner *s, const void *buf, size_t len)
 		uint32_t count = t.count_len ? big_endian(p + s->offset + 1, t.count_len) : t.count;
 		if (count > WIRE_FRAME_MAX)
 			return -EMSGSIZE;
-		/* Every element takes a byte at least, so a count beyond the cap can be refused before it
-		 * arrives. */
+		/* Every element takes at least a byte, so a count beyond the limit is
+		 * refused before its elements arrive. */
 		uint32_t body = t.fixed_len + (t.elements_per ? count * t.elements_per : count);
 		if (s->offset + header + body > WIRE_FRAME_MAX)
 			return -EMSGSIZE;

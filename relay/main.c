@@ -58,8 +58,8 @@ static void on_proved(void *context)
 	struct process *p = context;
 	struct relay *r = &p->relay;
 	const struct listeners_taker takers[LISTENERS_N] = {
-		[LISTENER_METRICS] = {metrics_socket_accepted, &r->metrics_socket},
-		[LISTENER_OPS] = {ops_accepted, &r->ops},
+		[LISTENER_METRICS] = {ops_connections_accepted, &r->metrics_socket.connections},
+		[LISTENER_OPS] = {ops_connections_accepted, &r->ops.connections},
 		[LISTENER_WORKERS] = {relay_worker_accepted, r},
 	};
 

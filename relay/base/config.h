@@ -1,24 +1,29 @@
-/* The settings: environment first, a flag for each, every default stated once in config.c's table. A setting
- * that cannot work is refused here, before anything is opened. Called by main; everybody else reads struct
- * config. */
+/* What the relay is configured to do. settings.c fills the fields from the environment and the flags; this
+ * adds what they mean together, and refuses what cannot work before anything is opened. main.c calls it; all
+ * others read struct config. */
 #pragma once
 
 #include "base/access.h"
+#include "base/diag.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
-/* Topic 0 is what every worker gets, so 63 channels and it fill a worker's 64-bit mask. */
+/* A worker's topics are a mask of 64 bits. Topic 0 is what every worker gets; each channel is one more. */
 #define CHANNELS_MAX 63
-/* NAMEDATALEN - 1 of PostgreSQL: it refuses a longer channel in pg_notify, and LISTEN would cut it off. */
+_Static_assert(CHANNELS_MAX + 1 <= 64, "each topic has a bit in a worker's mask");
+/* Bytes: NAMEDATALEN - 1 of PostgreSQL, which refuses a longer name in pg_notify() and truncates it in
+ * LISTEN. */
 #define CHANNEL_NAME_MAX 63
-/* Some frames for a worker that is slow to read. */
+/* Bytes: some frames for a worker that is slow to read. */
 #define BACKLOG_SIZE_MIN ((size_t)64 << 10)
-/* What one worker that catches up, and some others, cannot do without. */
+/* Bytes: what one worker that catches up needs, with room for some others. */
 #define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"
+_Static_assert(sizeof CANARY_CHANNEL - 1 <= CHANNEL_NAME_MAX, "PostgreSQL takes its name");
+_Static_assert((BACKLOG_SIZE_MIN & (BACKLOG_SIZE_MIN - 1)) == 0, "sizes are rounded up to powers of two");
 
 enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
 
@@ -31,13 +36,13 @@ enum config_mode { MODE_LOCAL, MODE_POSTGRES };
 
 struct config {
 	enum config_mode mode;
-	const char *publish_url; /* postgres mode: DATABASE_URL, or the direct one where only that is set */
-	const char *direct_url;  /* postgres mode */
-	bool pooler_url_alone;   /* DATABASE_URL is set and the direct one is not */
+	const char *publish_url; /* postgres mode: DATABASE_URL, or the direct one if only that is set */
+	const char *direct_url;  /* NULL: local mode */
+	bool pooler_url_alone;   /* DATABASE_URL is set and DATABASE_DIRECT_URL is not */
 	const char *socket_path;
-	const char *ops_path;     /* NULL: no ops socket */
-	bool ops_by_default;      /* nobody asked for it by name */
-	const char *metrics_path; /* NULL: no metrics socket */
+	const char *ops_path;     /* NULL: there is no ops socket */
+	bool ops_by_default;      /* its path is the default */
+	const char *metrics_path; /* NULL: there is no metrics socket */
 	unsigned socket_mode;
 	struct channel channels[CHANNELS_MAX];
 	unsigned n_channels;
@@ -48,13 +53,14 @@ struct config {
 	double recovery_timeout; /* seconds without a row */
 	size_t recovery_size;    /* bytes of recovered changes that wait for workers */
 	struct access access;
+	enum diag_level log_level; /* at the start; an operator may change the level in force */
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
 	unsigned subscriptions_max; /* by pubkey, of one worker */
 	unsigned subscriptions_per_uid_max, subscriptions_total_max;
-	size_t worker_queue_size; /* bytes that wait for one worker beside the backlog */
-	/* The same, of one user's and of all, and bytes of theirs that wait to be done. */
+	size_t worker_queue_size; /* bytes that wait for one worker, not counting the backlog */
+	/* The same for one user's workers and for all, together with their requests that wait. */
 	size_t worker_queues_per_uid_size, worker_queues_total_size;
 	unsigned worker_publishes_max;  /* requests of one worker that wait for PostgreSQL */
 	unsigned publishes_per_uid_max; /* of one user's */
@@ -62,21 +68,13 @@ struct config {
 	size_t publish_queue_size;      /* bytes, of all */
 };
 
-/* Fill *config, whose strings live as long as the process. Passwords in flags are wiped from argv.
- * 0; -EINVAL after one ERROR line that says what is wrong; positive when --help or --version was answered. */
+/* Fill *config, whose strings live as long as the process, and set the log level. 0; -EINVAL after one ERROR
+ * line that says what is wrong; positive when it has answered --help or --version. */
 int config_load(struct config *config, int argc, char **argv);
 
-/* Raise the limit on open files as far as it goes. Each worker takes one, and so many are kept for the rest
- * of the relay; if that is more than there may be, fewer workers are let in, in all and of a user. */
+/* Raise the limit on open files as far as it goes. A worker takes one descriptor, and the rest of the relay
+ * n_others. If that is more than the limit, fewer workers are let in, in all and of one user. */
 void config_fit_descriptors(struct config *config, unsigned n_others);
-
-/* A setting as an operator may see it. */
-struct config_setting {
-	const char *name, *flag, *origin, *help;
-	char value[1024]; /* of a URL, what may be shown */
-};
-unsigned config_n_settings(void);
-void config_setting(unsigned i, struct config_setting *out);
 
 /* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */
 const char *config_url_name(const struct config *config, const char *url);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,15 +23,11 @@ static const char *const names[] = {
 	[DIAG_INFO] = "INFO",
 	[DIAG_DEBUG] = "DEBUG",
 };
+_Static_assert(DIAG_ERROR == LOG_ERR && DIAG_DEBUG == LOG_DEBUG, "journald reads syslog(3)'s numbers");
 
 void diag_set_level(enum diag_level level)
 {
 	threshold = level;
-}
-
-enum diag_level diag_get_level(void)
-{
-	return threshold;
 }
 
 const char *diag_level_name(enum diag_level level)

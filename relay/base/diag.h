@@ -16,7 +16,6 @@ enum diag_level {
 
 /* Lines above this level are dropped. NOTICE until it is called. */
 void diag_set_level(enum diag_level level);
-enum diag_level diag_get_level(void);
 /* "error" to "debug"; -EINVAL for another name. */
 int diag_level_of(const char *name);
 const char *diag_level_name(enum diag_level level);

@@ -10,6 +10,8 @@
 		0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5                        \
 	}
 #define HISTOGRAM_BUCKETS 13
+_Static_assert(
+	sizeof((const double[])HISTOGRAM_BOUNDS) == HISTOGRAM_BUCKETS * sizeof(double), "a bucket a bound");
 
 struct histogram {
 	uint64_t counts[HISTOGRAM_BUCKETS + 1]; /* each its own; the last is beyond all bounds */

@@ -111,6 +111,9 @@ void listener_inherit(struct listener *l, int fd)
 		snprintf(l->path, sizeof l->path, "%.*s", (int)sizeof address.sun_path, address.sun_path);
 }
 
+_Static_assert(sizeof((struct listener *)NULL)->path > sizeof((struct sockaddr_un *)NULL)->sun_path,
+	"a path has a NUL, also one that fills its sockaddr");
+
 static int bind_and_listen(struct listener *l, unsigned mode)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -2,11 +2,10 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/settings.h"
 #include "fanout/connection.h"
 #include "fanout/delivery.h"
-#include "ops/metrics.h"
 #include "ops/parts.h"
-#include "ops/report.h"
 #include "ops/status.h"
 
 #include <errno.h>
@@ -19,10 +18,14 @@
 #define WORKERS_A_PORTION 4
 #define MEASURED_MAX 64
 
+_Static_assert(sizeof "tail   json" + CHANNEL_NAME_MAX + TAIL_PUBKEY_MAX <= OPS_LINE_MAX,
+	"a line can name the longest channel and pubkey");
+
 struct command_line {
-	struct ops_connection *connection;
 	struct parts *parts;
+	uid_t uid;
 	FILE *out;
+	struct ops_answer *answer;
 	char text[OPS_LINE_MAX];
 	char *words[WORDS_MAX]; /* the arguments; NULL where there is none */
 	bool json;
@@ -103,10 +106,9 @@ static void print_worker(struct report *r, struct worker *w)
 }
 
 /* By slot, for others may come and go between two portions. */
-static int go_on_workers(struct ops_connection *c, FILE *out)
+static int go_on_workers(struct ops_answer *a, const struct parts *parts, FILE *out)
 {
-	const struct fanout *f = c->ops->parts->fanout;
-	struct ops_answer *a = &c->answer;
+	const struct fanout *f = parts->fanout;
 	struct report r;
 
 	if (report_open_table(&r, out, &a->table, a->json) < 0)
@@ -133,7 +135,8 @@ static int go_on_workers(struct ops_connection *c, FILE *out)
 
 static void run_workers(struct command_line *l)
 {
-	ops_answer_begin(l->connection, l->json, go_on_workers);
+	l->answer->go_on = go_on_workers;
+	l->answer->table.measuring = !l->json;
 }
 
 static void print_channels(struct command_line *l, struct report *r, const uint64_t *whole)
@@ -177,7 +180,7 @@ static void run_channels(struct command_line *l)
 static void run_tail(struct command_line *l)
 {
 	const char *channel = l->words[0], *pubkey = l->words[1];
-	struct tail tail = {.json = l->json};
+	struct tail *tail = &l->answer->tail;
 
 	if (channel && decode_topic(l->parts->config, wire_str(channel)) == 0) {
 		refuse(l, "channel", "the channel is not configured; \"channels\" lists those that are");
@@ -187,19 +190,19 @@ static void run_tail(struct command_line *l)
 		refuse(l, "too-long", "the pubkey");
 		return;
 	}
-	snprintf(tail.channel, sizeof tail.channel, "%s", channel ? channel : "");
-	snprintf(tail.pubkey, sizeof tail.pubkey, "%s", pubkey ? pubkey : "");
-	ops_tail_begin(l->connection, &tail);
+	*tail = (struct tail){.on = true, .json = l->json};
+	snprintf(tail->channel, sizeof tail->channel, "%s", channel ? channel : "");
+	snprintf(tail->pubkey, sizeof tail->pubkey, "%s", pubkey ? pubkey : "");
 }
 
-static int go_on_metrics(struct ops_connection *c, FILE *out)
+static int go_on_metrics(struct ops_answer *a, const struct parts *parts, FILE *out)
 {
-	return metrics_print(c->ops->parts, out, c->answer.json, &c->answer.page);
+	return metrics_print(parts, out, a->json, &a->page);
 }
 
 static void run_metrics(struct command_line *l)
 {
-	ops_answer_begin(l->connection, l->json, go_on_metrics);
+	l->answer->go_on = go_on_metrics;
 }
 
 static void run_config(struct command_line *l)
@@ -207,9 +210,9 @@ static void run_config(struct command_line *l)
 	struct report r;
 
 	report_open(&r, l->out, REPORT_JSON);
-	for (unsigned i = 0; i < config_n_settings(); i++) {
-		struct config_setting setting;
-		config_setting(i, &setting);
+	for (unsigned i = 0; i < settings_n(); i++) {
+		struct setting_shown setting;
+		settings_show(i, &setting);
 		if (!l->json) {
 			fprintf(l->out, "%s=", setting.name);
 			report_escape_text(l->out, setting.value, strlen(setting.value));
@@ -264,7 +267,7 @@ static void run_log(struct command_line *l)
 	}
 	diag_set_level((enum diag_level)level);
 	diag(DIAG_NOTICE, "an operator set the log level level=%s uid=%u",
-		diag_level_name((enum diag_level)level), (unsigned)l->connection->place.uid);
+		diag_level_name((enum diag_level)level), (unsigned)l->uid);
 	done(l, "set");
 }
 
@@ -337,39 +340,56 @@ static void run_help(struct command_line *l)
 		"A last word \"json\" gives one JSON object a line. Each reply ends with a blank line.\n");
 }
 
-void ops_command(struct ops_connection *c, const char *text, FILE *out)
+static const struct command *find(const char *name)
 {
-	struct command_line line = {.connection = c, .parts = c->ops->parts, .out = out};
-	struct command_line *l = &line;
-	const char *name = "status";
-	unsigned n = 0;
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
 
-	snprintf(l->text, sizeof l->text, "%s", text);
+/* Cuts l->text into words. Returns the first; *n of the others, the last "json" taken off, are arguments. */
+static const char *split(struct command_line *l, unsigned *n)
+{
+	const char *name = NULL;
 	char *rest = l->text, *word;
+
+	*n = 0;
 	while ((word = strsep(&rest, " \t\r"))) {
-		if (*word && n <= WORDS_MAX) {
-			if (n == 0)
-				name = word;
-			else
-				l->words[n - 1] = word;
-			n++;
-		}
+		if (!*word)
+			continue;
+		if (!name)
+			name = word;
+		else if (*n < WORDS_MAX)
+			l->words[(*n)++] = word;
 	}
-	/* The name does not count. */
-	n -= n > 0;
-	if (n > 0 && strcmp(l->words[n - 1], "json") == 0) {
-		l->words[--n] = NULL;
+	if (*n > 0 && strcmp(l->words[*n - 1], "json") == 0) {
+		l->words[--*n] = NULL;
 		l->json = true;
 	}
-	size_t i = 0;
-	while (i < N_COMMANDS && strcmp(commands[i].name, name) != 0)
-		i++;
-	if (i == N_COMMANDS)
+	return name ? name : "status";
+}
+
+void ops_command(struct parts *parts, uid_t uid, const char *text, FILE *out, struct ops_answer *answer)
+{
+	struct command_line line = {.parts = parts, .uid = uid, .out = out, .answer = answer}, *l = &line;
+	unsigned n;
+
+	snprintf(l->text, sizeof l->text, "%s", text);
+	const struct command *command = find(split(l, &n));
+	answer->json = l->json;
+	if (!command)
 		refuse(l, "unknown-command", "try \"help\"");
-	else if (n > commands[i].n_arguments)
-		fprintf(out, "ERR usage %s %s [json]\n", commands[i].name, commands[i].arguments);
-	else if (commands[i].privileged && !places_is_privileged(c->place.uid))
+	else if (n > command->n_arguments)
+		fprintf(out, "ERR usage %s %s [json]\n", command->name, command->arguments);
+	else if (command->privileged && !places_is_privileged(uid))
 		refuse(l, "denied", "only root and the daemon's user may do this");
 	else
-		commands[i].run(l);
+		command->run(l);
+}
+
+void ops_answer_end(struct ops_answer *a)
+{
+	metrics_page_end(&a->page);
+	*a = (struct ops_answer){0};
 }

@@ -229,15 +229,16 @@ static void print_operators(struct page *p, const struct parts *r)
 	labelled(p, "level", "error", diag_count(DIAG_ERROR));
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
-	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.", r->ops->n_accepted);
+	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.",
+		r->ops->connections.n_accepted);
 	counter(p, "pgherald_ops_dropped_total",
 		"Those of them that were refused, or dropped for others or for not reading.",
-		r->ops->n_dropped);
+		r->ops->connections.n_turned_away);
 	counter(p, "pgherald_metrics_requests_total", "Requests on the metrics socket.",
 		r->metrics_socket->n_requests);
 	counter(p, "pgherald_metrics_refused_total",
 		"Connections to the metrics socket that were refused, or dropped for others.",
-		r->metrics_socket->n_refused);
+		r->metrics_socket->connections.n_turned_away);
 }
 
 /* The names that every Prometheus client library uses. */

@@ -7,146 +7,65 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
+
+_Static_assert(OPS_KEPT < OPS_CONNECTIONS_MAX, "some places are left to unprivileged users");
+
+struct ops_client {
+	struct ops_connection base;
+	bool ended;    /* its peer sends no more: answer what was asked, then close */
+	bool skipping; /* the rest of a line that is too long */
+	size_t input_len;
+	char input[OPS_LINE_MAX];
+	struct ops_answer answer; /* the reply that is being made */
+	struct tail tail;
+};
 
 static struct diag_limit refusal_limit, drop_limit;
 
-static struct ops_connection *connection_of(struct place *place)
+static struct ops *ops_of(const struct ops_client *c)
 {
-	return (struct ops_connection *)((char *)place - offsetof(struct ops_connection, place));
-}
-
-static struct ops_connection *first_connection(const struct ops *ops)
-{
-	struct place *first = TAILQ_FIRST(&ops->places.all);
-
-	return first ? connection_of(first) : NULL;
-}
-
-static struct ops_connection *next_connection(const struct ops_connection *c)
-{
-	struct place *next = TAILQ_NEXT(&c->place, next);
-
-	return next ? connection_of(next) : NULL;
-}
-
-static void end_answer(struct ops_connection *c)
-{
-	metrics_page_end(&c->answer.page);
-	c->answer = (struct ops_answer){0};
-}
-
-static void close_connection(struct ops_connection *c)
-{
-	struct ops *ops = c->ops;
-	struct fanout *f = ops->parts->fanout;
-
-	if (c->tail.on && --ops->n_tails == 0)
-		f->tap = NULL;
-	ev_io_stop(f->loop, &c->reader);
-	ev_io_stop(f->loop, &c->writer);
-	schedule_remove(&f->asking, &c->ready);
-	close(c->fd);
-	places_give_up(&ops->places, &c->place);
-	users_put(&f->users, c->user);
-	end_answer(c);
-	outbox_free(&c->outbox);
-	free(c);
-}
-
-static void drop(struct ops_connection *c, const char *why)
-{
-	c->ops->n_dropped++;
-	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why,
-		(unsigned)c->place.uid);
-	close_connection(c);
-}
-
-static void schedule(struct ops_connection *c)
-{
-	schedule_add(&c->ops->parts->fanout->asking, &c->ready);
+	return (struct ops *)c->base.all;
 }
 
 /* Replies */
 
-/* What print_to() writes, into the outbox. What it returns, or -ENOMEM: then none of it. */
-static int reply(struct ops_connection *c,
-	int (*print_to)(struct ops_connection *c, const void *what, FILE *out), const void *what)
+/* Add what print() writes to the outbox. Returns what it returns, or -ENOMEM; then nothing is added. */
+static int reply(struct ops_client *c, int (*print)(struct ops_client *c, FILE *out))
 {
-	size_t before = outbox_waiting(&c->outbox);
-	FILE *out = outbox_stream(&c->outbox);
+	size_t before = outbox_waiting(&c->base.outbox);
+	FILE *out = outbox_stream(&c->base.outbox);
 
 	if (!out)
 		return -ENOMEM;
-	int r = print_to(c, what, out);
+	int r = print(c, out);
 	if (outbox_end_stream(out) < 0)
 		r = -ENOMEM;
 	if (r < 0)
-		outbox_cut(&c->outbox, before);
+		outbox_cut(&c->base.outbox, before);
 	return r;
 }
 
-static int print_reply(struct ops_connection *c, const void *line, FILE *out)
+static int print_portion(struct ops_client *c, FILE *out)
 {
-	bool tailed = c->tail.on;
+	int r = c->answer.go_on(&c->answer, c->base.all->parts, out);
 
-	ops_command(c, line, out);
-	/* A tail has no end of its own: its blank line comes with the next command. That of a reply in
-	 * portions comes with the last of them. */
-	if (!c->answer.go_on && (!c->tail.on || tailed))
-		fputc('\n', out);
-	return 0;
-}
-
-static int print_portion(struct ops_connection *c, const void *nothing, FILE *out)
-{
-	(void)nothing;
-	int r = c->answer.go_on(c, out);
 	if (r == 1)
 		fputc('\n', out);
 	return r;
 }
 
-static int print_end_of_tail(struct ops_connection *c, const void *nothing, FILE *out)
-{
-	(void)nothing;
-	if (c->tail.dropped > 0)
-		tail_print_dropped(&c->tail, out);
-	fputc('\n', out);
-	return 0;
-}
-
-static int print_too_long(struct ops_connection *c, const void *nothing, FILE *out)
+static int print_too_long(struct ops_client *c, FILE *out)
 {
 	(void)c;
-	(void)nothing;
 	fprintf(out, "ERR line-too-long a command has at most %d bytes\n\n", OPS_LINE_MAX - 1);
 	return 0;
 }
 
-static int end_tail(struct ops_connection *c)
-{
-	int r = reply(c, print_end_of_tail, NULL);
-
-	c->tail.on = c->place.lasting = false;
-	if (--c->ops->n_tails == 0)
-		c->ops->parts->fanout->tap = NULL;
-	return r;
-}
-
-void ops_answer_begin(
-	struct ops_connection *c, bool json, int (*go_on)(struct ops_connection *connection, FILE *out))
-{
-	c->answer = (struct ops_answer){.go_on = go_on, .json = json, .table = {.measuring = !json}};
-}
-
 /* Tails */
 
-/* A frame as tails show it, printed when the first of them wants it: there may be many tails. */
+/* A frame as tails show it, printed once for all of them, when the first one wants it. */
 struct shown {
 	const struct wire_frame *frame;
 	struct outbox text, json;
@@ -165,66 +84,109 @@ static const struct outbox *shown_as(struct shown *s, bool json)
 	return s->failed || outbox_waiting(as) == 0 ? NULL : as;
 }
 
-static int print_dropped(struct ops_connection *c, const void *nothing, FILE *out)
+static int print_dropped(struct ops_client *c, FILE *out)
 {
-	(void)nothing;
 	tail_print_dropped(&c->tail, out);
 	return 0;
 }
 
-static int show(struct ops_connection *c, struct shown *s)
+static int show(struct ops_client *c, struct shown *s)
 {
-	if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
+	struct outbox *outbox = &c->base.outbox;
+
+	if (outbox_waiting(outbox) >= OPS_OUTPUT_MAX)
 		return -ENOMEM;
 	const struct outbox *text = shown_as(s, c->tail.json);
-	if (!text || (c->tail.dropped > 0 && reply(c, print_dropped, NULL) < 0))
+	if (!text || (c->tail.dropped > 0 && reply(c, print_dropped) < 0))
 		return -ENOMEM;
-	return outbox_add(&c->outbox, text->bytes + text->start, outbox_waiting(text));
+	return outbox_add(outbox, text->bytes + text->start, outbox_waiting(text));
 }
 
-/* The fan-out appends a frame. Nothing is sent or closed from here: the writer does, when the loop comes to
- * it. */
+/* The fan-out appends a frame. It must not lose a connection meanwhile, so nothing is sent or closed here:
+ * the writers do that. */
 static void on_appended(void *context, const struct wire_frame *frame)
 {
-	struct ops *ops = context;
+	const struct ops *ops = context;
 	struct shown shown = {.frame = frame};
 
-	for (struct ops_connection *c = first_connection(ops); c; c = next_connection(c)) {
+	for (struct ops_connection *each = ops_connections_first(&ops->connections); each;
+		each = ops_connections_next(each)) {
+		struct ops_client *c = (struct ops_client *)each;
 		if (!c->tail.on || !tail_wants(&c->tail, frame))
 			continue;
 		if (show(c, &shown) < 0)
 			c->tail.dropped++;
-		ev_io_start(ops->parts->loop, &c->writer);
+		ops_connection_watch(each, false);
 	}
 	outbox_free(&shown.text);
 	outbox_free(&shown.json);
 }
 
-void ops_tail_begin(struct ops_connection *c, const struct tail *tail)
+static bool may_tail(const struct ops_client *c)
 {
-	struct fanout *f = c->ops->parts->fanout;
+	uid_t uid = c->base.place.uid;
+	unsigned n = 0;
 
-	c->tail = *tail;
-	c->tail.on = c->place.lasting = true;
-	c->ops->n_tails++;
-	f->tap = on_appended;
-	f->tap_context = c->ops;
+	for (struct ops_connection *each = ops_connections_first(c->base.all); each;
+		each = ops_connections_next(each))
+		n += ((struct ops_client *)each)->tail.on && each->place.uid == uid;
+	return n < OPS_TAILS_PER_UID_MAX || places_is_privileged(uid);
+}
+
+static void set_tail(struct ops_client *c, bool on)
+{
+	struct ops *ops = ops_of(c);
+	struct fanout *f = ops->connections.parts->fanout;
+
+	c->tail.on = c->base.place.lasting = on;
+	ops->n_tails += on ? 1 : -1;
+	f->tap = ops->n_tails > 0 ? on_appended : NULL;
+	f->tap_context = ops;
+}
+
+static int print_end_of_tail(struct ops_client *c, FILE *out)
+{
+	if (c->tail.dropped > 0)
+		tail_print_dropped(&c->tail, out);
+	fputc('\n', out);
+	return 0;
+}
+
+static int end_tail(struct ops_client *c)
+{
+	int r = reply(c, print_end_of_tail);
+
+	set_tail(c, false);
+	return r;
 }
 
 /* Lines */
 
-/* 0 or negative errno. */
-static int run_line(struct ops_connection *c, char *line)
+static int print_reply(struct ops_client *c, FILE *out)
 {
-	int r = c->tail.on ? end_tail(c) : 0;
-
-	return r < 0 ? r : reply(c, print_reply, line);
+	ops_command(c->base.all->parts, c->base.place.uid, c->input, out, &c->answer);
+	if (c->answer.tail.on && !may_tail(c)) {
+		c->answer.tail.on = false;
+		fprintf(out, "ERR busy this user has as many tails as it may; end one\n");
+	}
+	if (c->answer.tail.on) {
+		c->tail = c->answer.tail;
+		set_tail(c, true);
+	}
+	/* The blank line of a tail comes with the next command, that of a reply in portions with the last
+	 * portion. */
+	else if (!c->answer.go_on)
+		fputc('\n', out);
+	if (!c->answer.go_on)
+		ops_answer_end(&c->answer);
+	return 0;
 }
 
 /* The next line of the input. 0 or negative errno. */
-static int run_input(struct ops_connection *c)
+static int run_input(struct ops_client *c)
 {
 	char *end = memchr(c->input, '\n', c->input_len);
+	int r = 0;
 
 	/* A last line without a newline is a line too; there is room for its end. */
 	if (!end && c->ended && c->input_len > 0)
@@ -232,7 +194,10 @@ static int run_input(struct ops_connection *c)
 	if (!end)
 		return 0;
 	*end = '\0';
-	int r = c->skipping ? reply(c, print_too_long, NULL) : run_line(c, c->input);
+	if (!c->skipping && c->tail.on)
+		r = end_tail(c);
+	if (r == 0)
+		r = reply(c, c->skipping ? print_too_long : print_reply);
 	c->skipping = false;
 	size_t len = (size_t)(end + 1 - c->input);
 	c->input_len -= len;
@@ -240,162 +205,108 @@ static int run_input(struct ops_connection *c)
 	return r;
 }
 
-static bool has_line(const struct ops_connection *c)
+static bool has_line(const struct ops_client *c)
 {
 	return c->input_len > 0 && (c->ended || memchr(c->input, '\n', c->input_len));
 }
 
-static bool has_work(const struct ops_connection *c)
+static bool has_work(const struct ops_client *c)
 {
 	return c->answer.go_on || has_line(c);
 }
 
-/* The next portion of what is asked, as long as the replies are taken. 0 or negative errno. */
-static int work(struct ops_connection *c)
+/* The next portion of what was asked, as long as the peer takes the replies. 0 or negative errno. */
+static int work(struct ops_client *c)
 {
-	if (outbox_waiting(&c->outbox) >= OPS_OUTPUT_MAX)
+	if (outbox_waiting(&c->base.outbox) >= OPS_OUTPUT_MAX)
 		return 0;
 	if (!c->answer.go_on)
 		return run_input(c);
-	int r = reply(c, print_portion, NULL);
+	int r = reply(c, print_portion);
 	if (r == 1)
-		end_answer(c);
+		ops_answer_end(&c->answer);
 	return r < 0 ? r : 0;
 }
 
-static int send_replies(struct ops_connection *c)
+/* What the peer sent, until there is a line. 0; a negative errno: it is gone. */
+static int take_bytes(struct ops_client *c)
 {
-	size_t before = outbox_waiting(&c->outbox);
-	int r = outbox_send(&c->outbox, c->fd);
+	/* One byte is kept for the NUL after a last line. */
+	size_t room = sizeof c->input - 1 - c->input_len;
 
-	if (outbox_waiting(&c->outbox) < before)
-		c->place.active = clock_now();
-	/* Perhaps nothing follows for long that would show it. */
-	if (r == 0 && c->tail.on && c->tail.dropped > 0)
-		r = reply(c, print_dropped, NULL);
-	return r;
-}
-
-/* Watch for what is missing: bytes of it, or room for ours. */
-static void wait_for_peer(struct ops_connection *c)
-{
-	struct ev_loop *loop = c->ops->parts->loop;
-
-	if (outbox_waiting(&c->outbox) > 0)
-		ev_io_start(loop, &c->writer);
-	if (has_work(c) && outbox_waiting(&c->outbox) < OPS_OUTPUT_MAX)
-		schedule(c);
-	if (!c->ended && !has_line(c))
-		ev_io_start(loop, &c->reader);
-}
-
-static void serve(struct ready *ready)
-{
-	struct ops_connection *c =
-		(struct ops_connection *)((char *)ready - offsetof(struct ops_connection, ready));
-	int r = work(c);
-
-	if (r == 0)
-		r = send_replies(c);
-	if (r == -ENOMEM)
-		drop(c, "out of memory");
-	else if ((r < 0 && r != -EAGAIN) || (r == 0 && c->ended && !c->tail.on && !has_work(c)))
-		close_connection(c);
-	else
-		wait_for_peer(c);
-}
-
-static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
-{
-	struct ops_connection *c = watcher->data;
-
-	if (events & EV_ERROR) {
-		drop(c, "the kernel watches no more sockets for the relay");
-		return;
-	}
-	/* One byte is kept for the NUL behind a last line. */
-	ssize_t n = recv(c->fd, c->input + c->input_len, sizeof c->input - 1 - c->input_len, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n < 0) {
-		close_connection(c);
-		return;
-	}
-	c->place.active = clock_now();
+	if (c->ended || has_line(c))
+		return 0;
+	ssize_t n = recv(c->base.fd, c->input + c->input_len, room, MSG_DONTWAIT);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	c->base.place.active = clock_now();
 	c->input_len += (size_t)n;
-	if (n == 0)
-		c->ended = true;
-	if (c->input_len == sizeof c->input - 1 && !memchr(c->input, '\n', c->input_len)) {
+	c->ended = n == 0;
+	if (c->input_len == sizeof c->input - 1 && !has_line(c)) {
 		c->skipping = true;
 		/* One byte stands for the line until its end comes. */
 		c->input_len = 1;
 	}
-	ev_io_stop(loop, &c->reader);
-	schedule(c);
+	return 0;
 }
 
-static void on_writable(struct ev_loop *loop, struct ev_io *watcher, int events)
+static int send_replies(struct ops_client *c)
 {
-	(void)events;
-	ev_io_stop(loop, watcher);
-	schedule(watcher->data);
+	int r = ops_connection_send(&c->base);
+
+	/* Perhaps no frame follows for long that would show it. */
+	if (r == 0 && c->tail.on && c->tail.dropped > 0)
+		r = reply(c, print_dropped);
+	return r;
+}
+
+static void serve(struct ops_connection *connection)
+{
+	struct ops_client *c = (struct ops_client *)connection;
+	int r = take_bytes(c);
+
+	if (r == 0)
+		r = work(c);
+	if (r == 0)
+		r = send_replies(c);
+	if (r == -ENOMEM) {
+		ops_connection_drop(connection, "out of memory");
+	} else if ((r < 0 && r != -EAGAIN) || (r == 0 && c->ended && !c->tail.on && !has_work(c))) {
+		ops_connection_close(connection);
+	} else {
+		if (has_work(c) && outbox_waiting(&connection->outbox) < OPS_OUTPUT_MAX)
+			ops_connection_schedule(connection);
+		ops_connection_watch(connection, !c->ended && !has_line(c));
+	}
 }
 
 /* Connections */
 
-static void refuse(struct ops *ops, int fd)
+static void on_closed(struct ops_connection *connection)
+{
+	struct ops_client *c = (struct ops_client *)connection;
+
+	if (c->tail.on)
+		set_tail(c, false);
+	ops_answer_end(&c->answer);
+}
+
+static void on_dropped(const struct ops_connection *c, const char *why)
+{
+	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why,
+		(unsigned)c->place.uid);
+}
+
+static void on_refused(const struct ops_connections *all, int fd)
 {
 	static const char busy[] = "ERR busy too many connections\n\n";
 
 	(void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-	close(fd);
-	ops->n_dropped++;
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"an operator is refused: the ops socket has %u connections, all of them busy", ops->places.n);
+		"an operator is refused: the ops socket has %u connections, all of them busy", all->places.n);
 }
 
-static struct ops_connection *make_connection(struct ops *ops, uid_t uid)
-{
-	struct place *victim;
-
-	if (!places_room(&ops->places, uid, &victim))
-		return NULL;
-	if (victim)
-		drop(connection_of(victim), "others wait for its place");
-	struct ops_connection *c = calloc(1, sizeof *c);
-	struct user *user = c ? users_get(&ops->parts->fanout->users, uid) : NULL;
-	if (!user) {
-		free(c);
-		return NULL;
-	}
-	c->ops = ops;
-	c->user = user;
-	ready_init(&c->ready, &user->asking, serve);
-	places_take(&ops->places, &c->place, uid);
-	return c;
-}
-
-void ops_accepted(void *context, int fd)
-{
-	struct ops *ops = context;
-	struct ucred peer = {.uid = (uid_t)-1};
-	socklen_t len = sizeof peer;
-
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
-	struct ops_connection *c = make_connection(ops, peer.uid);
-	if (!c) {
-		refuse(ops, fd);
-		return;
-	}
-	c->fd = fd;
-	ops->n_accepted++;
-	ev_io_init(&c->reader, on_readable, fd, EV_READ);
-	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
-	c->reader.data = c->writer.data = c;
-	ev_io_start(ops->parts->loop, &c->reader);
-}
-
-/* A peer that has shut its side looks the same to the reader as one that is gone. */
+/* To the reader, a peer that has shut down its side looks the same as one that is gone. */
 static bool is_gone(const struct ops_connection *c)
 {
 	struct pollfd p = {.fd = c->fd};
@@ -407,26 +318,39 @@ void ops_tick(struct ops *ops)
 {
 	double now = clock_now();
 
-	for (struct ops_connection *c = first_connection(ops), *next; c; c = next) {
-		bool stalled = outbox_waiting(&c->outbox) > 0 && now - c->outbox.progress > OPS_STALL_SECONDS;
-		next = next_connection(c);
-		if (c->tail.on && c->ended && is_gone(c))
-			close_connection(c);
+	for (struct ops_connection *each = ops_connections_first(&ops->connections), *next; each;
+		each = next) {
+		const struct ops_client *c = (struct ops_client *)each;
+		bool stalled =
+			outbox_waiting(&each->outbox) > 0 && now - each->outbox.progress > OPS_STALL_SECONDS;
+		next = ops_connections_next(each);
+		if (c->tail.on && c->ended && is_gone(each))
+			ops_connection_close(each);
 		else if (!c->tail.on && stalled)
-			drop(c, "it asks and does not read the replies");
+			ops_connection_drop(each, "it asks and does not read the replies");
 		else
-			c->place.lasting = c->tail.on && !stalled;
+			each->place.lasting = c->tail.on && !stalled;
 	}
 }
 
 void ops_init(struct ops *ops, struct parts *parts)
 {
-	*ops = (struct ops){.parts = parts};
-	places_open(&ops->places, OPS_CONNECTIONS_MAX, OPS_KEPT, OPS_IDLE_SECONDS);
+	static const struct ops_connection_kind kind = {
+		.size = sizeof(struct ops_client),
+		.n_max = OPS_CONNECTIONS_MAX,
+		.n_kept = OPS_KEPT,
+		.idle_seconds = OPS_IDLE_SECONDS,
+		.serve = serve,
+		.closed = on_closed,
+		.dropped = on_dropped,
+		.refused = on_refused,
+	};
+
+	*ops = (struct ops){0};
+	ops_connections_open(&ops->connections, &kind, parts);
 }
 
 void ops_close(struct ops *ops)
 {
-	for (struct ops_connection *c; (c = first_connection(ops));)
-		close_connection(c);
+	ops_connections_close(&ops->connections);
 }

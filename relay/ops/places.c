@@ -15,32 +15,33 @@ bool places_is_privileged(uid_t uid)
 	return uid == 0 || uid == geteuid();
 }
 
+/* Each place has the count of its user: a peer that is refused may come again at once, many thousand times a
+ * second, so a refusal must not count the places of each place's user. */
+static void set_count(struct places *p, uid_t uid, unsigned n)
+{
+	struct place *place;
+
+	TAILQ_FOREACH (place, &p->all, next) {
+		if (place->uid == uid)
+			place->n_of_user = n;
+	}
+}
+
 static unsigned count_of(const struct places *p, uid_t uid)
 {
 	const struct place *place;
-	unsigned n = 0;
 
 	TAILQ_FOREACH (place, &p->all, next) {
-		n += place->uid == uid;
+		if (place->uid == uid)
+			return place->n_of_user;
 	}
-	return n;
-}
-
-static unsigned count_unprivileged(const struct places *p)
-{
-	const struct place *place;
-	unsigned n = 0;
-
-	TAILQ_FOREACH (place, &p->all, next) {
-		n += !places_is_privileged(place->uid);
-	}
-	return n;
+	return 0;
 }
 
 static bool is_full(const struct places *p, uid_t uid)
 {
 	return p->n >= p->n_max ||
-	       (!places_is_privileged(uid) && count_unprivileged(p) >= p->n_max - p->n_kept);
+	       (!places_is_privileged(uid) && p->n - p->n_privileged >= p->n_max - p->n_kept);
 }
 
 static struct place *idlest_of(const struct places *p, uid_t uid, bool lasting_too)
@@ -62,7 +63,7 @@ static struct place *of_whoever_has_most(const struct places *p, uid_t uid)
 	unsigned most = places_is_privileged(uid) ? 0 : count_of(p, uid) + 1;
 
 	TAILQ_FOREACH (place, &p->all, next) {
-		unsigned n = places_is_privileged(place->uid) ? 0 : count_of(p, place->uid);
+		unsigned n = place->privileged ? 0 : place->n_of_user;
 		if (n > most) {
 			most = n;
 			of_most = place;
@@ -87,13 +88,19 @@ bool places_room(const struct places *p, uid_t uid, struct place **victim)
 
 void places_take(struct places *p, struct place *place, uid_t uid)
 {
-	*place = (struct place){.uid = uid, .active = clock_now()};
+	unsigned n = count_of(p, uid);
+
+	*place = (struct place){.uid = uid, .privileged = places_is_privileged(uid), .active = clock_now()};
 	TAILQ_INSERT_TAIL(&p->all, place, next);
+	set_count(p, uid, n + 1);
 	p->n++;
+	p->n_privileged += place->privileged;
 }
 
 void places_give_up(struct places *p, struct place *place)
 {
 	TAILQ_REMOVE(&p->all, place, next);
+	set_count(p, place->uid, place->n_of_user - 1);
 	p->n--;
+	p->n_privileged -= place->privileged;
 }

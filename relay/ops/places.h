@@ -11,15 +11,18 @@
 struct place {
 	TAILQ_ENTRY(place) next;
 	uid_t uid;
-	double active; /* when its peer last asked or took something */
-	bool lasting;  /* it is to be quiet: not for its own user's next connection */
+	bool privileged;
+	unsigned n_of_user; /* places of this user */
+	double active;      /* when its peer last asked or took something */
+	bool lasting;       /* it is to be quiet: not for its own user's next connection */
 };
 
 struct places {
 	TAILQ_HEAD(, place) all;
 	unsigned n, n_max;
-	unsigned n_kept;     /* of them, for root and the daemon's user alone */
-	double idle_seconds; /* after which a place is taken for another connection of the same user */
+	unsigned n_privileged; /* of those taken, for n_kept */
+	unsigned n_kept;       /* of them, for root and the daemon's user alone */
+	double idle_seconds;   /* after which a place is taken for another connection of the same user */
 };
 
 void places_open(struct places *places, unsigned n_max, unsigned n_kept, double idle_seconds);

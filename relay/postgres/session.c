@@ -21,7 +21,13 @@
 #define READ_SIZE ((size_t)16 << 10)
 /* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8
-/* How much later than its deadline an answer may be read, if it is in the socket by then. */
+/* What an iteration spends on reading one connection to PostgreSQL: as long as the workers' requests and what
+ * they are sent take together (schedule.h). With one read an iteration, a role that notifies much made the
+ * relay fall behind PostgreSQL while workers kept it busy, until the LISTEN connection was given up: its
+ * probe waited after the notifications. */
+#define READ_SECONDS 0.0004
+/* How much longer an answer is waited for, each time, while there is something to read: it may come after
+ * notifications, of which any role can send many. A dead connection has nothing to read. */
 #define LATE_SECONDS 5.
 
 /* Shared by the thread and the loop. The thread writes conn and failure, then signals `done`;
@@ -193,11 +199,12 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-static bool read_ahead(struct session *s)
+/* Whether to read on at once, after n reads. What came while held goes first. */
+static bool read_on(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0)
+	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
 		return false;
-	s->reads_ahead--;
+	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
 		return true;
 	s->reads_ahead = 0;
@@ -214,11 +221,13 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
 		return;
 	}
+	double began = clock_now();
+	unsigned n = 0;
 	do {
 		alive = PQconsumeInput(s->conn);
 		/* A connection that was lost may have delivered data first. */
 		take_results(s);
-	} while (s->conn && alive && read_ahead(s));
+	} while (s->conn && alive && read_on(s, ++n, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
 }
@@ -259,8 +268,8 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)events;
 	/* The relay was late, not the server. */
-	if (!s->late && session_has_unread(s)) {
-		s->late = true;
+	if (s->n_late < SESSION_LATE_MAX && session_has_unread(s)) {
+		s->n_late++;
 		timer_arm(loop, timer, LATE_SECONDS);
 		return;
 	}
@@ -382,7 +391,8 @@ void session_query(struct session *s, const struct session_statement *statement,
 	}
 	s->on_result = on_result;
 	s->any_rows = statement->any_rows;
-	s->has_row = s->late = false;
+	s->has_row = false;
+	s->n_late = 0;
 	PQsetSingleRowMode(s->conn);
 	if (statement->seconds > 0)
 		timer_arm(s->loop, &s->deadline, statement->seconds);
@@ -408,4 +418,9 @@ void session_read_ahead(struct session *s, size_t bytes)
 {
 	s->reads_ahead =
 		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
+}
+
+void session_read_on(struct session *s, size_t bytes)
+{
+	s->reads_on = (unsigned)(bytes / READ_SIZE);
 }

@@ -15,6 +15,9 @@
  * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
  * second address. */
 #define SESSION_CONNECT_SECONDS "5"
+/* How often a deadline is put off while there is something to read: a minute in all. By then the relay is so
+ * far behind that to LISTEN anew, and to ask the database what changed, is quicker. */
+#define SESSION_LATE_MAX 12
 
 /* One line without secrets, by value. session_error(result).text lives until the end of the
  * full expression. */
@@ -59,8 +62,9 @@ struct session {
 	bool has_row;                 /* the current result has had its row */
 	bool was_connected;           /* ever */
 	bool paused;
-	unsigned reads_ahead;         /* how often to read again in this iteration of the loop */
-	bool late;                    /* the deadline has passed, and unread data was there */
+	unsigned reads_on;            /* how often to read in an iteration, while there is more */
+	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
+	unsigned n_late;              /* how often the deadline has passed while unread data was there */
 	bool unsent;                  /* a statement could not be sent: the connection is given up */
 	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
@@ -118,6 +122,10 @@ bool session_has_unread(const struct session *session);
 bool session_is_row(const PGresult *result, int n_fields);
 /* Whether the statement succeeded, with a row or without. */
 bool session_succeeded(const PGresult *result);
+
+/* From now on read up to this many bytes in an iteration, as far as they are there and time
+ * allows. */
+void session_read_on(struct session *session, size_t bytes);
 
 /* The error of a result. */
 struct session_text session_error(const PGresult *result);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is read in an iteration is at most this share of the backlog, so that it pushes nobody out of it. */
+#define READ_ON_SHARE 64
 /* Bounds each statement that sets a connection up. Well under the 12 s of a start. */
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
@@ -272,6 +274,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 	*u = (struct upstream){
 		.config = config, .events = events, .context = context, .backoff = {.first = 1., .max = 30.}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
+	session_read_on(&u->session, config->backlog_size / READ_ON_SHARE);
 	timer_init(&u->retry, on_retry, u);
 	connect_now(u);
 }

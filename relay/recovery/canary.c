@@ -99,8 +99,8 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)events;
 	/* It may be in the socket, after data that this relay has not read yet. */
-	if (!c->late && session_has_unread(&c->upstream->session)) {
-		c->late = true;
+	if (c->n_late < SESSION_LATE_MAX && session_has_unread(&c->upstream->session)) {
+		c->n_late++;
 		timer_arm(loop, timer, CANARY_HEARD_SECONDS);
 		return;
 	}
@@ -233,7 +233,7 @@ static void send_canary(struct canary *c)
 		.on_result = on_statement,
 		.context = c};
 	c->in_flight = c->awaited = true;
-	c->late = false;
+	c->n_late = 0;
 	c->sent_at = clock_now();
 	c->n_sent++;
 	publisher_ask(c->publisher, &statement);

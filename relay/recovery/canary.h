@@ -113,7 +113,7 @@ struct canary {
 	bool proving;
 	bool in_flight;    /* with the publisher */
 	bool awaited;      /* sent, not heard yet */
-	bool late;         /* it was not heard in time, and the upstream had unread data */
+	unsigned n_late;   /* how often it was not heard in time while the upstream had unread data */
 	bool again;        /* the one in flight failed; the next leaves out what made it fail */
 	bool keyless_said; /* in the log, once */
 	bool activity;     /* something was heard since the last canary */

@@ -30,7 +30,7 @@ class Member:
         self.heard = Counter()
         self.trickles = False  # reads at a pace of its own
         self.gaps = []  # (when, text)
-        self.n_recovered = self.n_resumed = 0
+        self.n_recovered = self.n_resumed = self.n_frames = 0
         self.n_owed_folded = self.n_heard_folded = self.n_deliveries_folded = 0
 
     def wants(self, user, channel):
@@ -127,6 +127,7 @@ class Bare(Member):
 
     def _take(self):
         worker = self._worker
+        self.n_frames += len(worker.frames) - self._position
         for frame in worker.frames[self._position:]:
             if isinstance(frame, Welcome):
                 self._up = frame.info["upstream"] == "live"

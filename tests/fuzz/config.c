@@ -3,9 +3,8 @@
  * is printed nowhere, wherever in its URL it stands wrong. */
 #include "input.h"
 
-#include "fanout/backlog.h"
 #include "base/config.h"
-#include "base/diag.h"
+#include "base/settings.h"
 #include "log.h"
 #include "wire.h"
 
@@ -78,10 +77,10 @@ static void check_accepted(void)
 /* As the operator may see it. */
 static void check_redaction(void)
 {
-	struct config_setting setting;
+	struct setting_shown setting;
 
-	for (unsigned i = 0; i < config_n_settings(); i++) {
-		config_setting(i, &setting);
+	for (unsigned i = 0; i < settings_n(); i++) {
+		settings_show(i, &setting);
 		must(!strstr(setting.value, PASSWORD));
 	}
 }
@@ -89,21 +88,21 @@ static void check_redaction(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, data + size};
-	struct config_setting setting;
+	struct setting_shown setting;
 	char *argv[16] = {(char[]){"pgherald"}};
 	int argc = 1;
-	unsigned n = config_n_settings();
+	unsigned n = settings_n();
 
 	/* Anywhere else it is no secret. */
 	if (memmem(data, size, PASSWORD, strlen(PASSWORD)))
 		return 0;
 	for (unsigned i = 0; i < n; i++) {
-		config_setting(i, &setting);
+		settings_show(i, &setting);
 		unsetenv(setting.name);
 	}
 	while (input_more(&in) && argc < 15) {
 		unsigned which = input_byte(&in);
-		config_setting(which % n, &setting);
+		settings_show(which % n, &setting);
 		bool is_url = strstr(setting.name, "URL") != NULL;
 		char *value = is_url && which >= 128 ? make_url(&in) : input_text(&in);
 		if (input_byte(&in) & 1)

@@ -32,7 +32,7 @@ static void read_answer(int fd, char *answer, size_t *len)
 static char *ask(struct span request, const size_t *tears, int n_tears)
 {
 	char *answer = malloc(ANSWER_MAX);
-	int fd = local_relay_connect(metrics_socket_accepted, &relay->metrics_socket, false);
+	int fd = local_relay_connect(ops_connections_accepted, &relay->metrics_socket.connections, false);
 	size_t sent = 0, len = 0;
 
 	must(answer);
@@ -48,7 +48,7 @@ static char *ask(struct span request, const size_t *tears, int n_tears)
 	close(fd);
 	local_relay_turn();
 	local_relay_turn();
-	must(relay->metrics_socket.places.n == 0);
+	must(relay->metrics_socket.connections.places.n == 0);
 	return answer;
 }
 

@@ -5,6 +5,7 @@
 
 #include "local_relay.h"
 #include "log.h"
+#include "ops/commands.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -165,7 +166,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	relay = local_relay_start();
 	for (unsigned i = 0; i < (how >> 1 & 3) && i < 2; i++)
 		workers[i] = add_worker(&in);
-	int fd = local_relay_connect(ops_accepted, &relay->ops, how & 8);
+	int fd = local_relay_connect(ops_connections_accepted, &relay->ops.connections, how & 8);
 	reply_len = 0;
 	if (how & 1)
 		ask_pieces(fd, &in);
@@ -183,7 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			close(workers[i]);
 	close(fd);
 	ops_tick(&relay->ops);
-	must(relay->ops.places.n == 0 && relay->ops.n_tails == 0 && !relay->fanout.tap);
+	must(relay->ops.connections.places.n == 0 && relay->ops.n_tails == 0 && !relay->fanout.tap);
 	local_relay_end();
 	return 0;
 }

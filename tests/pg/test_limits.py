@@ -454,11 +454,11 @@ def source(*path):
 
 
 def constant(header, name):
-    return int(re.search(rf"#define {name} (\d+)", source("relay", header))[1])
+    return int(re.search(rf"#define {name} (\d+)", source("relay", "ops", header))[1])
 
 
 def test_all_limits_together_fit_into_the_unit():
-    """The sum in config.c, with the defaults as they are."""
+    """The sum in settings.c, with the defaults as they are."""
     d = defaults()
     with socket.socket(socket.AF_UNIX) as s:
         assert s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 212992, "the kernel keeps more of what nobody reads"
@@ -469,11 +469,11 @@ def test_all_limits_together_fit_into_the_unit():
         d["PUBLISH_QUEUE_SIZE"] + d["PUBLISH_QUEUE_MAX"] * 192,
         d["RECOVERY_SIZE"],
         d["BACKLOG_SIZE"] + d["BACKLOG_SIZE"] // 32 * 16,
-        constant("ops.h", "OPS_CONNECTIONS_MAX") * 768 * KIB,
-        constant("metrics_socket.h", "METRICS_CONNECTIONS_MAX") * 352 * KIB,
+        constant("ops/ops.h", "OPS_CONNECTIONS_MAX") * 768 * KIB,
+        constant("ops/metrics_socket.h", "METRICS_CONNECTIONS_MAX") * 352 * KIB,
         128 * MIB,
     ]
-    told = [int(n) for n in re.findall(r"^ \* +(\d+)  \w", source("relay", "config.c"), re.M)]
+    told = [int(n) for n in re.findall(r"^ \* +(\d+)  \w", source("relay", "base", "settings.c"), re.M)]
     assert [p // MIB for p in parts] == told, "the comment is another sum"
     limit = number(re.search(r"^MemoryMax=(\w+)$", source("systemd", "pgherald@.service.in"), re.M)[1])
     assert sum(parts) <= limit

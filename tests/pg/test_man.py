@@ -112,8 +112,30 @@ def test_each_option_of_the_relay_is_in_its_page(run):
     page = dict(re.findall(r"^\*(--[\w-]+)\*(?: \[\*(\w+)\*\])?\n\t\S", text, re.M))
     assert page == told
     for name, default in defaults:
-        described = re.search(rf"\[\*{name}\*\]\n(.*?)\n(?:\n|$)", text, re.S)[1]
-        assert f"Default: {default}." in described, name
+        assert f"Default: {default}." in described(text, name), name
+
+
+def described(options, name):
+    """What the page says of the option with this environment variable."""
+    return re.search(rf"\[\*{name}\*\]\n(.*?)\n(?:\n|$)", options, re.S)[1]
+
+
+def number(text):
+    return float(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1)
+
+
+def test_the_range_of_each_option_is_in_its_page():
+    """What the relay says when it refuses a number is what the page says."""
+    text = section(read("man", "pgherald.8.scd"), "OPTIONS")
+    told = {}
+    for flag, name in re.findall(r"^\*(--[\w-]+)\* \[\*(\w+)\*\]$", text, re.M):
+        # The level is checked last, so no relay starts with what is not a number.
+        refused = subprocess.run([DAEMON, f"{flag}=-1", "--log-level=none"], capture_output=True, text=True, env={})
+        if range_told := re.search(rf"{name} .* not a number from (\S+) to (\S+)$", refused.stderr, re.M):
+            told[name] = tuple(float(n) for n in range_told.groups())
+    assert len(told) > 15, "the test finds the ranges no more"
+    page = {name: re.search(r"From (\S+) to (\S+)\. Default:", described(text, name)) for name in told}
+    assert {name: m and tuple(number(n) for n in m.groups()) for name, m in page.items()} == told
 
 
 def test_each_option_of_cat_is_in_its_page(run):

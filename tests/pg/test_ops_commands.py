@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from ops import Operator, metric, objects
-from procs import wait_until
+from procs import DEADLINE, wait_until
+from test_limits import NOBODY, NOGROUP, as_user
 from worker import CHANNEL, NOTIFY, Gap
 
 READERS = ["", "status", "workers", "channels", "upstream", "metrics", "config", "help", "version"]
@@ -296,6 +297,40 @@ def test_others_may_read_and_change_nothing(make_relay, run):
         assert as_nobody(command).startswith("ERR denied "), command
     assert "local" in as_nobody("status")
     worker.ping()
+
+
+def tails(operator, worker):
+    """Begin a tail, and see that it has begun."""
+    operator.say("tail")
+    operator.socket.setblocking(False)
+
+    def shows():
+        worker.publish("tick")
+        try:
+            operator.text += operator.socket.recv(65536).decode()
+        except BlockingIOError:
+            return False
+        return "tick" in operator.text
+    wait_until(shows, "the tail shows a change")
+    operator.socket.settimeout(DEADLINE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_another_user_has_eight_tails(make_relay, operator):
+    """Each costs at every frame."""
+    relay = make_relay(PGHERALD_SOCKET_MODE="0666").start()
+    os.chmod(relay.directory, 0o755)
+    worker = relay.worker()
+    theirs = as_user(NOBODY, NOGROUP, [], lambda: [operator(relay) for _ in range(9)])
+    for one in theirs[:8]:
+        tails(one, worker)
+    assert theirs[8].asks("tail").startswith("ERR busy ")
+    ours = [operator(relay) for _ in range(9)]
+    for one in ours:
+        tails(one, worker)
+    theirs[0].say("version")
+    theirs[0].reads(lambda text: text.endswith("pgherald 0.1.0\n\n"))
+    tails(theirs[8], worker)
 
 
 # Bad manners

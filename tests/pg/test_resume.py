@@ -46,7 +46,7 @@ def test_a_replay_is_exact(host, data, pubkeys):
     again = resumed(host, worker.cursor, pubkeys)
     data.notify("u3")
     again.wait_until(lambda: again.pubkeys.count("u3") == 2, "the live change")
-    for w in (witness, again):
+    for w in (again, witness):  # so the witness has all that the other has
         w.ping()
     expected = [f for f in witness.changes if f.seq > worker.cursor[1]]
     assert again.changes == expected

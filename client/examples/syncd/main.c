@@ -135,14 +135,15 @@ static void take_signal(struct server *s)
 
 	if (read(s->signal_fd, &signal, sizeof signal) != sizeof signal)
 		return;
-	if (signal.ssi_signo != SIGCHLD) {
-		if (!s->stopping)
-			log_line(LOG_LEVEL_NOTICE, "stopping on %s",
-				signal.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
-		stop(s);
-	}
+	/* A worker that died before did not fail to stop. SIGTERM may come first all the same. */
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		buried(s, pid, status);
+	if (signal.ssi_signo == SIGCHLD)
+		return;
+	if (!s->stopping)
+		log_line(LOG_LEVEL_NOTICE, "stopping on %s",
+			signal.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+	stop(s);
 }
 
 static void take_ready(struct server *s)

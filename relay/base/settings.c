@@ -1,0 +1,420 @@
+#include "base/settings.h"
+
+#include "base/config.h"
+#include "base/diag.h"
+#include "base/redact.h"
+#include "wire.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define KIB 1024.
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define TIB (1024 * GIB)
+
+#define NO_MEMORY "out of memory"
+
+/* What a value looks like, and so how it is checked. */
+enum kind {
+	KIND_URL,
+	KIND_PATH,         /* of a Unix socket */
+	KIND_PATH_OR_NONE, /* the same; "none": NULL */
+	KIND_MODE,
+	KIND_SIZE,  /* bytes, with K, M or G */
+	KIND_COUNT, /* the same letters */
+	KIND_REAL,
+	KIND_BOOL,
+	KIND_CHANNELS,
+	KIND_ALLOW, /* names channels, so they are read before it */
+	KIND_LEVEL,
+	N_KINDS,
+};
+
+struct setting {
+	enum kind kind;
+	size_t field;           /* where in struct config its value goes */
+	double least, greatest; /* of sizes and counts too: they are below 2^53, so exact */
+	const char *name, *flag, *fallback, *help;
+};
+
+/* The field's place, if it has this type: otherwise it does not compile. */
+#define FIELD(type, name) _Generic(((struct config *)NULL)->name, type : offsetof(struct config, name))
+#define URL(field) KIND_URL, FIELD(const char *, field), 0, 0
+#define PATH(field) KIND_PATH, FIELD(const char *, field), 0, 0
+#define PATH_OR_NONE(field) KIND_PATH_OR_NONE, FIELD(const char *, field), 0, 0
+#define MODE(field) KIND_MODE, FIELD(unsigned, field), 0, 0777
+#define SIZE(field, least, greatest) KIND_SIZE, FIELD(size_t, field), least, greatest
+#define COUNT(field, greatest) KIND_COUNT, FIELD(unsigned, field), 1, greatest
+#define REAL(field, least, greatest) KIND_REAL, FIELD(double, field), least, greatest
+#define BOOL(field) KIND_BOOL, FIELD(bool, field), 0, 0
+#define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel, field[0]), 0, 0
+#define ALLOW(field) KIND_ALLOW, FIELD(struct access, field), 0, 0
+#define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
+
+/* clang-format off */
+/* What the defaults let others make grow fits into the unit's MemoryMax=, 2 GiB, all of it together. In MiB;
+ * tests/pg/test_limits.py adds it up:
+ *
+ *  1000  workers, 250 KiB each: what the kernel keeps of what one does not read (240), the list of frames
+ *        that it is owed (8), itself
+ *   160  subscriptions, 40 bytes each
+ *   128  answers, and requests that are not done yet
+ *    76  requests to publish: their payloads, and 192 bytes each
+ *    64  recovered changes
+ *    24  the backlog: its bytes, and 16 more for each 32
+ *   192  operators, 768 KiB each: the replies (512), what the kernel keeps
+ *    22  clients that read the metrics, 352 KiB each: the page (112), what the kernel keeps
+ *   128  the rest: the connections to PostgreSQL, what is reconciled, the process itself */
+static const struct setting settings[] = {
+	{URL(publish_url), "DATABASE_URL", "database-url", NULL,
+		"where to publish; a pgbouncer in transaction mode will do"},
+	{URL(direct_url), "DATABASE_DIRECT_URL", "database-direct-url", NULL,
+		"where to LISTEN: PostgreSQL itself, no transaction pooler"},
+	{PATH(socket_path), "PGHERALD_SOCKET", "socket", "/run/pgherald/relay.sock",
+		"the workers' socket"},
+	{MODE(socket_mode), "PGHERALD_SOCKET_MODE", "socket-mode", "0660",
+		"the sockets' mode, octal: who may connect"},
+	{PATH_OR_NONE(ops_path), "PGHERALD_OPS_SOCKET", "ops-socket", "/run/pgherald/ops.sock",
+		"the operator's socket, for socat; \"none\" for none"},
+	{PATH_OR_NONE(metrics_path), "PGHERALD_METRICS_SOCKET", "metrics-socket", "none",
+		"a socket for GET /metrics and /healthz; \"none\" for none"},
+	{CHANNELS(channels), "PGHERALD_CHANNELS", "channels", "data_sync_changes",
+		"NAME for changes, NAME:text for raw payloads, comma-separated"},
+	{SIZE(backlog_size, BACKLOG_SIZE_MIN, 64 * GIB), "PGHERALD_BACKLOG_SIZE", "backlog-size", "16M",
+		"bytes of frames to keep for slow and resuming workers (K, M, G)"},
+	{REAL(checkpoint_interval, 0.1, 3600), "PGHERALD_CHECKPOINT_INTERVAL", "checkpoint-interval", "5",
+		"seconds between checkpoints, of all relays of a database together"},
+	{BOOL(reconcile), "PGHERALD_RECONCILE", "reconcile", "yes",
+		"announce changes that the database has and nobody notified"},
+	{REAL(recovery_rate, 0, 1e9), "PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
+		"rows a second to recover at most; 0 for no limit"},
+	{REAL(recovery_timeout, 0.1, 3600), "PGHERALD_RECOVERY_TIMEOUT", "recovery-timeout", "10",
+		"seconds without a row after which a recovery query is given up"},
+	{SIZE(recovery_size, RECOVERY_SIZE_MIN, 64 * GIB), "PGHERALD_RECOVERY_SIZE", "recovery-size", "64M",
+		"bytes of recovered changes to keep for workers that catch up slowly"},
+	{ALLOW(access), "PGHERALD_ALLOW", "allow", "",
+		"USER, @GROUP or * =listen, =publish or =both, and :CHANNEL, comma-separated; "
+		"empty: everybody whom the mode lets in"},
+	{COUNT(workers_max, 1 << 20), "PGHERALD_WORKERS_MAX", "workers-max", "4096",
+		"workers at most"},
+	{COUNT(workers_per_uid_max, 1 << 20), "PGHERALD_WORKERS_PER_UID_MAX", "workers-per-uid-max", "2048",
+		"workers of one user at most"},
+	{COUNT(subscriptions_max, 1 << 26), "PGHERALD_SUBSCRIPTIONS_MAX", "subscriptions-max", "1M",
+		"subscriptions by pubkey that one worker may have"},
+	{COUNT(subscriptions_per_uid_max, 1 << 30),
+		"PGHERALD_SUBSCRIPTIONS_PER_UID_MAX", "subscriptions-per-uid-max", "2M",
+		"those of all workers of one user"},
+	{COUNT(subscriptions_total_max, 1 << 30),
+		"PGHERALD_SUBSCRIPTIONS_TOTAL_MAX", "subscriptions-total-max", "4M",
+		"those of all workers; each takes some 40 bytes"},
+	{SIZE(worker_queue_size, 1 * KIB, 1 * GIB), "PGHERALD_WORKER_QUEUE_SIZE", "worker-queue-size", "256K",
+		"bytes of answers to keep for one worker before its requests wait"},
+	{SIZE(worker_queues_per_uid_size, 1 * KIB, 1 * TIB),
+		"PGHERALD_WORKER_QUEUES_PER_UID_SIZE", "worker-queues-per-uid-size", "64M",
+		"bytes of answers, and of requests not done yet, to keep for one user's workers"},
+	{SIZE(worker_queues_total_size, 1 * KIB, 1 * TIB),
+		"PGHERALD_WORKER_QUEUES_TOTAL_SIZE", "worker-queues-total-size", "128M",
+		"the same for all workers; one user has no more of it than is left to the others"},
+	{COUNT(worker_publishes_max, 1 << 24), "PGHERALD_WORKER_PUBLISHES_MAX", "worker-publishes-max", "4096",
+		"requests to publish of one worker that may wait"},
+	{COUNT(publishes_per_uid_max, 1 << 24),
+		"PGHERALD_PUBLISHES_PER_UID_MAX", "publishes-per-uid-max", "32K",
+		"requests to publish of one user's workers that may wait"},
+	{COUNT(publish_queue_max, 1 << 24), "PGHERALD_PUBLISH_QUEUE_MAX", "publish-queue-max", "64K",
+		"requests to publish of all workers that may wait"},
+	{SIZE(publish_queue_size, 8 * KIB, 4 * GIB), "PGHERALD_PUBLISH_QUEUE_SIZE", "publish-queue-size", "64M",
+		"their bytes"},
+	{LEVEL(log_level), "PGHERALD_LOG_LEVEL", "log-level", "notice",
+		"error, warning, notice, info or debug"},
+};
+/* clang-format on */
+
+#define N_SETTINGS (sizeof settings / sizeof *settings)
+_Static_assert(SIZE_MAX >> 40 > 0, "a size_t holds the greatest size, 1 TiB");
+
+/* As they were given. NULL: a URL that was not. */
+static struct {
+	const char *value, *origin;
+} given[N_SETTINGS];
+
+static int refuse(const struct setting *s, const char *why)
+{
+	diag(DIAG_ERROR, "%s (--%s) cannot work: %s", s->name, s->flag, why);
+	return -EINVAL;
+}
+
+/* One kind of value each: check it, and fill the field of *config. 0 or -EINVAL. */
+
+static void *field(const struct setting *s, struct config *config)
+{
+	return (char *)config + s->field;
+}
+
+static int parse_url(const struct setting *s, const char *value, struct config *config)
+{
+	char why[200];
+	int r = value ? redact_learn(value, why, sizeof why) : 0;
+
+	*(const char **)field(s, config) = value;
+	return r == 0 ? 0 : refuse(s, r == -EINVAL ? why : NO_MEMORY);
+}
+
+static int parse_path(const struct setting *s, const char *value, struct config *config)
+{
+	struct sockaddr_un address;
+
+	if (strlen(value) >= sizeof address.sun_path)
+		return refuse(s, "longer than the 107 bytes that the path of a Unix socket may have");
+	*(const char **)field(s, config) =
+		s->kind == KIND_PATH_OR_NONE && strcmp(value, "none") == 0 ? NULL : value;
+	return 0;
+}
+
+static int parse_mode(const struct setting *s, const char *value, struct config *config)
+{
+	char *end;
+	unsigned long mode = strtoul(value, &end, 8);
+
+	if (end == value || *end || mode > (unsigned long)s->greatest)
+		return refuse(s, "not an octal mode such as 0660");
+	*(unsigned *)field(s, config) = (unsigned)mode;
+	return 0;
+}
+
+static int parse_size(const struct setting *s, const char *value, struct config *config)
+{
+	char *end, why[96];
+	unsigned long long least = (unsigned long long)s->least, greatest = (unsigned long long)s->greatest;
+
+	errno = 0;
+	unsigned long long number = strtoull(value, &end, 10);
+	unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+	if (shift)
+		end++;
+	if (errno || *end || !isdigit((unsigned char)value[0]) || number > greatest >> shift ||
+		number << shift < least) {
+		snprintf(why, sizeof why, "not a number from %llu to %llu", least, greatest);
+		return refuse(s, why);
+	}
+	if (s->kind == KIND_COUNT)
+		*(unsigned *)field(s, config) = (unsigned)(number << shift);
+	else
+		*(size_t *)field(s, config) = (size_t)(number << shift);
+	return 0;
+}
+
+static int parse_real(const struct setting *s, const char *value, struct config *config)
+{
+	char *end, why[96];
+	double number = strtod(value, &end);
+
+	if (end == value || *end || !(number >= s->least && number <= s->greatest)) {
+		snprintf(why, sizeof why, "not a number from %g to %g", s->least, s->greatest);
+		return refuse(s, why);
+	}
+	*(double *)field(s, config) = number;
+	return 0;
+}
+
+static int parse_bool(const struct setting *s, const char *value, struct config *config)
+{
+	static const char *const words[][2] = {{"no", "yes"}, {"false", "true"}, {"off", "on"}, {"0", "1"}};
+
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+		for (int yes = 0; yes <= 1; yes++) {
+			if (strcasecmp(value, words[i][yes]) != 0)
+				continue;
+			*(bool *)field(s, config) = yes;
+			return 0;
+		}
+	}
+	return refuse(s, "neither yes nor no");
+}
+
+/* item: NAME or NAME:text, cut in two. */
+static int parse_channel(const struct setting *s, char *item, struct config *config)
+{
+	char *kind = strchr(item, ':');
+	struct channel channel = {.kind = kind ? CHANNEL_TEXT : CHANNEL_CHANGES};
+
+	if (kind)
+		*kind++ = '\0';
+	if (kind && strcmp(kind, "text") != 0)
+		return refuse(s, "only \"text\" may follow the colon");
+	size_t len = strlen(item);
+	if (len == 0 || len > CHANNEL_NAME_MAX)
+		return refuse(s, "a channel's name has 1 to 63 bytes");
+	if (!wire_utf8_valid(item, len))
+		return refuse(s, "a channel's name is not valid UTF-8");
+	if (strcmp(item, CANARY_CHANNEL) == 0)
+		return refuse(s, "the channel " CANARY_CHANNEL " is the relay's own");
+	if (config->n_channels == CHANNELS_MAX)
+		return refuse(s, "more than 63 channels");
+	for (unsigned i = 0; i < config->n_channels; i++)
+		if (strcmp(config->channels[i].name, item) == 0)
+			return refuse(s, "a channel is named twice");
+	memcpy(channel.name, item, len + 1);
+	config->channels[config->n_channels++] = channel;
+	return 0;
+}
+
+static int parse_channels(const struct setting *s, const char *value, struct config *config)
+{
+	char *list = strdup(value), *next = list;
+	int r = list ? 0 : refuse(s, NO_MEMORY);
+
+	while (r == 0 && next)
+		r = parse_channel(s, strsep(&next, ","), config);
+	free(list);
+	return r;
+}
+
+static int parse_allow(const struct setting *s, const char *value, struct config *config)
+{
+	char why[256] = NO_MEMORY;
+	int r = access_parse(field(s, config), value, config, why, sizeof why);
+
+	return r < 0 ? refuse(s, why) : 0;
+}
+
+static int parse_level(const struct setting *s, const char *value, struct config *config)
+{
+	int level = diag_level_of(value);
+
+	if (level < 0)
+		return refuse(s, s->help);
+	*(enum diag_level *)field(s, config) = (enum diag_level)level;
+	return 0;
+}
+
+static int (*const parsers[N_KINDS])(const struct setting *, const char *value, struct config *) = {
+	[KIND_URL] = parse_url,
+	[KIND_PATH] = parse_path,
+	[KIND_PATH_OR_NONE] = parse_path,
+	[KIND_MODE] = parse_mode,
+	[KIND_SIZE] = parse_size,
+	[KIND_COUNT] = parse_size,
+	[KIND_REAL] = parse_real,
+	[KIND_BOOL] = parse_bool,
+	[KIND_CHANNELS] = parse_channels,
+	[KIND_ALLOW] = parse_allow,
+	[KIND_LEVEL] = parse_level,
+};
+
+/* From where the values come */
+
+static void print_help(void)
+{
+	printf("Usage: pgherald [OPTION]...\n"
+	       "Hold this host's one LISTEN connection to PostgreSQL, and repeat what it hears to local workers.\n\n");
+	for (const struct setting *s = settings; s < settings + N_SETTINGS; s++)
+		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", s->flag, s->help, "", s->name,
+			s->fallback ? ", default " : "", s->fallback ? s->fallback : "");
+	printf("  --help                   print this\n"
+	       "  --version                print the version\n\n"
+	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
+}
+
+static void take_environment(void)
+{
+	for (size_t i = 0; i < N_SETTINGS; i++) {
+		const char *value = getenv(settings[i].name);
+		/* Deployments unset a variable by leaving it empty. */
+		bool set = value && *value;
+		given[i].value = set ? value : settings[i].fallback;
+		given[i].origin = set ? "environment" : "default";
+	}
+}
+
+static int take_flag(size_t i, char *argument)
+{
+	/* The argument is visible in the process list; the copy is not. */
+	given[i].value = strdup(argument);
+	given[i].origin = "flag";
+	if (!given[i].value)
+		return refuse(&settings[i], NO_MEMORY);
+	if (settings[i].kind == KIND_URL)
+		memset(argument, 'x', strlen(argument));
+	return 0;
+}
+
+/* 0; -EINVAL after an ERROR line; positive when it has answered --help or --version. */
+static int take_flags(int argc, char **argv)
+{
+	enum { HELP = N_SETTINGS, VERSION };
+	struct option options[N_SETTINGS + 3] = {
+		[HELP] = {"help", no_argument, NULL, HELP},
+		[VERSION] = {"version", no_argument, NULL, VERSION},
+	};
+	int choice, r = 0;
+
+	for (int i = 0; i < (int)N_SETTINGS; i++)
+		options[i] = (struct option){settings[i].flag, required_argument, NULL, i};
+	opterr = 0;
+	while (r == 0 && (choice = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (choice == HELP) {
+			print_help();
+			return 1;
+		}
+		if (choice == VERSION) {
+			printf("pgherald " PGHERALD_VERSION "\n");
+			return 1;
+		}
+		if (choice < 0 || choice >= (int)N_SETTINGS) {
+			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
+			return -EINVAL;
+		}
+		r = take_flag((size_t)choice, optarg);
+	}
+	if (r == 0 && optind < argc) {
+		diag(DIAG_ERROR, "pgherald takes options only; see pgherald --help");
+		return -EINVAL;
+	}
+	return r;
+}
+
+int settings_load(struct config *config, int argc, char **argv)
+{
+	redact_forget();
+	take_environment();
+	int r = take_flags(argc, argv);
+	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++)
+		r = parsers[settings[i].kind](&settings[i], given[i].value, config);
+	return r;
+}
+
+bool settings_is_default(const char *name)
+{
+	size_t i = 0;
+
+	while (strcmp(settings[i].name, name) != 0)
+		i++;
+	return strcmp(given[i].origin, "default") == 0;
+}
+
+/* What operators see */
+
+unsigned settings_n(void)
+{
+	return N_SETTINGS;
+}
+
+void settings_show(unsigned i, struct setting_shown *out)
+{
+	const struct setting *s = &settings[i];
+	const char *value = given[i].value ? given[i].value : "";
+
+	*out = (struct setting_shown){
+		.name = s->name, .flag = s->flag, .help = s->help, .origin = given[i].origin};
+	if (s->kind == KIND_URL && *value)
+		redact_url(value, out->value, sizeof out->value);
+	else
+		snprintf(out->value, sizeof out->value, "%s", value);
+}
