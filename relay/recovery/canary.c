@@ -19,9 +19,9 @@
  * below. FROM is a token, or NOTHING.
  *
  * NOTIFY has no access control: every role that may connect can send a text like this. We know
- * our own canary by its nonce, which nobody can read before the commit. We believe another
- * relay's by its signature, with a key that only the relays' role can read. The server signs,
- * since only it knows the token.
+ * our own canary by its nonce, which no other session can read before the commit. We believe
+ * another relay's by its signature, with a key that only the relays' role can read. The server
+ * signs, since only it knows the token.
  *
  * A transaction that only notifies commits without a flush of the WAL. If the server then
  * crashes, it gives the transaction ids since the last flush to other transactions, and the
@@ -71,13 +71,6 @@ _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 #define CANARY_RESULT_FIELDS 4
 /* src/include/catalog/pg_type_d.h */
 #define BYTEA_OID 17
-
-/* When a relay takes its next turn, in intervals: after its own turn, and after another's (+-20
- * %). A relay that follows waits longer than the leader's turns are apart, so the leader keeps
- * the turn. It waits less than two intervals, so that another relay announces changes in time
- * when the leader fails. */
-#define TURN_OWN 0.95
-#define TURN_OTHERS 1.6
 
 _Static_assert(RELAY_KEY_SIZE == crypto_hash_sha256_BYTES, "the key is a hash");
 #define PAYLOAD_MAX                                                                                          \
@@ -265,7 +258,7 @@ static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	arm(c, c->interval * TURN_OWN);
+	arm(c, c->interval * CANARY_TURN_OWN_PERCENT / 100);
 	if (upstream_probe(c->upstream, CANARY_HEARD_SECONDS, on_probe, c) == 0)
 		c->n_probes++;
 }
@@ -409,7 +402,7 @@ static void on_own(struct canary *c, struct heard *h)
 		c->events->proved(c->context, &h->turn.token);
 		return;
 	}
-	arm(c, c->interval * TURN_OWN);
+	arm(c, c->interval * CANARY_TURN_OWN_PERCENT / 100);
 	note_turn(c, h);
 	h->turn.own = true;
 	c->events->turn(c->context, &h->turn);
@@ -419,7 +412,7 @@ static void on_others(struct canary *c, const struct heard *h)
 {
 	note_turn(c, h);
 	if (c->events->turn(c->context, &h->turn) && ev_is_active(&c->turn))
-		arm(c, jittered(c->interval * TURN_OTHERS));
+		arm(c, jittered(c->interval * CANARY_TURN_OTHERS_PERCENT / 100));
 }
 
 static void on_unreadable(const char *magic, uint32_t len)
@@ -518,7 +511,7 @@ void canary_prove(struct canary *c)
 
 void canary_start(struct canary *c)
 {
-	arm(c, jittered(c->interval * TURN_OWN));
+	arm(c, jittered(c->interval * CANARY_TURN_OWN_PERCENT / 100));
 }
 
 void canary_stop(struct canary *c)

@@ -350,8 +350,9 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 		tell_gap(c, w, c->fanout->backlog.head, NULL, own_cause(w),
 			!recoverable
 				? "what it missed is no longer in the backlog, and there is no recovery function"
-			: !w->passed ? "what it missed is no longer in the backlog, and it has no checkpoint"
-				     : "what it missed is no longer in the backlog, and memory is short");
+			: !w->passed
+				? "what it missed is no longer in the backlog, and it has no checkpoint"
+				: "what it missed is no longer in the backlog, and the relay is out of memory");
 		return;
 	}
 	m->worker = w;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(RECONCILE_HEARD_MAX <= UINT32_MAX / 8, "set_add() and set_grow() do not overflow");
+
 /* Sets */
 
 static void set_clear(struct heard_set *s)
@@ -255,7 +257,7 @@ static bool on_row(void *context, struct decoded *d)
 	return true;
 }
 
-/* Our checkpoint means nothing on this server, so nobody can tell what our workers lack. They
+/* Our checkpoint means nothing on this server, so we cannot tell what our workers lack. They
  * get a gap, and this turn's canary becomes the checkpoint. */
 static void begin_anew(struct reconcile *rc, const char *why)
 {

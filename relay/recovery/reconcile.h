@@ -28,7 +28,7 @@
 #include "recovery/canary.h"
 #include "recovery/recovery.h"
 
-/* Bounds the changes that one turn remembers as heard: 2 MiB of keys, or 50,000 changes a
+/* Bounds the changes that one turn remembers as heard: a table of 4 MiB, or 50,000 changes a
  * second at the default interval. The rest is forgotten, and may be announced again: better
  * twice than never. */
 #define RECONCILE_HEARD_MAX (1u << 18)
@@ -39,8 +39,10 @@
 #define RECONCILE_TURNS 3
 /* A relay that takes the lead counts as heard what came since the last turn of another, if that
  * was at most this long ago. A relay that follows never waits longer for its own turn
- * (canary.c, TURN_OTHERS). */
+ * (CANARY_TURN_OTHERS_PERCENT). */
 #define RECONCILE_TAKEOVER_INTERVALS 2.
+_Static_assert(CANARY_TURN_OTHERS_PERCENT * 120 / 100 <= 100 * (int)RECONCILE_TAKEOVER_INTERVALS,
+	"a follower that takes its turn in time counts what it heard");
 /* How many of our turns a question and its announcements may outlast. After that our canaries
  * claim nothing, and others take the lead. If they did so at once, a server that is merely slow
  * would get every relay's questions. */
@@ -82,9 +84,10 @@ struct reconcile {
 
 	/* The term. */
 	bool leading;
-	struct token from;     /* from where it answers: our checkpoint when it began */
-	char *asked;           /* the moment of its last question that was answered; NULL before. Longer than
-				  struct token: it keeps its whole snapshot. */
+	struct token from; /* where it begins: our checkpoint at that time */
+	/* The moment of its last question that was answered; NULL before. It keeps its whole
+	 * snapshot, and so may be longer than struct token. */
+	char *asked;
 	struct token turn;     /* of the canary at which its last question was asked */
 	struct token settling; /* settled once this turn is done; not set in the first */
 	struct token settled;  /* not set before the first is */
@@ -105,9 +108,9 @@ struct reconcile {
 	double heard_since;                  /* seconds of clock_now(), since when heard is complete */
 	struct suspect_list suspects, found; /* of the turn before, and of this one */
 
-	double failing_since; /* seconds of clock_now(), of the first turn that failed; 0: the last was done
-			       */
-	char trouble[256];    /* why it fails */
+	/* Seconds of clock_now(), of the first turn that failed; 0: the last was done. */
+	double failing_since;
+	char trouble[256]; /* why it fails */
 	uint64_t n_announced;
 };
 

@@ -74,18 +74,17 @@ static void on_done_for_backlog(
 {
 	struct recovery *r = context;
 
-	r->on_backlog_done(r->context, outcome, token, text);
+	/* The checkpoint that follows is the canary's, not the moment of the answer, which is
+	 * not on disk. */
+	(void)token;
+	r->events->recovered(r->context, outcome, text);
 }
 
 static const struct recovery_sink backlog_sink = {on_row_for_backlog, on_done_for_backlog};
 
-void recovery_for_backlog(struct recovery *r, const char *since,
-	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
-	void *context)
+void recovery_for_backlog(struct recovery *r, const char *since)
 {
 	recovery_abort(r);
-	r->on_backlog_done = done;
-	r->context = context;
 	r->sink = &backlog_sink;
 	r->sink_context = r;
 	changes_ask(&r->changes, since, r->config->recovery_rate);
@@ -130,11 +129,17 @@ static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
 	ev_timer_stop(loop, timer);
 }
 
-void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode, const struct upstream *upstream)
+void recovery_init(struct recovery *r, const struct recovery_uses *uses, const struct recovery_events *events,
+	void *context)
 {
-	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
-	changes_init(&r->changes, &(struct changes_uses){loop, config, &fanout->checkpoints, upstream},
+	*r = (struct recovery){.events = events,
+		.context = context,
+		.loop = uses->loop,
+		.config = uses->config,
+		.fanout = uses->fanout,
+		.decode = uses->decode};
+	changes_init(&r->changes,
+		&(struct changes_uses){uses->loop, uses->config, &uses->fanout->checkpoints, uses->upstream},
 		&lane_events, r);
 	ev_init(&r->poll, on_poll);
 	r->poll.repeat = POLL_SECONDS;

@@ -15,7 +15,15 @@ struct recovery_sink {
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
 
+struct recovery_events {
+	/* What recovery_for_backlog() asked for is in the backlog, or cannot be recovered.
+	 * text: what went wrong, valid until the event returns. */
+	void (*recovered)(void *context, enum changes_outcome outcome, const char *text);
+};
+
 struct recovery {
+	const struct recovery_events *events;
+	void *context;
 	struct ev_loop *loop;
 	const struct config *config;
 	struct fanout *fanout;
@@ -24,23 +32,27 @@ struct recovery {
 	struct changes_since changes;
 	const struct recovery_sink *sink; /* NULL: no question is under way */
 	void *sink_context;
-	void (*on_backlog_done)(
-		void *context, enum changes_outcome outcome, const char *token, const char *text);
-	void *context;        /* of on_backlog_done */
 	struct ev_timer poll; /* until the next look whether workers have room for more rows */
 	struct diag_limit limit;
 
 	uint64_t n_questions, n_rows; /* including catch_up's */
 };
 
-void recovery_init(struct recovery *recovery, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode, const struct upstream *upstream);
+/* What recovery works with. All of it must outlive the recovery. */
+struct recovery_uses {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct fanout *fanout;
+	struct decode *decode;
+	const struct upstream *upstream;
+};
+
+void recovery_init(struct recovery *recovery, const struct recovery_uses *uses,
+	const struct recovery_events *events, void *context);
 void recovery_close(struct recovery *recovery);
-/* Puts what changed since the token into the backlog, then calls done. Drops a question of
+/* Puts what changed since the token into the backlog; recovered follows. Drops a question of
  * reconciliation. */
-void recovery_for_backlog(struct recovery *recovery, const char *since,
-	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
-	void *context);
+void recovery_for_backlog(struct recovery *recovery, const char *since);
 /* Gives what changed since the token to the sink. sink must outlive the question. 0, or -EBUSY:
  * a question is under way. */
 int recovery_for_reconciliation(

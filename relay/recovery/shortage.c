@@ -39,7 +39,7 @@ static bool is_stalled(const struct catch_up_waiter *m)
 	return !m->list && spool_is_kept_for(&m->question->spool, &m->reader);
 }
 
-/* Adds up the seconds for which it has kept memory. While nobody waits, taking a row resets
+/* Adds up the seconds for which it has kept memory. While no one waits, taking a row resets
  * them. */
 static void look_at(struct catch_up_waiter *m, bool waited_for)
 {
