@@ -1,14 +1,15 @@
 #!/usr/bin/python3
-"""Failure injection: every allocation and every call of the kernel that our code makes fails once, and what is promised holds.
+"""Failure injection: each allocation and each system call that our code makes fails once, and every promise holds.
 
     tests/inject/run [--long] [SCENARIO...]              all, or some of each scenario's sites when it has many
     tests/inject/run SCENARIO --site SITE                one of them again
 
-A scenario is played once to learn the sites (see inject.c), then once for each site, two at a time, in the build with sanitizers
-that PGHERALD_BUILD names (build-run/asan). Scenarios: client (the library against a real relay), local and postgres (the relay).
+A scenario runs once to learn the sites (see inject.c), then once for each site, two at a time, in the build with
+sanitizers that PGHERALD_BUILD names (build-run/asan). Scenarios: client (the library against a real relay), local and
+postgres (the relay).
 
-What holds in each of them stands in class Promises. Prints a line for each broken promise and one a scenario; ends with an
-error when one is broken.
+The class Promises lists what must hold. Prints a line for each broken promise and one a scenario; ends with an error
+when a promise is broken.
 """
 
 import argparse
@@ -35,39 +36,40 @@ INJECT = os.path.join(BUILD, "tests", "inject", "inject.so")
 CLIENT = os.path.join(BUILD, "tests", "inject", "inject-client")
 SANITIZER = "verify_asan_link_order=0:abort_on_error=1:detect_leaks=1"
 
-# libev cannot say that memory is short: it ends the process, which systemd starts again.
+# When libev is out of memory, it ends the process, and systemd restarts it.
 LIBEV_ENDS = "(libev)"
-# One failure may cost one connection or one request; whoever was told asks again. More than that is a fault that spreads.
+# One failure may cost one connection or one request, which is asked again. More than that is a failure that spreads.
 TOLD_MAX = 3
-# Where only some sites are tried.
+# How many sites are tried without --long.
 SOME = {"client": 100, "local": 60, "postgres": 10}
 
 
 class Told(Exception):
-    """Somebody was told: a connection ended or a request was answered with ERROR."""
+    """The relay reported the failure: it ended a connection or answered a request with ERROR."""
 
 
 class Promises:
-    """What a relay promises in which one call has failed.
+    """What a relay promises after one of its calls has failed.
 
-    1. At start it serves, or ends with a status that is not 0 and one ERROR line.
-    2. Afterwards it goes on. The one exception is libev, see above.
-    3. A worker may be sent away or be refused a request: asked again, it is served.
-    4. A change that was acknowledged with OK reaches who subscribed, or he is told of a gap; across his resume too.
-    5. A reply of ops.sock or metrics.sock is whole or the connection ends without its end.
-    6. Without workers it holds as many descriptors as it did without a failure.
-    7. On SIGTERM it ends with status 0, and no sanitizer has anything to say: no leak, no use after free.
+    1. At start it serves, or exits with a status that is not 0 and one ERROR line.
+    2. Later it continues to serve. The only exception is libev, see above.
+    3. It may disconnect a worker or refuse a request; when the worker asks again, it is served.
+    4. A change that was acknowledged with OK reaches a subscriber, or the subscriber is told of a gap; also when it
+       resumes in between.
+    5. A reply of ops.sock or metrics.sock is whole, or the connection ends before the reply's end.
+    6. Without workers it has as many open descriptors as it has without a failure.
+    7. On SIGTERM it exits with status 0, and no sanitizer reports anything: no leak, no use after free.
     """
 
     def __init__(self, relay, reference):
         self.relay = relay
-        self.reference = reference  # what was seen without a failure; filled by that run
+        self.reference = reference  # what a run without a failure saw; filled by that run
         self.told = 0
         self.listener = None
-        self.gaps = 0  # that stood for something missed
+        self.gaps = 0  # those that explain a missed change
 
     def again(self, step):
-        """Do it, again when it was told that it is not done."""
+        """Take the step, and again while the relay reports that it failed."""
         while True:
             try:
                 return step()
@@ -112,10 +114,10 @@ class Promises:
             raise Told(worker._answers[id])
 
     def listen(self, **options):
-        """A subscriber of everything, who resumes when he was sent away."""
+        """A subscriber of everything, which resumes when it is disconnected."""
         def connect():
             cursor = self.listener.cursor if self.listener else None
-            # Before there is a cursor there is nothing to resume.
+            # Without a cursor there is nothing to resume.
             worker = Subscriber(self.relay.path, resume=cursor, **options)
             self.relay._workers.append(worker)
             for channel in (CHANNEL, "log"):
@@ -138,7 +140,7 @@ class Promises:
                 self.listener.frames.extend(before)
             self.until(self.listener, all_heard, f"{texts[:3]} or a gap")
         self.again(step)
-        # What comes after a gap is heard, or there is another.
+        # Changes after a gap are heard, or there is another gap.
         self.gaps = len(self.listener.of(Gap))
 
     def publish(self, kind, channel, *what):
@@ -173,7 +175,7 @@ class Promises:
             if not reply.endswith("\n\n"):
                 raise Told(command)
             if reply.startswith("ERR memory ") or re.match(r"\w+=", reply):
-                return  # a table for which there was no memory
+                return  # out of memory for the table
             if command.endswith(" json"):
                 shape = [sorted(json.loads(line)) for line in reply.splitlines() if line]
                 if command.startswith("workers"):
@@ -182,14 +184,14 @@ class Promises:
                 shape = self.families(reply)
             else:
                 shape = [re.sub(r"\d+", "N", line.split()[0]) if line.split() else "" for line in reply.splitlines()]
-                # How many workers there are by now depends on who was told what.
+                # The number of workers depends on which connections have failed.
                 shape = [name for i, name in enumerate(shape) if name != "N" or shape[i - 1] != "N"]
             self.alike(f"5: the reply to {command}", shape)
         self.again(step)
 
     @staticmethod
     def families(page):
-        """The names of all that always stands there: what /proc tells comes without a promise."""
+        """The names that are always there: those from /proc are not promised."""
         return [line.split()[0] for line in page.splitlines() if line and "process_" not in line]
 
     def prometheus_asks(self):
@@ -205,7 +207,7 @@ class Promises:
 
     def ends(self):
         self.relay.disconnect()
-        # libev, when it gets no eventfd, takes a pipe, which has two ends.
+        # Without an eventfd, libev uses a pipe, which has two ends.
         fds = self.reference.setdefault("fds", self.relay.fds()) + self.relay.environment.get("INJECT_FAIL", "").startswith("eventfd-")
         wait_until(lambda: self.relay.fds() <= fds, lambda: f"6: {fds} descriptors, not {self.relay.fds()}")
         self.relay.stop()
@@ -213,7 +215,7 @@ class Promises:
 
 
 class Scenario:
-    """Played with an environment for the program in which a call is to fail."""
+    """Steps that run with an environment for the program whose call is to fail."""
 
     program = DAEMON  # whose calls fail
 
@@ -245,7 +247,7 @@ class Scenario:
 
 
 class Client(Scenario):
-    """The library's promises stand in client.c."""
+    """client.c checks the library's promises."""
 
     program = os.path.join(BUILD, "client", "libpgherald.so")
 
@@ -271,17 +273,17 @@ class Local(Scenario):
             p.hears(pubkey)
         p.publish(SEND, "log", "text")
         p.hears("text")
-        # By pubkey, many at once; not whole at once; and not what the relay gave.
+        # Many pubkeys in one request, and a request in pieces.
         p.again(lambda: p.ask(self.worker(p), SUBSCRIBE, CHANNEL, [f"user{i}" for i in range(200)]))
         p.again(lambda: self.torn(p))
         for command in ("status", "workers", "channels", "metrics", "config", "help", "version", "workers json", "config json"):
             p.operator_asks(command)
         p.prometheus_asks()
-        # What is published while he is away.
+        # A change that is published while the subscriber is away.
         p.listener.close()
         p.publish(NOTIFY, CHANNEL, "missed", None)
         p.hears("missed")
-        # Of another run of the relay: told of a gap.
+        # A cursor of another run of the relay: the worker is told of a gap.
         p.again(lambda: self.foreign(p))
 
     @staticmethod
@@ -319,7 +321,7 @@ class PostgresMode(Scenario):
     def play(self, environment):
         database = self.server.database()
         data = DataSync(self.run, database).recoverable()
-        # Without what libpq may bring along: Kerberos' library dereferences NULL when memory is short.
+        # Without GSSAPI and TLS: Kerberos' library dereferences NULL when it is out of memory.
         url = database.direct_url + "?gssencmode=disable&sslmode=disable"
         relay = self.relay(environment, DATABASE_URL=url, DATABASE_DIRECT_URL=url,
                            PGHERALD_BACKLOG_SIZE="64K", PGHERALD_CHECKPOINT_INTERVAL="0.3")
@@ -338,20 +340,20 @@ class PostgresMode(Scenario):
         data.database.notify(CHANNEL, '{ "p" : "unusual" }')
         data.database.notify("log", "text")
         p.hears("written", "unusual", "text")
-        # Committed and never notified: reconciled.
+        # A change that nobody notified: it is reconciled.
         data.write("silent")
         p.hears("silent")
-        # What the upstream misses.
+        # Changes that the upstream misses.
         data.database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgherald%%'"
                           " AND datname = current_database()", user="postgres")
         data.change("while it was away")
         p.hears("while it was away")
-        # Falls out of the backlog.
+        # The subscriber falls out of the backlog.
         data.write_many(1, 3000, "a user with a long name " + "x" * 100)
         data.database.sql("SELECT count(pg_notify(%s, '{\"p\":\"' || user_id || '\"}')) FROM user_revisions", (CHANNEL,))
         data.change("last")
         p.hears("last", "a user with a long name " + "x" * 100 + "1500")
-        # Comes back with a checkpoint alone, and is caught up from the database.
+        # The subscriber has only a checkpoint, and catches up from the database.
         p.listener.close()
         p.listener.cursor = ("another run", 1, checkpoint)
         data.change("while the worker was away")
@@ -378,17 +380,17 @@ class Injection:
         return {"LD_PRELOAD": INJECT, "ASAN_OPTIONS": f"{sanitizer}:{SANITIZER}", **variables}
 
     def sites(self):
-        """What is met without a failure."""
+        """The sites that a run without a failure meets."""
         path = os.path.join(self.directory, "sites")
         self.scenario.play(self.environment(INJECT_SITES=path))
         with open(path) as file:
             sites = [line.split()[0] for line in file]
-        # The first thing that libev adds is what wakes it for a signal. When the kernel does not watch that, libev tells nobody.
+        # The first descriptor that libev adds wakes it for a signal. When the kernel does not watch it, libev does not report that.
         libev = [site for site in sites if site.startswith("epoll_ctl")][:1] if self.scenario.program == DAEMON else []
         return [site for site in sites if site not in libev]
 
     def fail(self, site):
-        """None, or what broke."""
+        """None: every promise was kept; "": the call was not met again; otherwise what broke."""
         with self.lock:
             self.n += 1
             done = os.path.join(self.directory, f"done{self.n}")
@@ -399,7 +401,7 @@ class Injection:
         return None if os.path.exists(done) else ""
 
     def where(self, done):
-        """The own frames of the call that failed, as lines of the source."""
+        """The stack of the call that failed, as lines of our source."""
         if not os.path.exists(done):
             return "before any failure"
         with open(done) as file:
@@ -414,7 +416,7 @@ def play(run, name, site, limit, part):
         sites = [site] if site else injection.sites()
         if site:
             injection.sites()
-        # Some of them: as many from the end as from the beginning, and the same ones in every run of a build.
+        # Spread evenly over all of them, and the same in every run of a build.
         every = max(1, -(-len(sites) // limit)) if limit else 1
         chosen = sites[::every]
         chosen = chosen[part[0] - 1::part[1]]
