@@ -292,7 +292,7 @@ static bool read_kind(const char *claim, enum canary_claim_kind *out)
 /* Reads "CLAIM FROM" into *out, which is all zero. False: it is malformed. */
 static bool read_claim(const char **text, struct canary_claim *out)
 {
-	struct token claim, from;
+	struct token claim = {0}, from = {0};
 
 	if (!word(text, claim.text, sizeof claim.text) || !word(text, from.text, sizeof from.text) ||
 		!read_kind(claim.text, &out->kind))
