@@ -53,7 +53,7 @@ unsigned session_attempts(void)
 
 static struct session_text one_line(const char *text)
 {
-	struct session_text line;
+	struct session_text line = {0};
 
 	redact(text, line.text, sizeof line.text);
 	return line;
