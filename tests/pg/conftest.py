@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from liar import Liar
 from machine import INSTALLED
-from procs import Run, wait_until
-from relay import CAT, DAEMON, Cat, Relay
-from servers import PASSWORD, Bouncer, Postgres, make_template
-from syncd import SYNCD, Syncd
+from harness.procs import Run, wait_until
+from harness.relay import CAT, DAEMON, Cat, Relay
+from harness.servers import PASSWORD, Bouncer, Postgres, make_template
+from harness.syncd import SYNCD, Syncd
 
 
 class Cleanup:
@@ -59,7 +59,7 @@ def run():
 @pytest.fixture
 def without_sanitizers(monkeypatch):
     """The daemon as it is installed: what a sanitizer takes would drown what a test measures, or be more than it allows."""
-    monkeypatch.setattr("relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
+    monkeypatch.setattr("harness.relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
 
 
 @pytest.fixture

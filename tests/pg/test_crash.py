@@ -3,8 +3,8 @@ back to may have seen them: it would take what their new owners change for old."
 
 import pytest
 
-from datasync import DataSync
-from subscriber import resumed, subscriber
+from harness.datasync import DataSync
+from harness.subscriber import resumed, subscriber
 
 # No turn in between, which would flush.
 SELDOM = {"PGHERALD_CHECKPOINT_INTERVAL": "3600"}

@@ -3,9 +3,9 @@
 import pytest
 
 from lying import LIES, survives
-from procs import wait_until
-from subscriber import subscriber
-from worker import CHANNEL
+from harness.procs import wait_until
+from harness.subscriber import subscriber
+from harness.worker import CHANNEL
 
 # A piece of each statement that returns a row: of a turn, and of publishing.
 TURNS = ["'pgherald2'", "SELECT pg_catalog.pg_current_snapshot()"]

@@ -3,7 +3,7 @@
 import json
 import re
 
-from worker import CHANNEL, Error, Ok
+from harness.worker import CHANNEL, Error, Ok
 
 # pubkey, client id, and the payload byte for byte as Go's encoding/json writes it
 WRITTEN = [

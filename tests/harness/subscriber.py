@@ -3,7 +3,7 @@
 import os
 import socket
 
-from worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
+from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
 
 
 class Subscriber(Worker):

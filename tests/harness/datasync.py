@@ -6,8 +6,8 @@ which a test leaves out where it is about what is missed.
 
 import os
 
-from procs import wait_until
-from worker import CHANNEL
+from harness.procs import wait_until
+from harness.worker import CHANNEL
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SQL = os.path.join(os.path.dirname(os.path.dirname(HERE)), "relay", "sql")
