@@ -24,7 +24,7 @@
 #define CHECKPOINT_TOKEN_MAX (CHECKPOINT_SNAPSHOT_MAX + 64)
 _Static_assert(
 	CHECKPOINT_PREFIX_MAX + CHECKPOINT_SNAPSHOT_MAX <= CHECKPOINT_TOKEN_MAX, "a token holds its parts");
-/* A HELLO carries it beside a name and an epoch. */
+/* A HELLO carries it with a name and an epoch. */
 _Static_assert(2 * CHECKPOINT_TOKEN_MAX <= WIRE_FRAME_MAX, "a token fits into a frame");
 /* How far back a worker or a failover may go: five minutes at the default interval. */
 #define CHECKPOINT_HISTORY_MAX 64
