@@ -25,18 +25,19 @@ static const char *path_of(const struct config *config, enum listener_name name)
 	}
 }
 
-/* The ops socket that nobody asked for may be missing: on a developer's machine there is no /run/pgherald. */
+/* The ops socket at its default path: on a developer's machine there is no /run/pgherald. */
 static bool may_be_missing(const struct config *config, enum listener_name name)
 {
 	return name == LISTENER_OPS && config->ops_by_default;
 }
 
+/* Go on without this listener if it may be missing. 0, or else result. */
 static int without(
 	struct listener *listener, const struct config *config, enum listener_name name, int result)
 {
 	if (!may_be_missing(config, name))
 		return result;
-	diag(DIAG_WARNING, "there is no ops socket, since %s cannot be had: %s; set PGHERALD_OPS_SOCKET",
+	diag(DIAG_WARNING, "there is no ops socket, because %s cannot be opened: %s; set PGHERALD_OPS_SOCKET",
 		config->ops_path, strerror(-result));
 	listener_close(listener);
 	return 0;

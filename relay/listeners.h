@@ -1,26 +1,29 @@
-/* Which sockets there are, whose they are and which may be missing: one for workers, one for operators, one
- * for metrics. Each is systemd's, when it hands it over, or else made on its configured path. Logs what
- * cannot be had. main calls it. */
+/* The relay's sockets: one for workers, one for operators, one for metrics. Each is inherited
+ * from systemd, or else made on its configured path. Logs a socket that cannot be used, and
+ * says whether the start may go on without it. main.c calls it. */
 #pragma once
 
 #include "base/config.h"
 #include "base/listener.h"
 
-/* In the order in which they open: who can reach the last finds all of the relay there. */
+/* In the order in which they open: when workers can connect, everything else is there. */
 enum listener_name { LISTENER_METRICS, LISTENER_OPS, LISTENER_WORKERS, LISTENERS_N };
 
 struct listeners {
 	struct listener all[LISTENERS_N];
 };
 
+/* Who is handed the connections of a listener. accepted takes fd over; context must outlive the
+ * listener. */
 struct listeners_taker {
 	void (*accepted)(void *context, int fd);
 	void *context;
 };
 
-/* Take the paths, and let nobody in yet. 0, or a negative errno after a line that says what to do. */
+/* Take the paths, without listening on them. 0, or a negative errno after an ERROR line that
+ * says what to do. */
 int listeners_claim(struct listeners *listeners, const struct config *config);
-/* Let them in. The same. */
+/* Listen and accept connections. loop must outlive the listeners. Returns the same. */
 int listeners_open(struct listeners *listeners, struct ev_loop *loop, const struct config *config,
 	const struct listeners_taker takers[LISTENERS_N]);
 void listeners_close(struct listeners *listeners);

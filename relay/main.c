@@ -1,6 +1,6 @@
-/* The process: its settings, its sockets, its signals, its deadlines, its exit status. What it serves is
- * relay.c's. Until the relay has proved itself a failure ends the process, since it is the setting that is
- * wrong; from then on nothing does but a signal. */
+/* The process: settings, sockets, signals, deadlines, exit status. What it serves is relay.c's.
+ * Until the relay has proved that it works, a failure ends the process, because the settings
+ * are wrong; from then on only a signal does. */
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/systemd.h"
@@ -14,12 +14,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Within this a healthy start is over; a server that is only just starting is waited for as long. */
+/* How long a start may take. A healthy one takes less; a server that is still starting is given
+ * this long. */
 #define START_SECONDS 12.
-/* For what is being published when the signal comes. */
+/* How long a stop waits for requests that are being published. */
 #define STOP_SECONDS 1.
 
-/* Those of libev, the locks, PostgreSQL, the log, and connections that are about to be turned away. */
+/* Descriptors of libev, the locks, PostgreSQL, the log, and connections that are about to be
+ * refused. */
 #define OTHER_DESCRIPTORS 64
 
 struct process {
@@ -27,10 +29,10 @@ struct process {
 	struct config config;
 	struct relay relay;
 	struct listeners listeners;
-	bool stopping; /* the signal has come */
+	bool stopping; /* a signal has come */
 	int exit_status;
 	struct ev_timer start_deadline, stop_deadline;
-	struct ev_prepare settled; /* once stopping */
+	struct ev_prepare settled; /* while stopping */
 	struct ev_signal sigterm, sigint;
 };
 
@@ -46,7 +48,7 @@ static void on_refused(void *context, const char *why)
 {
 	struct process *p = context;
 
-	/* Whatever else fails in the same iteration is not worth a second line. */
+	/* Only the first failure of an iteration is logged. */
 	if (p->exit_status != EXIT_SUCCESS)
 		return;
 	diag(DIAG_ERROR, "start refused: %s", why);
@@ -105,7 +107,7 @@ static void on_stop_deadline(struct ev_loop *loop, struct ev_timer *timer, int e
 	stop_now(timer->data, EXIT_SUCCESS);
 }
 
-/* What is being published is waited for, so that it can be answered. Nothing new is taken. */
+/* Requests that are being published are still answered; no new ones are read. */
 static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int events)
 {
 	struct process *p = watcher->data;
@@ -135,8 +137,8 @@ static void watch(struct process *p)
 	ev_signal_start(p->loop, &p->sigint);
 }
 
-/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
- * such a number, and the log would be written into it. */
+/* If any of the descriptors 0 to 2 is closed, open /dev/null there. Otherwise a file or socket
+ * would get that number, and the log would be written into it. */
 static bool open_standard_streams(void)
 {
 	for (int fd = 0; fd <= 2; fd++)
@@ -151,7 +153,7 @@ int main(int argc, char **argv)
 	struct process *p = &process;
 	static const struct relay_events events = {on_proved, on_refused};
 
-	/* Nobody could be told of it. */
+	/* There is no place to log it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
 	int result = config_load(&p->config, argc, argv);
@@ -161,7 +163,7 @@ int main(int argc, char **argv)
 	config_fit_descriptors(&p->config, OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + OTHER_DESCRIPTORS);
 	p->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
 	if (!p->loop) {
-		diag(DIAG_ERROR, "start refused: no event loop can be had from the kernel");
+		diag(DIAG_ERROR, "start refused: the kernel provides no event loop");
 		return EXIT_FAILURE;
 	}
 	if (listeners_claim(&p->listeners, &p->config) < 0)
@@ -169,7 +171,7 @@ int main(int argc, char **argv)
 	watch(p);
 	result = relay_open(&p->relay, p->loop, &p->config, &events, p);
 	if (result < 0) {
-		diag(DIAG_ERROR, "start refused: no backlog of %zu bytes: %s", p->config.backlog_size,
+		diag(DIAG_ERROR, "start refused: cannot allocate a backlog of %zu bytes: %s", p->config.backlog_size,
 			strerror(-result));
 		return EXIT_FAILURE;
 	}
@@ -177,13 +179,13 @@ int main(int argc, char **argv)
 	if (p->config.mode == MODE_POSTGRES)
 		timer_arm(p->loop, &p->start_deadline, START_SECONDS);
 	relay_start(&p->relay);
-	/* In local mode it may have been refused by now. */
+	/* In local mode the start may have failed already. */
 	if (p->exit_status == EXIT_SUCCESS)
 		ev_run(p->loop, 0);
 
 	relay_close(&p->relay);
 	listeners_close(&p->listeners);
-	/* A thread that is still connecting would outlive what exit() takes down. */
+	/* A thread that is still connecting uses what exit() destroys. */
 	if (session_attempts() > 0)
 		_exit(p->exit_status);
 	ev_loop_destroy(p->loop);

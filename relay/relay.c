@@ -83,7 +83,7 @@ static void go_live(struct relay *r)
 
 /* Recovery of what the upstream missed */
 
-static void on_recovered(void *context, enum changes_outcome outcome, const char *token, const char *text)
+static void on_recovered(void *context, enum changes_outcome outcome, const char *text)
 {
 	struct relay *r = context;
 
@@ -94,9 +94,7 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 		fanout_gap(
 			&r->fanout, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : WIRE_GAP_UPSTREAM, text);
 	}
-	/* The moment that was asked about is later, but not on disk yet. Where no canary could be had, the
-	 * last checkpoint will do for longer. */
-	(void)token;
+	/* Without a proof the last checkpoint stays. */
 	if (token_is_set(&r->proved))
 		fanout_checkpoint(&r->fanout, r->proved.text);
 	go_live(r);
@@ -110,7 +108,7 @@ static void recover(struct relay *r, const struct token *token)
 	canary_start(&r->canary);
 	r->proved = token ? *token : (struct token){0};
 	if (r->upstream.recoverable && since) {
-		recovery_for_backlog(&r->recovery, since->token, on_recovered, r);
+		recovery_for_backlog(&r->recovery, since->token);
 		return;
 	}
 	fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay did not hear PostgreSQL for a while");
@@ -223,15 +221,16 @@ static bool on_pending(void *context, const struct token *owed)
 
 /* Publisher */
 
-static void on_published(void *context, uint64_t source, uint32_t slot, uint64_t request,
-	enum wire_error_code code, const char *text)
+static void on_published(
+	void *context, const struct publish_origin *origin, enum wire_error_code code, const char *text)
 {
 	struct relay *r = context;
 
-	if (source == 0)
+	if (origin->source == 0)
 		reconcile_published(&r->reconcile, code == WIRE_ERROR_NONE);
 	else
-		connection_published(&r->fanout, (struct worker_ref){slot, source}, request, code, text);
+		connection_published(&r->fanout, (struct worker_ref){origin->slot, origin->source},
+			origin->request, code, text);
 }
 
 static void on_publisher_connected(void *context)
@@ -371,6 +370,7 @@ static void fill_parts(struct relay *r)
 int relay_open(struct relay *r, struct ev_loop *loop, const struct config *config,
 	const struct relay_events *events, void *context)
 {
+	static const struct recovery_events recovery_events = {on_recovered};
 	const struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
 
 	*r = (struct relay){.loop = loop, .config = config, .events = *events, .context = context};
@@ -378,7 +378,9 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 	int result = fanout_open(&r->fanout, loop, config, &requests);
 	if (result < 0)
 		return result;
-	recovery_init(&r->recovery, loop, config, &r->fanout, &r->decode, &r->upstream);
+	recovery_init(&r->recovery,
+		&(struct recovery_uses){loop, config, &r->fanout, &r->decode, &r->upstream}, &recovery_events,
+		r);
 	catch_up_init(&r->catch_up, loop, config, &r->fanout, &r->recovery, &r->upstream);
 	reconcile_init(&r->reconcile, config, &r->fanout, &r->publisher, &r->recovery);
 	fill_parts(r);

@@ -1,4 +1,4 @@
-/* The library in a libev loop: one watcher, on one descriptor, for as long as the program runs.
+/* The library in a libev loop: one watcher, on one descriptor, as long as the program runs.
  *
  *	libev [PUBKEY]     print the changes of PUBKEY, or all */
 #include <ev.h>

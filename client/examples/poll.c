@@ -1,5 +1,5 @@
-/* The library without an event loop: the ten lines of pgherald.h, with what a program does beside them. It
- * reads names from its input and publishes that their data changed, and prints the changes of all.
+/* The library without an event loop: the ten lines of pgherald.h in a program that has other input.
+ * It reads names from standard input, publishes that their data changed, and prints all changes.
  *
  *	poll <names */
 #include <errno.h>
@@ -32,7 +32,7 @@ static void on_published(struct pgherald *h, const struct pgherald_result *resul
 		fprintf(stderr, "poll: not published: %s\n", result->text);
 }
 
-/* A line a read, as a terminal gives it. Returns 0 at the end of the input. */
+/* A terminal gives one line a read(). 1; 0 at the end of the input; negative errno. */
 static int publish_line(struct pgherald *h)
 {
 	char name[256];
@@ -64,7 +64,7 @@ int main(void)
 		if (r == 0 && pfds[0].revents) {
 			r = publish_line(h);
 			if (r == 0)
-				pfds[0].fd = -1; /* the input is over; poll passes over it */
+				pfds[0].fd = -1; /* end of the input: poll() ignores it */
 		}
 		if (r >= 0 && pfds[1].revents)
 			r = pgherald_dispatch(h);

@@ -1,8 +1,8 @@
-/* A prefork server: a master that forks workers and restarts those that die. Each worker opens its own
- * handle, after the fork, and keeps its cursor in a file; so the one that takes a dead worker's place hears
- * what was missed.
+/* A prefork server: a master forks workers and restarts those that die. Each worker opens its own
+ * handle after the fork and keeps its cursor in a file, so the worker that replaces a dead one
+ * hears what was missed.
  *
- * 	prefork DIRECTORY WORKERS     print the changes that each worker hears */
+ *	prefork DIRECTORY WORKERS     print the changes that each worker hears */
 #include <errno.h>
 #include <limits.h>
 #include <pgherald.h>
@@ -34,7 +34,7 @@ static void on_change(struct pgherald *h, const struct pgherald_change *change, 
 	fflush(stdout);
 }
 
-/* Something may be missed: what this worker holds of users' data is to be read anew. */
+/* Changes may be missing: a real worker reads again what it holds of users' data. */
 static void on_gap(struct pgherald *h, const struct pgherald_gap *gap, void *data)
 {
 	const struct worker *worker = data;
@@ -53,7 +53,7 @@ static void on_subscribed(struct pgherald *h, const struct pgherald_result *resu
 	fflush(stdout);
 }
 
-/* What was stored, or NULL. */
+/* The stored cursor, or NULL. */
 static const char *load_cursor(const struct worker *worker, char *buf, int size)
 {
 	FILE *file = fopen(worker->cursor_file, "re");
@@ -64,7 +64,7 @@ static const char *load_cursor(const struct worker *worker, char *buf, int size)
 	return good ? buf : NULL;
 }
 
-/* Aside, then renamed: a worker may be killed at any moment. */
+/* Written to another file and renamed: a worker may be killed at any moment. */
 static int store_cursor(const struct worker *worker, struct pgherald *h)
 {
 	char cursor[PGHERALD_CURSOR_SIZE], aside[PATH_MAX + 4];
@@ -100,7 +100,7 @@ static int work(struct worker *worker)
 	r = pgherald_subscribe(h, "data_sync_changes", NULL, on_subscribed, worker);
 	while (r >= 0) {
 		r = pgherald_wait(h, -1);
-		/* Behind the callbacks: what they have handled is past. */
+		/* After the callbacks: the cursor says that their changes are handled. */
 		if (r > 0)
 			r = store_cursor(worker, h);
 	}
@@ -146,7 +146,7 @@ int main(int argc, char **argv)
 			break;
 		for (int i = 0; i < n; i++)
 			if (workers[i] == dead) {
-				poll(NULL, 0, 100); /* one that dies at once is no busy loop */
+				poll(NULL, 0, 100); /* do not spin when one dies at once */
 				workers[i] = start(argv[1], i);
 			}
 	}

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """A worker in Python that speaks the protocol itself; it needs python3-msgpack. It prints whose data changed, and publishes
-a change of its own. Its cursor is in a file: the next run goes on where this one ended, and so does each reconnect.
+a change of its own. Its cursor is in a file, from which the next run and each reconnect continue.
 
     worker.py CURSOR_FILE [PUBKEY_TO_PUBLISH]"""
 import json, os, socket, sys, time
@@ -15,7 +15,7 @@ CURSOR_FILE, TO_PUBLISH = sys.argv[1], sys.argv[2:]
 def converse(relay):
     send = lambda *frame: relay.sendall(msgpack.packb(frame))
     cursor = json.load(open(CURSOR_FILE)) if os.path.exists(CURSOR_FILE) else None  # [epoch, seq, checkpoint]
-    live = BEGIN if cursor else SUBSCRIBE  # from the OK to this on
+    live = BEGIN if cursor else SUBSCRIBE  # it is live from the OK to this
     send(HELLO, 1, "worker.py", cursor)
     send(SUBSCRIBE, SUBSCRIBE, CHANNEL, None)
     if cursor:
@@ -40,7 +40,7 @@ def converse(relay):
                     print("changed", pubkey, client_id or "", flush=True)
                 case [21, _, checkpoint, *_]:  # CHECKPOINT
                     cursor[2] = checkpoint
-                case [22, _, _, text, *_]:  # GAP: read anew whatever was read before
+                case [22, _, _, text, *_]:  # GAP: read again what was read before
                     print("gap:", text, flush=True)
             if 19 <= frame[0] <= 23 and frame[1] is not None:
                 cursor[1] = max(cursor[1], frame[1])

@@ -1,4 +1,5 @@
-/* pgherald-cat: print what a pgherald relay tells, as JSON lines; or publish one change or message. */
+/* pgherald-cat: print what a pgherald relay sends, as JSON lines; or publish one change or
+ * message. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -43,8 +44,8 @@ struct cat {
 	const char *cursor_file;
 	unsigned long count; /* changes and messages still to print; 0: no limit */
 	size_t waiting;      /* subscriptions that are not live yet */
-	bool done;           /* nothing is left to do */
-	bool cursor_kept;    /* done, and the cursor is that of the end */
+	bool done;           /* there is nothing left to do */
+	bool cursor_kept;    /* done, and the file has the last cursor */
 	int status;          /* to exit with */
 	char away[256];      /* why there is no relay; empty: there is one */
 };
@@ -58,7 +59,7 @@ static void fail(struct cat *cat, const char *what, const char *why)
 
 /* JSON lines */
 
-/* The length of the UTF-8 character at p; 0: there is none. */
+/* The length in bytes of the UTF-8 character at p; 0: it is malformed. */
 static size_t character(const unsigned char *p, const unsigned char *end)
 {
 	size_t len = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
@@ -83,7 +84,8 @@ static unsigned code_point(const unsigned char *p, size_t n)
 			: (*p & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
 }
 
-/* A terminal obeys it, or nobody sees it: a control character, a mark of direction or of no width. */
+/* A control character, which a terminal obeys, or an invisible one: a mark of direction or of
+ * zero width. */
 static bool is_hidden(unsigned code)
 {
 	return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xad || code == 0x61c ||
@@ -91,7 +93,7 @@ static bool is_hidden(unsigned code)
 	       (code >= 0x2060 && code <= 0x206f) || code == 0xfeff;
 }
 
-/* NULL is null. Bytes that are no UTF-8 become U+FFFD, so that each line is JSON, whatever came. */
+/* NULL is null. A byte that is not valid UTF-8 becomes U+FFFD, so each line is valid JSON. */
 static void print_string(const char *s, size_t len)
 {
 	if (!s) {
@@ -139,7 +141,7 @@ static void print_seq(uint64_t seq)
 		fputs(",\"seq\":null", stdout);
 }
 
-/* Flushed each, for whoever reads the other end of a pipe. */
+/* Flushes each line: a pipe may be read live. */
 static void end_line(struct cat *cat)
 {
 	fputs("}\n", stdout);
@@ -163,7 +165,7 @@ static void read_cursor(struct cat *cat, char *buf, size_t size)
 	fclose(file);
 }
 
-/* Written aside and renamed, so that there is always a whole one. */
+/* Written to another file and renamed, so the cursor's file is always whole. */
 static void keep_cursor(struct cat *cat, struct pgherald *h)
 {
 	char text[PGHERALD_CURSOR_SIZE], aside[4096];
@@ -180,8 +182,8 @@ static void keep_cursor(struct cat *cat, struct pgherald *h)
 		fail(cat, cat->cursor_file, strerror(errno));
 }
 
-/* Callbacks. What comes in the same dispatch behind the last line to print is left to the next run: the
- * cursor is kept where it was before that. */
+/* Callbacks. One dispatch may bring more than the last line to print. The rest is left to the
+ * next run: the cursor that is stored does not include it. */
 
 static bool is_over(struct cat *cat, struct pgherald *h)
 {
@@ -282,7 +284,7 @@ static void on_published(struct pgherald *h, const struct pgherald_result *resul
 	struct cat *cat = arg;
 
 	(void)h;
-	if (result->error == -ETIMEDOUT && cat->away[0]) /* it never got out: say why */
+	if (result->error == -ETIMEDOUT && cat->away[0]) /* it was never sent: say why */
 		fail(cat, "publish", cat->away);
 	else if (result->error)
 		fail(cat, "publish", result->text);
@@ -310,7 +312,7 @@ static int request(struct cat *cat, struct pgherald *h)
 	return r;
 }
 
-/* Until nothing is left to do, or SIGINT or SIGTERM asks to end. */
+/* Until there is nothing left to do, or SIGINT or SIGTERM asks to end. */
 static void loop(struct cat *cat, struct pgherald *h)
 {
 	sigset_t signals;
@@ -355,7 +357,7 @@ static int misused(const char *what)
 	return 2;
 }
 
-/* 0, or what to exit with, -1 for success. */
+/* 0: go on; -1: exit with success; another value: exit with that. */
 static int parse(struct cat *cat, struct pgherald_options *options, int argc, char **argv)
 {
 	enum { NOTIFY = 256, SEND };
@@ -428,8 +430,8 @@ static int parse(struct cat *cat, struct pgherald_options *options, int argc, ch
 	return 0;
 }
 
-/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
- * such a number, and what is printed would be written into it. */
+/* If any of the descriptors 0 to 2 is closed, open /dev/null there. Otherwise a file or socket
+ * would get that number, and the output would be written into it. */
 static bool open_standard_streams(void)
 {
 	for (int fd = 0; fd <= 2; fd++)
@@ -453,7 +455,7 @@ int main(int argc, char **argv)
 	char cursor[PGHERALD_CURSOR_SIZE] = "";
 	struct pgherald *h = NULL;
 
-	/* Nobody could be told of it. */
+	/* There is no place to report it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
 	int r = parse(&cat, &options, argc, argv);

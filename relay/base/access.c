@@ -10,7 +10,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* The kernel's NGROUPS_MAX is 65536; a user in more groups than this has those that come first. */
+/* Bounds what is on the stack: the kernel's NGROUPS_MAX is 65536. Of more groups only the first
+ * ones count. */
 #define GROUPS_MAX 1024
 
 static int wrong(char *why, size_t size, const char *what, const char *text)
@@ -56,7 +57,7 @@ static int parse_right(struct access_rule *rule, const char *right, uint64_t top
 	if (both || strcmp(right, "publish") == 0)
 		rule->rights.publish = topics;
 	if (!rule->rights.listen && !rule->rights.publish)
-		return wrong(why, size, "the right is none of listen, publish and both", right);
+		return wrong(why, size, "the right is not listen, publish or both", right);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
-/* PGHERALD_ALLOW: which local users may listen and publish, and on which channels. Without any rule everybody
- * may whom the socket's mode lets in. The configuration parses the rules; the worker is asked once, when it
- * connects, and keeps its rights: a user who leaves a group loses them with the connection. */
+/* PGHERALD_ALLOW: which local users may listen and publish, and on which channels. Without a
+ * rule, every user whom the socket's mode lets in may do both. settings.c parses the rules. A
+ * worker's rights are looked up once, when it connects: a user who leaves a group keeps them
+ * until its connection ends. */
 #pragma once
 
 #include <stddef.h>
@@ -25,11 +26,11 @@ struct access {
 	unsigned n_rules;
 };
 
-/* WHO=RIGHT[:CHANNEL], comma-separated. WHO: a user, @GROUP, either by number, or *. RIGHT: listen, publish
- * or both. An empty text is no rule. channels: the configuration's. 0; -EINVAL: *why, of which size bytes are
- * used, says what is wrong. */
+/* text: rules WHO=RIGHT[:CHANNEL], comma-separated, or empty. WHO: a user, @GROUP, either by
+ * number, or *. RIGHT: listen, publish or both. config: its channels are known. 0; -ENOMEM;
+ * -EINVAL: why, of size bytes, says what is wrong. */
 int access_parse(
 	struct access *access, const char *text, const struct config *config, char *why, size_t size);
-/* Of whoever is at the other end: the rules that match, together. Neither right: the worker may not connect.
- */
+/* What the rules that match the peer of fd give together. Neither right: the worker may not
+ * connect. */
 struct access_rights access_of_peer(const struct access *access, int fd, uid_t uid, gid_t gid);

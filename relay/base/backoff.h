@@ -1,18 +1,20 @@
-/* How long to wait before the next attempt to connect: doubling, jittered so that a fleet does not come back
- * as one, and back at the start after a connection that lasted. Called by whoever connects to PostgreSQL. */
+/* How long to wait before the next attempt to connect: it doubles, and starts again after a
+ * connection that lasted. Jitter keeps the relays of a fleet from reconnecting at one moment.
+ * All that connect to PostgreSQL call this. */
 #pragma once
 
 struct backoff {
 	double first, max; /* seconds */
-	double next;       /* 0 before the first attempt */
-	double live_since; /* 0 while not connected */
+	double next;       /* seconds; 0 before the first attempt */
+	double live_since; /* by clock_now(); 0 while not connected */
 };
 
-/* A connection that lasted this long counts as stable. */
+/* A connection that lasted this long was stable: longer than the longest wait before an
+ * attempt. */
 #define BACKOFF_STABLE_SECONDS 120.
 
 void backoff_live(struct backoff *backoff, double now);
-/* The connection, or the attempt, failed: seconds to wait, +-20 %. */
+/* The connection, or the attempt, failed. Returns the seconds to wait, +-20 %. */
 double backoff_failed(struct backoff *backoff, double now);
 /* seconds, +-20 % */
 double jittered(double seconds);

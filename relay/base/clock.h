@@ -1,11 +1,11 @@
-/* Time that never jumps, and timers that are armed for once. For every module of the relay that waits or
- * measures; libev's own ev_now() follows the wall clock. */
+/* A clock that never jumps, and timers that fire once. All of the relay that waits or measures
+ * uses them: libev's ev_now() follows the wall clock. */
 #pragma once
 
 #include <ev.h>
 #include <time.h>
 
-/* Seconds since some moment. */
+/* Seconds of CLOCK_MONOTONIC. */
 static inline double clock_now(void)
 {
 	struct timespec now;
@@ -14,8 +14,9 @@ static inline double clock_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A deadline gives way to what has already come: a relay that was stopped for a while would otherwise find
- * overdue what waits in its sockets. */
+/* Timers have the lowest priority, so input that has arrived is handled before a deadline.
+ * Otherwise a process that was stopped for a while would give up on answers that already wait
+ * in its sockets. */
 static inline void timer_init(
 	struct ev_timer *timer, void (*fired)(struct ev_loop *, struct ev_timer *, int), void *data)
 {
@@ -24,7 +25,7 @@ static inline void timer_init(
 	timer->data = data;
 }
 
-/* Once, so many seconds from now, and no earlier time that it was armed for. */
+/* Fire once, this many seconds from now. An earlier arming is cancelled. */
 static inline void timer_arm(struct ev_loop *loop, struct ev_timer *timer, double seconds)
 {
 	ev_timer_stop(loop, timer);

@@ -1,6 +1,6 @@
-/* What the relay is configured to do. settings.c fills the fields from the environment and the flags; this
- * adds what they mean together, and refuses what cannot work before anything is opened. main.c calls it; all
- * others read struct config. */
+/* What the relay is configured to do. settings.c fills the fields from the environment and the
+ * flags; this adds what they mean together, and refuses what cannot work before anything is
+ * opened. main.c calls it; all others read struct config. */
 #pragma once
 
 #include "base/access.h"
@@ -11,17 +11,20 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* A worker's topics are a mask of 64 bits. Topic 0 is what every worker gets; each channel is one more. */
+/* A worker's topics are a mask of 64 bits. Topic 0 is what every worker gets; each channel is
+ * one more. */
 #define CHANNELS_MAX 63
 _Static_assert(CHANNELS_MAX + 1 <= 64, "each topic has a bit in a worker's mask");
-/* Bytes: NAMEDATALEN - 1 of PostgreSQL, which refuses a longer name in pg_notify() and truncates it in
- * LISTEN. */
+/* Bytes: NAMEDATALEN - 1 of PostgreSQL, which refuses a longer name in pg_notify() and
+ * truncates it in LISTEN. */
 #define CHANNEL_NAME_MAX 63
 /* Bytes: some frames for a worker that is slow to read. */
 #define BACKLOG_SIZE_MIN ((size_t)64 << 10)
 /* Bytes: what one worker that catches up needs, with room for some others. */
 #define RECOVERY_SIZE_MIN ((size_t)256 << 10)
 #define CANARY_CHANNEL "pgherald_canary"
+_Static_assert(sizeof CANARY_CHANNEL - 1 <= CHANNEL_NAME_MAX, "PostgreSQL takes its name");
+_Static_assert((BACKLOG_SIZE_MIN & (BACKLOG_SIZE_MIN - 1)) == 0, "sizes are rounded up to powers of two");
 
 enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
 
@@ -34,9 +37,10 @@ enum config_mode { MODE_LOCAL, MODE_POSTGRES };
 
 struct config {
 	enum config_mode mode;
-	const char *publish_url; /* postgres mode: DATABASE_URL, or the direct one if only that is set */
-	const char *direct_url;  /* NULL: local mode */
-	bool pooler_url_alone;   /* DATABASE_URL is set and DATABASE_DIRECT_URL is not */
+	/* Postgres mode: DATABASE_URL, or DATABASE_DIRECT_URL if only that is set. */
+	const char *publish_url;
+	const char *direct_url; /* NULL: local mode */
+	bool pooler_url_alone;  /* DATABASE_URL is set and DATABASE_DIRECT_URL is not */
 	const char *socket_path;
 	const char *ops_path;     /* NULL: there is no ops socket */
 	bool ops_by_default;      /* its path is the default */
@@ -58,7 +62,8 @@ struct config {
 	unsigned subscriptions_max; /* by pubkey, of one worker */
 	unsigned subscriptions_per_uid_max, subscriptions_total_max;
 	size_t worker_queue_size; /* bytes that wait for one worker, not counting the backlog */
-	/* The same for one user's workers and for all, together with their requests that wait. */
+	/* The same for one user's workers and for all, together with their requests that
+	 * wait. */
 	size_t worker_queues_per_uid_size, worker_queues_total_size;
 	unsigned worker_publishes_max;  /* requests of one worker that wait for PostgreSQL */
 	unsigned publishes_per_uid_max; /* of one user's */
@@ -66,12 +71,14 @@ struct config {
 	size_t publish_queue_size;      /* bytes, of all */
 };
 
-/* Fill *config, whose strings live as long as the process, and set the log level. 0; -EINVAL after one ERROR
- * line that says what is wrong; positive when it has answered --help or --version. */
+/* Fill *config, whose strings live as long as the process, and set the log level. 0; -EINVAL
+ * after one ERROR line that says what is wrong; positive when it has answered --help or
+ * --version. */
 int config_load(struct config *config, int argc, char **argv);
 
-/* Raise the limit on open files as far as it goes. A worker takes one descriptor, and the rest of the relay
- * n_others. If that is more than the limit, fewer workers are let in, in all and of one user. */
+/* Raise the limit on open files as far as it goes. A worker takes one descriptor, and the rest
+ * of the relay n_others. If that is more than the limit, fewer workers are let in, in all and
+ * of one user. */
 void config_fit_descriptors(struct config *config, unsigned n_others);
 
 /* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */

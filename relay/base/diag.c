@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ static const char *const names[] = {
 	[DIAG_INFO] = "INFO",
 	[DIAG_DEBUG] = "DEBUG",
 };
+_Static_assert(DIAG_ERROR == LOG_ERR && DIAG_DEBUG == LOG_DEBUG, "journald reads syslog(3)'s numbers");
 
 void diag_set_level(enum diag_level level)
 {
@@ -51,11 +53,11 @@ static void write_line(enum diag_level level, const char *text)
 	char line[LINE_MAX_BYTES + 32];
 	size_t n = (size_t)snprintf(line, sizeof line, "<%d>%s: ", level, names[level]);
 
-	/* Room for the newline is left. */
+	/* Leaves a byte for the newline. */
 	n += printable_copy(line + n, sizeof line - 1 - n, text, strlen(text));
 	line[n++] = '\n';
 	counts[level]++;
-	/* A log that cannot be written to must not stop the relay. */
+	/* A log that cannot be written must not stop the relay. */
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;
 }

@@ -1,6 +1,7 @@
-/* Diagnostics on stderr, one event a line, with the <priority> that journald reads. A line is
- * "LEVEL: what happened, to what, and what to do" and then key=value pairs; quote a value that may hold
- * spaces. Called by every module of the relay where an error is handled. proto/ and client/ never log. */
+/* The log: one event a line on stderr, with the <priority> that journald reads. A line is
+ * "LEVEL: what happened, to what, and what to do", then key=value pairs; a value that may
+ * contain spaces is quoted. The code that handles an error logs it. proto/ and client/ never
+ * log. */
 #pragma once
 
 #include <stdint.h>
@@ -23,11 +24,12 @@ const char *diag_level_name(enum diag_level level);
 /* Lines written at this level so far. */
 uint64_t diag_count(enum diag_level level);
 
-/* What others wrote is escaped where it must not be printed as it is, so that one call is one line. */
+/* Escapes what is not printable, so one call is one line. */
 void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each limit; the next
- * line that passes is preceded by one that says how many did not. All zero at first. */
+/* What a peer can cause is logged at most DIAG_BURST times in DIAG_BURST_SECONDS for each
+ * struct diag_limit, which is all zero at first. The next line after that is preceded by one
+ * that says how many were left out. */
 #define DIAG_BURST 5
 #define DIAG_BURST_SECONDS 10
 struct diag_limit {

@@ -1,6 +1,6 @@
-/* Who holds an flock on "PATH.lock" owns PATH: so a socket that a killed relay left can be removed without a
- * race against a relay that lives. The lock file itself stays: to remove it would let two hold a lock on one
- * name. */
+/* The process that holds an flock on "PATH.lock" owns PATH. So it can remove a socket that a
+ * killed relay left, without a race against a live relay. The lock file is never removed:
+ * otherwise two processes could each hold a lock on a file of this name. */
 #include "base/listener.h"
 
 #include "base/clock.h"
@@ -16,11 +16,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* At a time, and a pause if there are more: each takes some 20 microseconds, and what is then done for it
- * again. The rest wait in the kernel's queue, and some 10,000 are let in a second. */
+/* Connections to accept at a time, and the pause when more wait in the kernel's queue. To
+ * accept one takes some 20 microseconds, and to greet it as much again. This accepts some
+ * 10,000 a second. */
 #define ACCEPT_BATCH 16
 #define ACCEPT_REST_SECONDS 0.001
-/* After an accept that failed for want of descriptors or memory. */
+/* The pause after accept() had no descriptor or memory. */
 #define ACCEPT_PAUSE_SECONDS 0.1
 
 static struct diag_limit accept_limit;
@@ -49,7 +50,7 @@ static void pause_accepting(struct listener *l, double seconds)
 	timer_arm(l->loop, &l->pause, seconds);
 }
 
-/* The connection stays in the queue, so without a pause this would spin. */
+/* The connection stays in the kernel's queue, so without a pause the loop would spin. */
 static void cannot_accept(struct listener *l, const char *why)
 {
 	diag_limited(
@@ -111,6 +112,9 @@ void listener_inherit(struct listener *l, int fd)
 		snprintf(l->path, sizeof l->path, "%.*s", (int)sizeof address.sun_path, address.sun_path);
 }
 
+_Static_assert(sizeof((struct listener *)NULL)->path > sizeof((struct sockaddr_un *)NULL)->sun_path,
+	"a path has a NUL, also one that fills its sockaddr");
+
 static int bind_and_listen(struct listener *l, unsigned mode)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -122,11 +126,12 @@ static int bind_and_listen(struct listener *l, unsigned mode)
 	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (l->fd < 0)
 		return -errno;
-	/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
+	/* A connect() before listen() fails, so the mode is in force for the first
+	 * connection. */
 	if (bind(l->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
 		chmod(l->path, (mode_t)mode) < 0 || listen(l->fd, SOMAXCONN) < 0) {
 		r = -errno;
-		/* It is ours, and nobody listens there. */
+		/* The lock says that it belongs to this relay. */
 		unlink(l->path);
 		close(l->fd);
 		l->fd = -1;
@@ -158,7 +163,7 @@ void listener_close(struct listener *l)
 			ev_io_stop(l->loop, &l->acceptor);
 			ev_timer_stop(l->loop, &l->pause);
 		}
-		/* Whoever connects to a path that is systemd's waits for the next relay. */
+		/* On a path of systemd's, clients wait for the next relay. */
 		if (!l->inherited)
 			unlink(l->path);
 		close(l->fd);

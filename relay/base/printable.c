@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-/* Of Unicode's categories Cc, Cf, Zl and Zp, and what is like them; a variation selector is none, for it only
- * chooses between two looks of what stands before it. */
+/* Unicode's categories Cc, Cf, Zl and Zp, and similar characters. Variation selectors are not
+ * among them: they only choose between two looks of the previous character. */
 static const struct {
 	uint32_t first, last;
 } hidden[] = {
@@ -47,7 +47,7 @@ void printable_char_at(const char *text, size_t len, struct printable_char *out)
 	unsigned char lead = (unsigned char)*text;
 	unsigned n = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
 
-	/* What nearly all of it is. */
+	/* Nearly all characters */
 	if (lead >= 0x20 && lead < 0x7f) {
 		*out = (struct printable_char){1, lead, true, true};
 	} else if (n > len || !wire_utf8_valid(text, n)) {

@@ -8,16 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So long, and with something besides letters, it stands in no word by chance. */
+/* A secret of this many bytes that has more than letters is not part of another word by
+ * chance. */
 #define LONG 8
 
 #define HIDDEN "***"
 
-/* The longest first: one may begin another. */
+/* The longest first: one may be the beginning of another. */
 static struct secret {
 	char *text;
 	size_t len;
-	bool anywhere; /* not only by itself */
+	bool anywhere; /* also as part of a word */
 } * secrets;
 static unsigned n_secrets;
 
@@ -63,7 +64,7 @@ void redact_forget(void)
 	secrets = NULL;
 }
 
-/* libpq says with this what to show as asterisks. */
+/* With this, libpq marks what to show as asterisks. */
 static bool is_secret(const PQconninfoOption *o)
 {
 	return strcmp(o->dispchar, "*") == 0;
@@ -74,8 +75,8 @@ static bool only_digits_and_commas(const char *s)
 	return strspn(s, "0123456789,") == strlen(s);
 }
 
-/* A password with an unescaped @, : or / makes a URL that parses, with a piece of the password as host, port
- * or database, which libpq and the server would then print. */
+/* A URL still parses when its password has an unescaped @, : or /. Then a piece of the password
+ * is the host, port or database, and libpq and the server would print it. */
 static bool is_piece_of_password(const PQconninfoOption *o)
 {
 	if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
@@ -83,15 +84,15 @@ static bool is_piece_of_password(const PQconninfoOption *o)
 	return strcmp(o->keyword, "port") == 0 && !only_digits_and_commas(o->val);
 }
 
-/* libpq's own complaint quotes what it could not parse, which may be the password: so it is cut at the first
- * quote. */
+/* libpq's complaint quotes what it could not parse, which may be the password: so it is cut at
+ * the first quote. */
 static PQconninfoOption *parse(const char *url, char *error, size_t size)
 {
 	char *complaint = NULL;
 	PQconninfoOption *options = PQconninfoParse(url, &complaint);
 
 	if (!options)
-		snprintf(error, size, "it is no connection URL (%.*s)",
+		snprintf(error, size, "it is not a valid connection URL (%.*s)",
 			complaint ? (int)strcspn(complaint, "\"\n:") : 0, complaint ? complaint : "");
 	PQfreemem(complaint);
 	return options;
@@ -117,18 +118,19 @@ int redact_learn(const char *url, char *error, size_t size)
 	if (r < 0 || !piece)
 		return r;
 	snprintf(error, size,
-		"its host, port or database is none; percent-encode @ : / in the password (%%40 %%3A %%2F)");
+		"its host, port or database is not valid; percent-encode @ : / in the password (%%40 %%3A %%2F)");
 	return -EINVAL;
 }
 
-/* Whether it stands at the place in text, and may be taken for the secret there. */
+/* Whether text has the secret at this place, as a word of its own unless it is long enough. */
 static bool is_at(const struct secret *s, const char *text, const char *place)
 {
 	if (strncmp(place, s->text, s->len) != 0)
 		return false;
 	if (s->anywhere)
 		return true;
-	/* A secret that itself begins or ends with another character than a word's needs no border there. */
+	/* Where a secret begins or ends with a character that is not part of a word, it needs
+	 * no border. */
 	bool begins = place == text || !is_word(place[-1]) || !is_word(s->text[0]);
 	return begins && (!is_word(place[s->len]) || !is_word(s->text[s->len - 1]));
 }
@@ -141,7 +143,7 @@ static const struct secret *secret_at(const char *text, const char *place)
 	return NULL;
 }
 
-/* Lines become one, with "; " between them; libpq's messages have several, and end with one. */
+/* Joins lines by "; ": libpq's messages have several, and end with a newline. */
 static const char *skip_lines(const char *place, const char **between)
 {
 	while (isspace((unsigned char)*place))
@@ -171,7 +173,7 @@ const char *redact(const char *text, char *buf, size_t size)
 	return buf;
 }
 
-/* Of what may stand in a URL, what is no secret whatever its value. */
+/* Keywords of a URL whose values never contain a secret. */
 static bool may_be_shown(const char *keyword)
 {
 	static const char *const known[] = {"host", "hostaddr", "port", "dbname", "user", "application_name",
@@ -185,7 +187,7 @@ static bool may_be_shown(const char *keyword)
 	return false;
 }
 
-/* As libpq reads it: in quotes unless it is plain. */
+/* Quoted as libpq reads it, if it must be. */
 static void print_value(FILE *out, const char *value)
 {
 	if (*value && !strpbrk(value, " '\\\n\t")) {
@@ -206,7 +208,7 @@ static void print_option(FILE *out, const PQconninfoOption *o)
 	char shown[1024];
 
 	fprintf(out, "%s=", o->keyword);
-	/* A database may be called as the password is. */
+	/* A database may have the password as its name. */
 	if (!may_be_shown(o->keyword) || strlen(o->val) >= sizeof shown - sizeof HIDDEN ||
 		strcmp(redact(o->val, shown, sizeof shown), o->val) != 0)
 		fputs(HIDDEN, out);

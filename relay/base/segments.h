@@ -1,6 +1,6 @@
-/* An array that grows and shrinks by segments of SEGMENT_SIZE bytes, each mapped by itself. No element ever
- * moves, so to grow by one costs the same whatever the size, and what is given up goes back to the kernel at
- * once. The router keeps its edges and its buckets in such arrays. */
+/* An array that grows and shrinks by segments of SEGMENT_SIZE bytes, each a mapping of its own.
+ * No element ever moves, so growing by one costs the same at any size, and released memory goes
+ * back to the kernel at once. The router keeps its edges and its buckets in such arrays. */
 #pragma once
 
 #include <stddef.h>
@@ -12,17 +12,18 @@
 /* All zero at first. */
 struct segments {
 	unsigned char **at;
-	uint32_t n, max; /* mapped; places in at */
+	uint32_t n, max; /* segments; elements of at[] */
 };
 
-/* Make room for so many bytes in all; new ones are 0. 0 or -ENOMEM. */
+/* Make room for this many bytes in all; new bytes are 0. 0 or -ENOMEM. */
 int segments_reserve(struct segments *segments, uint64_t bytes);
-/* Give up what lies beyond so many bytes, but for one segment more, so that an array that goes up and down by
- * one element at a border does not map and unmap each time. */
+/* Release what lies beyond this many bytes, except one more segment: an array that grows and
+ * shrinks by one element at a border must not map and unmap each time. */
 void segments_release(struct segments *segments, uint64_t bytes);
 void segments_free(struct segments *segments);
 
-/* Where element i is; size, a constant, is a power of two. */
+/* Element i. size: a constant, and a power of two up to SEGMENT_SIZE, so no element is in two
+ * segments. */
 static inline void *segments_element(const struct segments *s, uint64_t i, size_t size)
 {
 	uint64_t position = i * size;

@@ -59,11 +59,11 @@ struct setting {
 #define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
 
 /* clang-format off */
-/* What the defaults let others make grow fits into the unit's MemoryMax=, 2 GiB, all of it together. In MiB;
- * tests/pg/test_limits.py adds it up:
+/* What the defaults let others make grow fits into the unit's MemoryMax=, 2 GiB, all of it
+ * together. In MiB; tests/pg/test_limits.py adds it up:
  *
- *  1000  workers, 250 KiB each: what the kernel keeps of what one does not read (240), the list of frames
- *        that it is owed (8), itself
+ *  1000  workers, 250 KiB each: what the kernel keeps of what one does not read (240), the list
+ *        of frames that it is owed (8), itself
  *   160  subscriptions, 40 bytes each
  *   128  answers, and requests that are not done yet
  *    76  requests to publish: their payloads, and 192 bytes each

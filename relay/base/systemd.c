@@ -15,12 +15,13 @@
 
 /* sd_listen_fds(3) */
 #define LISTEN_FDS_START 3
+/* More than the relay has; a stranger among them is reported by its name. */
 #define SOCKETS_MAX 8
 
 static struct {
 	struct sockaddr_un address; /* of NOTIFY_SOCKET */
 	socklen_t address_len;
-	int fd;          /* -1: nobody wants to be told */
+	int fd;          /* -1: there is no manager to tell */
 	double watchdog; /* seconds; 0 for none */
 	struct ev_timer watchdog_timer;
 	char status[256];
@@ -62,7 +63,7 @@ static void find_watchdog(void)
 {
 	char usec[32], pid[32];
 
-	/* Without a pid it is meant for whoever reads it. */
+	/* Without WATCHDOG_PID it is meant for any process that reads it. */
 	if (take_env("WATCHDOG_USEC", usec, sizeof usec) &&
 		(!take_env("WATCHDOG_PID", pid, sizeof pid) || is_for_us(pid)))
 		systemd.watchdog = strtod(usec, NULL) / 1e6;
@@ -144,7 +145,8 @@ const char *systemd_unclaimed(void)
 
 void systemd_notify(const char *state)
 {
-	/* A manager that cannot be told now is told again, or misses the watchdog and acts. */
+	/* A failure is ignored: a manager that misses READY=1 or the watchdog acts by
+	 * itself. */
 	if (systemd.fd >= 0)
 		(void)!sendto(systemd.fd, state, strlen(state), MSG_NOSIGNAL,
 			(struct sockaddr *)&systemd.address, systemd.address_len);

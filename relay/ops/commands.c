@@ -14,9 +14,13 @@
 #include <unistd.h>
 
 #define WORDS_MAX 4
-/* What a slice takes; and so many rows of a table are looked at for the widths of its columns. */
+/* Workers in one slice. For each of them the relay reads a file in /proc. */
 #define WORKERS_A_PORTION 4
+/* Rows of a table that are measured for the widths of its columns. */
 #define MEASURED_MAX 64
+
+_Static_assert(sizeof "tail   json" + CHANNEL_NAME_MAX + TAIL_PUBKEY_MAX <= OPS_LINE_MAX,
+	"a line can name the longest channel and pubkey");
 
 struct command_line {
 	struct parts *parts;
@@ -61,7 +65,8 @@ static void run_upstream(struct command_line *l)
 		ops_upstream_print(l->parts, l->out, screen(l));
 }
 
-/* Empty when the kernel does not say: under systemd, ProtectProc= hides the processes of others. */
+/* Empty if the kernel does not say: systemd's ProtectProc= hides the processes of other
+ * users. */
 static void read_program(pid_t pid, char buf[32])
 {
 	char path[32];
@@ -87,11 +92,12 @@ static void print_worker(struct report *r, struct worker *w)
 	report_count(r, "uid", w->uid);
 	report_text(r, "program", *program ? program : NULL);
 	report_text(r, "state", worker_state_name(w->state));
-	/* Bit 0 is what every worker gets. */
+	/* Bit 0 is not a channel: it is what every worker gets. */
 	report_count(r, "channels", (unsigned)__builtin_popcountll(w->all_mask) - 1);
 	report_count(r, "pubkeys", w->n_edges);
 	report_count(r, "lag frames", lag.frames);
 	report_count(r, "lag bytes", lag.bytes);
+	report_count(r, "to recover", catch_up_rows_left(w));
 	report_count(r, "sent", w->n_sent);
 	report_count(r, "drops", w->n_dropped);
 	report_count(r, "overruns", w->n_overruns);
@@ -101,7 +107,7 @@ static void print_worker(struct report *r, struct worker *w)
 	report_end(r);
 }
 
-/* By slot, for others may come and go between two portions. */
+/* By slot: workers may connect and disconnect between two portions. */
 static int go_on_workers(struct ops_answer *a, const struct parts *parts, FILE *out)
 {
 	const struct fanout *f = parts->fanout;
@@ -170,7 +176,7 @@ static void run_channels(struct command_line *l)
 		result = report_close(&r);
 	}
 	if (result < 0)
-		refuse(l, "memory", "the relay is short of it; try again");
+		refuse(l, "memory", "the relay is out of memory; try again");
 }
 
 static void run_tail(struct command_line *l)
@@ -289,7 +295,7 @@ static void run_help(struct command_line *l);
 static const struct command {
 	const char *name, *arguments;
 	void (*run)(struct command_line *line);
-	unsigned n_arguments; /* at the most */
+	unsigned n_arguments; /* at most */
 	bool privileged;
 	const char *help;
 } commands[] = {
@@ -305,7 +311,7 @@ static const struct command {
 	{"kill", "ID", run_kill, 1, true, "end a worker's connection; it will come back, and resume"},
 	{"log", "LEVEL", run_log, 1, true, "error, warning, notice, info or debug, until the relay ends"},
 	{"reconnect", "", run_reconnect, 0, true,
-		"drop the LISTEN connection and make it anew; what it misses is recovered"},
+		"drop the LISTEN connection and connect again; what it misses is recovered"},
 };
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
@@ -344,7 +350,8 @@ static const struct command *find(const char *name)
 	return NULL;
 }
 
-/* Cuts l->text into words. Returns the first; *n of the others, the last "json" taken off, are arguments. */
+/* Cut l->text into words. Returns the first one, the command; *n of the others are arguments,
+ * without a last "json". */
 static const char *split(struct command_line *l, unsigned *n)
 {
 	const char *name = NULL;

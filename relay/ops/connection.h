@@ -1,7 +1,7 @@
-/* One connection of an operator or of Prometheus, and the table of those that a socket has: its place, its
- * user's share of the schedule, its watchers and its queue of replies. What is asked and answered on it is
- * the owner's: the ops socket's and the metrics socket's, which embed struct ops_connection as their first
- * member. */
+/* One connection of an operator or of Prometheus, and the table of those that a socket has: its
+ * place, its user's share of the schedule, its watchers and its queue of replies. What is asked
+ * and answered on it is the owner's: the ops socket's and the metrics socket's, which embed
+ * struct ops_connection as their first member. */
 #pragma once
 
 #include "base/outbox.h"
@@ -28,7 +28,8 @@ struct ops_connection_kind {
 	void (*serve)(struct ops_connection *connection);
 	/* Release what the owner's struct holds. */
 	void (*closed)(struct ops_connection *connection);
-	/* It is about to be closed for the sake of others, or because of its peer. May be NULL. */
+	/* It is about to be closed for the sake of others, or because of its peer. May be
+	 * NULL. */
 	void (*dropped)(const struct ops_connection *connection, const char *why);
 	/* There is no place, or no memory. fd is closed when this returns. */
 	void (*refused)(const struct ops_connections *connections, int fd);
@@ -67,8 +68,9 @@ void ops_connection_close(struct ops_connection *connection);
 void ops_connection_drop(struct ops_connection *connection, const char *why);
 /* serve() when its user's turn comes. */
 void ops_connection_schedule(struct ops_connection *connection);
-/* Send what the socket takes. 0: all is sent; -EAGAIN: the rest waits; another negative errno: the peer is
- * gone. */
+/* Send what the socket takes. 0: all is sent; -EAGAIN: the rest waits; another negative errno:
+ * the peer is gone. */
 int ops_connection_send(struct ops_connection *connection);
-/* schedule it when the socket takes more, if any bytes wait; and when it has input, if reads. */
+/* schedule it when the socket takes more, if any bytes wait; and when it has input, if
+ * reads. */
 void ops_connection_watch(struct ops_connection *connection, bool reads);

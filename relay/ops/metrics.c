@@ -14,7 +14,7 @@
 /* Open files that are counted in one portion. */
 #define FILES_MAX 256
 
-/* Prometheus wants the samples of one name together, behind its help and type. */
+/* Prometheus wants the samples of one name together, after its help and type. */
 struct page {
 	FILE *out;
 	bool json;
@@ -29,7 +29,7 @@ static void family(struct page *p, const char *name, const char *type, const cha
 		fprintf(p->out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-/* A label's value: ours, or a channel's name. */
+/* value: a constant of the relay's, or a channel's name, which is valid UTF-8. */
 static void print_label(struct page *p, const char *label, const char *value)
 {
 	fprintf(p->out, "{%s=\"", label);
@@ -167,7 +167,7 @@ static void print_fanout(struct page *p, const struct parts *r)
 		labelled(p, "channel", r->config->channels[i].name, f->n_appended[i + 1]);
 	counter(p, "pgherald_recovered_total", "Those of them that were recovered from the database.",
 		f->n_recovered);
-	counter(p, "pgherald_malformed_total", "Payloads that are no change, and were dropped.",
+	counter(p, "pgherald_malformed_total", "Payloads that were not valid changes, and were dropped.",
 		r->decode->n_malformed);
 	gauge(p, "pgherald_backlog_bytes", "Bytes of the frames in the backlog.",
 		(double)backlog_used(&f->backlog));
@@ -241,7 +241,7 @@ static void print_operators(struct page *p, const struct parts *r)
 		r->metrics_socket->connections.n_turned_away);
 }
 
-/* The names that every Prometheus client library uses. */
+/* Names that all Prometheus client libraries use. */
 static void print_process(struct page *p, const struct parts *r)
 {
 	char line[80], *resident;
@@ -257,7 +257,8 @@ static void print_process(struct page *p, const struct parts *r)
 		fclose(statm);
 }
 
-/* Thousands of workers are as many files, so they are counted in portions, and this section comes again. */
+/* Thousands of workers are thousands of files, so they are counted in portions. Returns whether
+ * all are counted. */
 static bool count_files(struct metrics_page *page)
 {
 	const struct dirent *e;
@@ -286,7 +287,7 @@ static void print_files(struct page *p, const struct parts *r)
 	if (!page->files)
 		return;
 	gauge(p, "process_open_fds", "Open files.", page->n_files);
-	gauge(p, "process_max_fds", "Open files at the most.", (double)sysconf(_SC_OPEN_MAX));
+	gauge(p, "process_max_fds", "Open files at most.", (double)sysconf(_SC_OPEN_MAX));
 }
 
 void metrics_page_end(struct metrics_page *page)

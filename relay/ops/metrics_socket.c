@@ -53,7 +53,8 @@ static void print_index(const struct parts *r, FILE *out)
 struct answer {
 	const char *status; /* what the status line says */
 	const char *type;
-	void (*print)(const struct parts *parts, FILE *out); /* NULL: the metrics, in portions */
+	/* NULL: the metrics, in portions. */
+	void (*print)(const struct parts *parts, FILE *out);
 };
 
 #define TEXT "text/plain; charset=utf-8"
@@ -72,7 +73,7 @@ static struct answer answer_to(const struct parts *r, const char *method, const 
 	return (struct answer){"404 Not Found", TEXT, print_index};
 }
 
-/* The header, and the body unless it was only asked for its size. 0 or -ENOMEM. */
+/* The header, and unless the request was HEAD the body. 0 or -ENOMEM. */
 static int put_answer(struct metrics_client *c, const struct answer *a)
 {
 	char header[256];
@@ -114,7 +115,7 @@ static int print_portion(struct metrics_client *c)
 	return put_answer(c, &metrics_answer);
 }
 
-/* The request has come whole. 0 or -ENOMEM. */
+/* Answer the request, which is whole. 0 or -ENOMEM. */
 static int answer(struct metrics_client *c)
 {
 	char method[8], path[64], version[16];
@@ -138,7 +139,8 @@ static int flush(struct metrics_client *c)
 	size_t before = outbox_waiting(&c->base.outbox);
 	int r = ops_connection_send(&c->base);
 
-	/* The peer closes: if the relay closed before it has read all, it could take the answer from it. */
+	/* The peer closes: if the relay closed before it has read all, it could take the answer
+	 * from it. */
 	if (r == 0 && before > 0)
 		shutdown(c->base.fd, SHUT_WR);
 	return r == 0 && c->ended ? -EPIPE : r;
@@ -149,10 +151,11 @@ static bool is_whole(const char *request, size_t len)
 	return memmem(request, len, "\r\n\r\n", 4) || memmem(request, len, "\n\n", 2);
 }
 
-/* What it sent. 0; -EAGAIN: nothing; another negative errno: it is gone, or memory is short. */
+/* Read, and answer once the request is whole. 0; -EAGAIN: there was nothing to read; another
+ * negative errno: the peer is gone, or -ENOMEM. */
 static int take_bytes(struct metrics_client *c)
 {
-	/* Once it is answered, the same bytes are written over and over. */
+	/* After the answer, further input overwrites the request. */
 	if (c->answered)
 		c->len = 0;
 	ssize_t n = recv(c->base.fd, c->request + c->len, METRICS_REQUEST_MAX - c->len, MSG_DONTWAIT);
@@ -227,7 +230,7 @@ static void on_closed(struct ops_connection *connection)
 static void on_refused(const struct ops_connections *all, int fd)
 {
 	(void)fd;
-	diag_limited(&refusal_limit, DIAG_WARNING, "the metrics socket refuses a connection: it has %u",
+	diag_limited(&refusal_limit, DIAG_WARNING, "refused a connection to the metrics socket, which has %u",
 		all->places.n);
 }
 

@@ -1,16 +1,17 @@
-/* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and systemd-socket-proxyd need:
- * GET and HEAD of /metrics and /healthz, one request a connection. metrics.c makes the page. relay.c opens it
- * and hands it connections. */
+/* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and
+ * systemd-socket-proxyd need: GET and HEAD of /metrics and /healthz, one request a connection.
+ * metrics.c makes the page. relay.c opens it and hands it connections. */
 #pragma once
 
 #include "ops/connection.h"
 
-/* Bytes of a request with its header fields; Prometheus sends some 300. */
+/* Bytes of a request with its header fields. */
 #define METRICS_REQUEST_MAX 4096
 /* Connections, and how many of them are for root and the daemon's user. */
 #define METRICS_CONNECTIONS_MAX 64
 #define METRICS_KEPT 16
-/* A client that has not asked by then, or takes nothing, makes room for others of the same user. */
+/* A client that has not asked by then, or takes nothing, makes room for others of the same
+ * user. */
 #define METRICS_IDLE_SECONDS 2.
 /* From the connect to the last byte. */
 #define METRICS_SECONDS 10.

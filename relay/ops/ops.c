@@ -31,7 +31,8 @@ static struct ops *ops_of(const struct ops_client *c)
 
 /* Replies */
 
-/* Add what print() writes to the outbox. Returns what it returns, or -ENOMEM; then nothing is added. */
+/* Add what print() writes to the outbox. Returns what it returns, or -ENOMEM; then nothing is
+ * added. */
 static int reply(struct ops_client *c, int (*print)(struct ops_client *c, FILE *out))
 {
 	size_t before = outbox_waiting(&c->base.outbox);
@@ -102,8 +103,8 @@ static int show(struct ops_client *c, struct shown *s)
 	return outbox_add(outbox, text->bytes + text->start, outbox_waiting(text));
 }
 
-/* The fan-out appends a frame. It must not lose a connection meanwhile, so nothing is sent or closed here:
- * the writers do that. */
+/* The fan-out appends a frame. It must not lose a connection meanwhile, so nothing is sent or
+ * closed here: the writers do that. */
 static void on_appended(void *context, const struct wire_frame *frame)
 {
 	const struct ops *ops = context;
@@ -173,8 +174,8 @@ static int print_reply(struct ops_client *c, FILE *out)
 		c->tail = c->answer.tail;
 		set_tail(c, true);
 	}
-	/* The blank line of a tail comes with the next command, that of a reply in portions with the last
-	 * portion. */
+	/* The blank line of a tail comes with the next command, that of a reply in portions
+	 * with the last portion. */
 	else if (!c->answer.go_on)
 		fputc('\n', out);
 	if (!c->answer.go_on)
@@ -215,7 +216,8 @@ static bool has_work(const struct ops_client *c)
 	return c->answer.go_on || has_line(c);
 }
 
-/* The next portion of what was asked, as long as the peer takes the replies. 0 or negative errno. */
+/* The next portion of what was asked, as long as the peer takes the replies. 0 or negative
+ * errno. */
 static int work(struct ops_client *c)
 {
 	if (outbox_waiting(&c->base.outbox) >= OPS_OUTPUT_MAX)
@@ -293,7 +295,7 @@ static void on_closed(struct ops_connection *connection)
 
 static void on_dropped(const struct ops_connection *c, const char *why)
 {
-	diag_limited(&drop_limit, DIAG_WARNING, "an operator's connection is dropped: %s uid=%u", why,
+	diag_limited(&drop_limit, DIAG_WARNING, "dropped an operator's connection: %s uid=%u", why,
 		(unsigned)c->place.uid);
 }
 
@@ -303,7 +305,7 @@ static void on_refused(const struct ops_connections *all, int fd)
 
 	(void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"an operator is refused: the ops socket has %u connections, all of them busy", all->places.n);
+		"refused an operator: the ops socket has %u connections, all of them busy", all->places.n);
 }
 
 /* To the reader, a peer that has shut down its side looks the same as one that is gone. */

@@ -1,12 +1,13 @@
-/* The operator's text socket, for socat: lines in, replies out. Each reply ends with a blank line; the end of
- * the input means "answer what was asked, then close". What a command does is commands.c's; what a tail shows
- * is tail.c's. A long reply is made in portions, one whenever its user's turn comes. relay.c opens it and
- * hands it connections. */
+/* The operator's text socket, for socat: lines in, replies out. Each reply ends with a blank
+ * line; the end of the input means "answer what was asked, then close". What a command does is
+ * commands.c's; what a tail shows is tail.c's. A long reply is made in portions, one whenever
+ * its user's turn comes. relay.c opens it and hands it connections. */
 #pragma once
 
 #include "ops/connection.h"
 
-/* Connections. When there are this many, others give way, so that who is on call always gets in. */
+/* Connections. When there are this many, others give way, so that who is on call always gets
+ * in. */
 #define OPS_CONNECTIONS_MAX 256
 /* Of them, for root and the daemon's user. */
 #define OPS_KEPT 64

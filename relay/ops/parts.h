@@ -1,5 +1,6 @@
-/* All parts of the relay, as the operators' side sees them: what it shows of each, and the few that its
- * commands act on. relay.c fills it in. */
+/* All parts of the relay, for the operators' side: most are only shown, the others are what its
+ * commands act on. relay.c fills it in, and keeps all of them as long as the ops and the
+ * metrics socket. */
 #pragma once
 
 #include "fanout/fanout.h"
@@ -27,6 +28,6 @@ struct parts {
 	const struct ops *ops;
 	const struct metrics_socket *metrics_socket;
 	const struct rates *rates;
-	double started; /* of clock_now() */
-	bool stopping;  /* it serves to the end what was begun, and takes nothing new */
+	double started; /* by clock_now() */
+	bool stopping;  /* it finishes what it has begun, and reads no new requests */
 };

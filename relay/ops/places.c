@@ -56,8 +56,9 @@ static struct place *idlest_of(const struct places *p, uid_t uid, bool lasting_t
 	return idlest;
 }
 
-/* Of the user with most, of those who are not privileged, when that is more than one has who comes. */
-static struct place *of_whoever_has_most(const struct places *p, uid_t uid)
+/* The idlest place of the unprivileged user with the most, if that is more than uid would have
+ * with one more. */
+static struct place *of_greatest_user(const struct places *p, uid_t uid)
 {
 	const struct place *place, *of_most = NULL;
 	unsigned most = places_is_privileged(uid) ? 0 : count_of(p, uid) + 1;
@@ -77,7 +78,7 @@ bool places_room(const struct places *p, uid_t uid, struct place **victim)
 	*victim = NULL;
 	if (!is_full(p, uid))
 		return true;
-	*victim = of_whoever_has_most(p, uid);
+	*victim = of_greatest_user(p, uid);
 	if (!*victim) {
 		*victim = idlest_of(p, uid, false);
 		if (*victim && clock_now() - (*victim)->active < p->idle_seconds)

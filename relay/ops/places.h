@@ -1,7 +1,7 @@
-/* Who gives way when a socket for operators is full. Some places are kept for root and the daemon's user, who
- * get one whatever the others do. Of all others, whoever has most makes room for one who has less; and a user
- * makes room for itself where one of its connections does nothing. The ops and the metrics socket keep their
- * connections in such a table. */
+/* Which connection is closed for a new one when a socket for operators is full. Some places are
+ * kept for root and the daemon's user. Among all others, the user with the most connections
+ * loses one to a user with fewer; and a user's idle connection is closed for a new one of the
+ * same user. connection.c keeps the connections of a socket in such a table. */
 #pragma once
 
 #include <stdbool.h>
@@ -13,8 +13,9 @@ struct place {
 	uid_t uid;
 	bool privileged;
 	unsigned n_of_user; /* places of this user */
-	double active;      /* when its peer last asked or took something */
-	bool lasting;       /* it is to be quiet: not for its own user's next connection */
+	double active;      /* by clock_now(): when its peer last asked or took something */
+	/* It is quiet by nature, so never idle for its own user's next connection. */
+	bool lasting;
 };
 
 struct places {
@@ -22,14 +23,14 @@ struct places {
 	unsigned n, n_max;
 	unsigned n_privileged; /* of those taken, for n_kept */
 	unsigned n_kept;       /* of them, for root and the daemon's user alone */
-	double idle_seconds;   /* after which a place is taken for another connection of the same user */
+	double idle_seconds;   /* after which a connection is idle */
 };
 
 void places_open(struct places *places, unsigned n_max, unsigned n_kept, double idle_seconds);
 /* Root or the daemon's user. */
 bool places_is_privileged(uid_t uid);
-/* Whether there is a place for one more connection of this user; first that of *victim must be given up, if
- * it is not NULL. */
+/* Whether this user may have one more place. If *victim is not NULL, its place must be given up
+ * first. */
 bool places_room(const struct places *places, uid_t uid, struct place **victim);
 void places_take(struct places *places, struct place *place, uid_t uid);
 void places_give_up(struct places *places, struct place *place);

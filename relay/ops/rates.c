@@ -23,6 +23,7 @@ double rates_over(const struct rates *r, enum rate rate, unsigned seconds)
 	const struct rates_sample *now = &r->samples[r->newest];
 	const struct rates_sample *then = &r->samples[(r->newest + KEPT - back) % KEPT];
 
-	/* A loop that was held up takes its samples late: so by the clock, not by the count. */
+	/* A loop that was held up takes its samples late, so the clock says how long it
+	 * was. */
 	return (double)(now->counts[rate] - then->counts[rate]) / (now->at - then->at);
 }

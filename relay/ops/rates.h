@@ -1,5 +1,6 @@
-/* How fast a few counters go, over the last 1 s, 10 s and 1 min: a sample of each a second, for as long.
- * main's timer takes them, the status shows them. */
+/* How fast some counters grow, over the last 1 s, 10 s and 1 min: a sample of each a second,
+ * for a minute. relay.c's timer takes the samples; the status shows the rates. All zero at
+ * first. */
 #pragma once
 
 #include <stdint.h>
@@ -9,7 +10,7 @@ enum rate { RATE_HEARD, RATE_PUBLISHED, RATE_DELIVERED, RATES_N };
 #define RATES_SECONDS 60
 
 struct rates_sample {
-	double at;
+	double at; /* by clock_now() */
 	uint64_t counts[RATES_N];
 };
 
@@ -19,5 +20,5 @@ struct rates {
 };
 
 void rates_sample(struct rates *rates, const uint64_t counts[RATES_N]);
-/* A second, over the last so many, or as many as there are samples of. */
+/* Events a second, over this many seconds, or fewer if there are not enough samples. */
 double rates_over(const struct rates *rates, enum rate rate, unsigned seconds);

@@ -24,7 +24,7 @@ void report_escape_text(FILE *out, const char *text, size_t len)
 	}
 }
 
-/* As UTF-16, as JSON has it. */
+/* In UTF-16, as JSON wants it */
 static void escape_code(FILE *out, uint32_t code)
 {
 	if (code >= 0x10000) {
@@ -184,9 +184,9 @@ void report_named(struct report *r)
 	r->name_first = true;
 }
 
-/* Fields: each is its name, or nothing of it, then its value. */
+/* Fields: a name, unless the form has none there, and a value. */
 
-/* Where the value goes. */
+/* Print the name. Returns where the value goes. */
 static FILE *field(struct report *r, const char *name, const char *unit)
 {
 	FILE *out = r->out;
@@ -214,7 +214,7 @@ static void field_end(struct report *r)
 		fputc('\0', r->cells);
 }
 
-/* A value of name=value ends at a space, so one that holds any is quoted. */
+/* In name=value, a value ends at a space, so one that contains a space is quoted. */
 static void quoted(FILE *out, const char *value, size_t len)
 {
 	size_t start = 0;

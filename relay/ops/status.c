@@ -76,6 +76,8 @@ static void report_backlog(struct report *r, const struct backlog *b)
 	report_count(r, "seq", b->head);
 }
 
+_Static_assert(RATES_SECONDS >= 60, "there are samples of the last minute");
+
 static void report_rates(struct report *r, const struct rates *rates)
 {
 	static const struct {

@@ -25,7 +25,7 @@ bool tail_wants(const struct tail *t, const struct wire_frame *f)
 	}
 }
 
-/* The operator compares it with other logs: the one place where the wall clock is read. */
+/* The relay reads the wall clock only here: an operator compares this time with other logs. */
 static void print_time(struct report *r)
 {
 	struct timespec now;

@@ -60,13 +60,11 @@ static void batch_remove(struct publish_request *r)
 static void answer(
 	struct publisher *p, struct publish_request *r, enum wire_error_code code, const char *text)
 {
-	const struct publish_origin *o = &r->origin;
-
 	if (r->answered)
 		return;
 	p->n_failed += code != WIRE_ERROR_NONE;
 	publish_queue_answered(&p->queue, r);
-	p->events->published(p->context, o->source, o->slot, o->request, code, text);
+	p->events->published(p->context, &r->origin, code, text);
 }
 
 /* The request must not be waiting. */
@@ -99,7 +97,7 @@ static void expire(struct publisher *p, struct publish_request *r)
 		return;
 	}
 	answer(p, r, WIRE_ERROR_TIMEOUT,
-		"PostgreSQL did not confirm it in time; it may have been published all the same");
+		"PostgreSQL did not confirm it in time; it may have been published nevertheless");
 	if (r->batch == &p->again) {
 		batch_remove(r);
 		publish_queue_free(&p->queue, r);

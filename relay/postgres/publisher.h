@@ -1,7 +1,7 @@
 /* The publisher: the connection that runs pg_notify. Requests that queue up while a statement
  * runs go out together in the next one. So an idle publisher sends at once, and a busy one
- * sends batches; there is no timer. publish_queue.h decides whose request is next. Also runs
- * the canary's statements, between two batches.
+ * sends batches. publish_queue.h decides whose request is next. Also runs the canary's
+ * statements, between two batches.
  *
  * It works through a transaction pooler: no named statements, no session state. relay.c submits
  * workers' requests, reconcile.c the relay's own. */
@@ -38,9 +38,6 @@ _Static_assert(
 _Static_assert((int)PUBLISHER_BACKOFF_MAX < (int)PUBLISHER_REQUEST_SECONDS,
 	"a request outlives one wait to connect");
 
-/* What became of a request: code is WIRE_ERROR_NONE when it is committed. */
-typedef void published_fn(void *context, uint64_t source, uint32_t slot, uint64_t request,
-	enum wire_error_code code, const char *text);
 /* One statement that runs between two batches. */
 struct publisher_statement {
 	const char *sql;
@@ -53,7 +50,10 @@ struct publisher_statement {
 };
 
 struct publisher_events {
-	published_fn *published;
+	/* What became of a request. WIRE_ERROR_NONE: it is committed. origin and text are valid
+	 * until the event returns. */
+	void (*published)(void *context, const struct publish_origin *origin, enum wire_error_code code,
+		const char *text);
 	void (*connected)(void *context);
 	/* As in struct upstream_events. */
 	void (*lost)(void *context, const char *error, bool heals, double retry);

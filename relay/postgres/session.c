@@ -16,8 +16,8 @@
  * again. */
 #define PING_WORTH_SECONDS 2.
 /* What libpq reads at a time: the initial size of its buffer (pqMakeEmptyPGconn in
- * fe-connect.c). The buffer grows only for results that are larger, and nobody reads ahead for
- * those. */
+ * fe-connect.c). The buffer grows only for results that are larger, and the relay does not read
+ * ahead for those. */
 #define READ_SIZE ((size_t)16 << 10)
 /* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8

@@ -91,6 +91,7 @@ struct session_param {
 	bool binary;
 };
 
+/* What the canary's statement has. */
 #define SESSION_PARAMS_MAX 6
 
 struct session_statement {

@@ -142,7 +142,7 @@ static void send_listen(struct upstream *u)
 	for (unsigned i = 0; i < u->config->n_channels && good; i++)
 		good = listen_to(sql, sizeof sql, u->session.conn, u->config->channels[i].name);
 	if (!good)
-		not_listening(u, true, "memory is short");
+		not_listening(u, true, "out of memory");
 	else
 		set_up(u, sql, on_listen);
 }

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "fanout/change.h"
 #include "fanout/siphash.h"
 
 #include <assert.h>
@@ -12,18 +13,21 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* The payload: "pgherald2 RELAY NONCE XID TOKEN CLAIM FROM CHANNELS SIGNATURE". The transaction's own id
- * comes with it because it makes the next snapshot differ from this one without anything having happened.
- * CLAIM is a token, or one of the words below; FROM is a token, or NOTHING.
+/* The payload: "pgherald2 RELAY NONCE XID TOKEN CLAIM FROM CHANNELS SIGNATURE". RELAY is the
+ * sender's epoch. XID is the id of the canary's own transaction: it makes the next snapshot
+ * differ although nothing happened (see note_idle()). CLAIM is a token, or one of the words
+ * below. FROM is a token, or NOTHING.
  *
- * NOTIFY has no access control: whoever may connect may send what looks like a canary. Our own we know by the
- * nonce, which nobody can read before it is committed. Another relay's we believe by its signature, with a
- * key that only the relays' role can read. The server signs, since it alone knows what the token will be.
+ * NOTIFY has no access control: every role that may connect can send a text like this. We know
+ * our own canary by its nonce, which no other session can read before the commit. We believe
+ * another relay's by its signature, with a key that only the relays' role can read. The server
+ * signs, since only it knows the token.
  *
- * A transaction that only notifies commits without waiting for the disk. If the server crashes then, its id
- * and those of all others after the last flush are given away again, and the snapshot would take the changes
- * of their new owners for old ones. So this one writes a record, because of which its commit waits for the
- * flush, of this server and not of its standbys. */
+ * A transaction that only notifies commits without a flush of the WAL. If the server then
+ * crashes, it gives the transaction ids since the last flush to other transactions, and the
+ * snapshot would take their changes for old ones. So the canary writes a WAL record
+ * (pg_logical_emit_message), and its commit waits for the flush. 'local': it does not wait for
+ * standbys. */
 #define MAGIC "pgherald2"
 #define MAGIC_OF_OTHERS "pgherald"
 #define NOTHING "-"
@@ -35,8 +39,9 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 	[CANARY_CLAIMS_SOON] = "?",
 };
 
-/* The moment is computed once, and the snapshot cut for the way. LSN: where pgherald.note_run() is installed,
- * it records that the server's history has this moment. */
+/* OFFSET 0 keeps the planner from computing the moment or the text twice. lsn: an expression;
+ * pgherald.note_run(), where it is installed, returns the LSN and records that the server's
+ * history contains it. */
 #define CANARY_SQL(lsn)                                                                                       \
 	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', text, " SIGNATURE_SQL    \
 	")), " UPSTREAM_IDENTITY_SQL ","                                                                      \
@@ -48,11 +53,12 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 				    " $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text) AS text" \
 				    " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn               \
 				    " AS lsn OFFSET 0) AS moment OFFSET 0) AS canary"
-/* Asked anew each time: whoever took the migration down may have left the schema's name to a stranger. */
+/* Checks the owner each time: after recovery_down.sql a stranger may have made a schema of this
+ * name. */
 #define NOTED_LSN_SQL                                                                                        \
 	"CASE WHEN " UPSTREAM_NOTE_RUN_OWNER_SQL " OPERATOR(pg_catalog.=) '' THEN pgherald.note_run()"       \
 	" ELSE pg_catalog.pg_current_wal_insert_lsn() END"
-/* sha256(key || sha256(key || text)): the outer one keeps anybody from appending to the text. */
+/* sha256(key || sha256(key || text)): the outer hash prevents length extension. */
 #define SIGNATURE_SQL                                                                                        \
 	"pg_catalog.encode(pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                   \
 	" pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                                    \
@@ -66,10 +72,11 @@ _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 /* src/include/catalog/pg_type_d.h */
 #define BYTEA_OID 17
 
-/* A relay that follows another waits longer than the other's turns are apart, so one keeps the turn; and less
- * than two intervals, so that changes are announced in time by the next one when it fails. */
-#define TURN_OWN 0.95
-#define TURN_OTHERS 1.6
+_Static_assert(RELAY_KEY_SIZE == crypto_hash_sha256_BYTES, "the key is a hash");
+#define PAYLOAD_MAX                                                                                          \
+	(sizeof MAGIC + 64 + 40 + 24 + 3 * (CHECKPOINT_TOKEN_MAX + 1) + CANARY_CHANNELS_MAX +                \
+		2 * crypto_hash_sha256_BYTES)
+_Static_assert(PAYLOAD_MAX <= CHANGE_PAYLOAD_MAX, "a canary fits into a notification");
 
 static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit;
 
@@ -91,7 +98,7 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	struct canary *c = timer->data;
 
 	(void)events;
-	/* It may stand behind what this relay did not come to read. */
+	/* It may be in the socket, after data that this relay has not read yet. */
 	if (c->n_late < SESSION_LATE_MAX && session_has_unread(&c->upstream->session)) {
 		c->n_late++;
 		timer_arm(loop, timer, CANARY_HEARD_SECONDS);
@@ -124,8 +131,9 @@ static void describe_failure(
 		snprintf(text, size, "%s", error);
 }
 
-/* The migration was taken down meanwhile, or the publisher's role may not call it: undefined_function,
- * invalid_schema_name, insufficient_privilege, and undefined_table within it. */
+/* Whether note_run() was dropped meanwhile, or the publisher's role may not call it:
+ * undefined_function, invalid_schema_name, insufficient_privilege, and undefined_table in the
+ * function. */
 static bool cannot_note_runs(const PGresult *result)
 {
 	static const char *const states[] = {"42883", "3F000", "42501", "42P01"};
@@ -142,7 +150,7 @@ static void on_statement(void *context, PGresult *result, const char *error)
 	struct canary *c = context;
 
 	if (c->notes_runs && (c->awaited || c->proving) && cannot_note_runs(result)) {
-		/* The NULL that follows sends it again, without. */
+		/* The NULL that follows sends the canary again, without note_run(). */
 		c->notes_runs = c->awaited = false;
 		c->again = true;
 		return;
@@ -172,7 +180,7 @@ static void on_statement(void *context, PGresult *result, const char *error)
 	c->in_flight = false;
 	bool again = c->again;
 	c->again = false;
-	/* Or this one was for an upstream that is gone. */
+	/* Or this canary was for an upstream that is gone, and the new one must be proved. */
 	if (again || (c->proving && !c->awaited))
 		send_canary(c);
 	else if (c->awaited)
@@ -185,7 +193,8 @@ static const char *claim_text(const struct canary_claim *claim)
 	return claim->kind == CANARY_CLAIMS_SETTLED ? claim->settled.text : claim_words[claim->kind];
 }
 
-/* Cannot fail: the pool was ready when the epoch was drawn (getrandom(2)). */
+/* Cannot fail: drawing the epoch has waited until the kernel's pool was ready
+ * (getrandom(2)). */
 static void draw(void *buf, size_t size)
 {
 	(void)!getrandom(buf, size, 0);
@@ -208,7 +217,8 @@ static void send_canary(struct canary *c)
 	c->claim = (struct canary_claim){.kind = CANARY_CLAIMS_NOTHING};
 	if (!c->proving)
 		c->events->claim(c->context, &c->claim);
-	/* What it points to in the canary stays as it is until the statement is over: in_flight. */
+	/* What it points to in the canary stays as it is until the statement is over:
+	 * in_flight. */
 	struct publisher_statement statement = {
 		.sql = c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
 				     : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
@@ -248,14 +258,14 @@ static void on_turn(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	arm(c, c->interval * TURN_OWN);
+	arm(c, c->interval * CANARY_TURN_OWN_PERCENT / 100);
 	if (upstream_probe(c->upstream, CANARY_HEARD_SECONDS, on_probe, c) == 0)
 		c->n_probes++;
 }
 
 /* Hearing */
 
-/* The next word of the text; false when there is none, or it does not fit. */
+/* Takes the next word of the text. False: there is none, or it does not fit. */
 static bool word(const char **text, char *buf, size_t size)
 {
 	size_t len = strcspn(*text, " ");
@@ -319,7 +329,7 @@ static bool read_canary(const char *payload, const char *text, struct heard *out
 	       checkpoint_parse(out->turn.token.text, &out->parts) == 0;
 }
 
-/* As SIGNATURE_SQL does. */
+/* Computes the same as SIGNATURE_SQL. */
 static bool is_signed(const struct heard *h, const char *payload, const unsigned char key[RELAY_KEY_SIZE])
 {
 	unsigned char hash[crypto_hash_sha256_BYTES];
@@ -338,7 +348,7 @@ static bool is_signed(const struct heard *h, const char *payload, const unsigned
 	return strlen(h->signature) == sizeof text - 1 && sodium_memcmp(text, h->signature, sizeof text) == 0;
 }
 
-/* Whether another relay sent it. */
+/* Returns whether another relay sent it. Logs if not. */
 static bool check_signature(struct canary *c, const struct heard *h, const char *payload)
 {
 	if (!c->upstream->has_key) {
@@ -357,8 +367,8 @@ static bool check_signature(struct canary *c, const struct heard *h, const char 
 	return false;
 }
 
-/* If the canary's transaction was the next in line and no other was in progress, then a server that has gone
- * no further than that has done nothing since. */
+/* If the canary's transaction got the next id and no other was in progress, then a snapshot in
+ * which only that id is added means that nothing happened since. */
 static void note_idle(struct canary *c, const struct heard *h)
 {
 	uint64_t xid = strtoull(h->xid, NULL, 10);
@@ -369,8 +379,8 @@ static void note_idle(struct canary *c, const struct heard *h)
 			(unsigned long long)xid + 1);
 }
 
-/* After something happened, turns go on until a checkpoint covers it. Every relay keeps this account of
- * everybody's canaries: the one that leads may end. */
+/* After activity, turns go on until a checkpoint covers it. Every relay notes that for all
+ * relays' canaries, because the leader may end at any time. */
 static void note_turn(struct canary *c, const struct heard *h)
 {
 	if (c->activity || (c->reconciles && strcmp(h->parts.snapshot, c->idle_snapshot) != 0))
@@ -392,7 +402,7 @@ static void on_own(struct canary *c, struct heard *h)
 		c->events->proved(c->context, &h->turn.token);
 		return;
 	}
-	arm(c, c->interval * TURN_OWN);
+	arm(c, c->interval * CANARY_TURN_OWN_PERCENT / 100);
 	note_turn(c, h);
 	h->turn.own = true;
 	c->events->turn(c->context, &h->turn);
@@ -402,7 +412,7 @@ static void on_others(struct canary *c, const struct heard *h)
 {
 	note_turn(c, h);
 	if (c->events->turn(c->context, &h->turn) && ev_is_active(&c->turn))
-		arm(c, jittered(c->interval * TURN_OTHERS));
+		arm(c, jittered(c->interval * CANARY_TURN_OTHERS_PERCENT / 100));
 }
 
 static void on_unreadable(const char *magic, uint32_t len)
@@ -434,7 +444,7 @@ void canary_notification(struct canary *c, struct wire_str payload)
 	c->n_heard++;
 	if (c->awaited && strcmp(heard.nonce, c->nonce) == 0)
 		on_own(c, &heard);
-	/* Our own that was given up before comes too late to tell anything. */
+	/* Our own that was given up comes too late to tell anything. */
 	else if (strcmp(heard.epoch, c->epoch) != 0 && check_signature(c, &heard, payload.ptr))
 		on_others(c, &heard);
 }
@@ -455,8 +465,8 @@ bool canary_channels_contain(const struct canary_channels *channels, const struc
 	return true;
 }
 
-/* The names themselves could be longer than a payload. All relays must hash alike, so the key is a constant;
- * the operator chooses the names, and has no reason to make two collide. */
+/* The names themselves could be longer than a payload. All relays must hash alike, so the key
+ * is a constant; the operator chooses the names, and has no reason to make two collide. */
 struct canary_channels canary_channels_of(const struct config *config)
 {
 	static const unsigned char key[16] = "pgherald channel";
@@ -501,7 +511,7 @@ void canary_prove(struct canary *c)
 
 void canary_start(struct canary *c)
 {
-	arm(c, jittered(c->interval * TURN_OWN));
+	arm(c, jittered(c->interval * CANARY_TURN_OWN_PERCENT / 100));
 }
 
 void canary_stop(struct canary *c)
@@ -509,7 +519,7 @@ void canary_stop(struct canary *c)
 	ev_timer_stop(c->loop, &c->turn);
 	ev_timer_stop(c->loop, &c->deadline);
 	c->awaited = c->proving = c->again = false;
-	/* Recovery answers for the time before the next proof. */
+	/* Recovery covers the time until the next proof. */
 	c->owed = (struct token){0};
 	c->idle_snapshot[0] = '\0';
 }

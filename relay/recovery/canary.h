@@ -30,6 +30,15 @@
  * the next turn. */
 #define CANARY_HEARD_SECONDS 4.
 
+/* When a relay takes its next turn, in percent of the interval: after its own turn, and after
+ * another's, which is jittered by 20 % either way. A relay that follows waits longer than the
+ * leader's turns are apart, so the leader keeps the turn. It waits less than two intervals, so
+ * that another relay announces changes in time when the leader fails. */
+#define CANARY_TURN_OWN_PERCENT 95
+#define CANARY_TURN_OTHERS_PERCENT 160
+_Static_assert(CANARY_TURN_OTHERS_PERCENT * 80 / 100 > CANARY_TURN_OWN_PERCENT, "the leader keeps the turn");
+_Static_assert(CANARY_TURN_OTHERS_PERCENT * 120 / 100 < 200, "a follower waits less than two intervals");
+
 /* A set of channels, each as 16 hexadecimal digits that hash its name and kind, separated by
  * commas. */
 #define CANARY_CHANNELS_MAX (CHANNELS_MAX * 17)
@@ -113,9 +122,9 @@ struct canary {
 	/* What the server's snapshot is if nothing happened since the last canary. Empty:
 	 * something did. */
 	char idle_snapshot[64];
-	char nonce[33]; /* of the last we sent; nobody can know it before the canary is committed */
+	char nonce[33]; /* of the last we sent; secret until the canary is committed */
 	/* Signs ours. The relays of a database share one, which is the upstream's. Without it
-	 * we make one up, and believe nobody else's canaries. */
+	 * we make one up, and believe no other relay's canaries. */
 	unsigned char key[RELAY_KEY_SIZE];
 	struct canary_claim claim; /* of the last we sent */
 	double sent_at;            /* seconds of clock_now(), of the last we sent */

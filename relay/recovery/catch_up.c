@@ -10,14 +10,15 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* Workers that ask from the same checkpoint, as after a restart of the relay, come at about the same time. */
+/* How long to wait for more workers that ask from the same checkpoint: after a restart of the
+ * relay all come at about the same time. */
 #define GATHER_SECONDS 0.005
-/* Rows that are looked at in one iteration of the loop, about a millisecond's work, and for one waiter before
- * the next has its turn. */
+/* Rows to look at in one iteration of the loop, about a millisecond's work; and for one waiter
+ * before the next. */
 #define ROWS_AN_ITERATION 4096
 #define ROWS_A_WAITER 256
-/* After a question that its workers left unanswered, and with it the connection: whoever comes and goes all
- * the time does not make PostgreSQL start a process each time. */
+/* How long a lane rests after all workers of its question left, and its connection was closed.
+ * Workers that come and go all the time must not make PostgreSQL start a process each time. */
 #define REST_SECONDS 0.1
 
 static void assign(struct catch_up *c);
@@ -35,7 +36,7 @@ static void leave_lane(struct catch_up_question *q)
 	q->lane = NULL;
 }
 
-/* The last waiter may be gone. */
+/* Frees the question, and stops asking, if no waiter is left. */
 static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 {
 	struct catch_up_lane *lane = q->lane;
@@ -50,7 +51,7 @@ static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 	question_free(c, q);
 }
 
-/* The waiter has been given all. */
+/* The waiter has all rows. */
 static void finish(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
@@ -72,7 +73,8 @@ static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const c
 	connection_caught_up(w, seq, token, cause, text);
 }
 
-/* It goes live from where the question was asked, or from now if that is out of the backlog. */
+/* Tells the worker of a gap. It goes live from where the question was asked, or from now if the
+ * backlog no longer has that. */
 static void give_up(
 	struct catch_up *c, struct catch_up_waiter *m, enum wire_gap_cause cause, const char *text)
 {
@@ -86,7 +88,7 @@ static void give_up(
 	drop_idle_question(c, q);
 }
 
-/* What a worker is told of that resumed from another epoch, or fell out of the backlog. */
+/* Why the worker catches up: it resumed from another epoch, or overran the backlog. */
 static enum wire_gap_cause own_cause(const struct worker *w)
 {
 	return w->begun ? WIRE_GAP_RESTART : WIRE_GAP_OVERRUN;
@@ -105,7 +107,7 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 {
 	struct catch_up_waiter *m = TAILQ_FIRST(&q->waiters), *next;
 
-	/* The question goes with its last waiter, and then there is no next. */
+	/* The last waiter takes the question with it; then next is NULL. */
 	for (; m; m = next) {
 		next = TAILQ_NEXT(m, sibling);
 		if (!m->overdue)
@@ -119,7 +121,7 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 
 /* Feeding */
 
-/* Returns how many rows were looked at, or a little more. */
+/* Gives the waiter rows. Returns how many it looked at, at least 1. */
 static int feed(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
@@ -147,7 +149,7 @@ static int feed(struct catch_up *c, struct catch_up_waiter *m)
 		else
 			decoded.payload = row.value;
 		connection_recovered(w, &decoded);
-		/* There was no memory for it: so the waiter is gone, and perhaps the question. */
+		/* Out of memory for the row: the waiter is freed, and perhaps the question. */
 		if (w->state == WORKER_DEAD)
 			return n + 1;
 	}
@@ -188,7 +190,7 @@ static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)loop;
 	(void)events;
-	/* Where memory itself was short, it may be there again. */
+	/* If malloc() or mmap() failed, it may succeed now. */
 	use_room(c);
 	if (!shortage_lasts(c))
 		return;
@@ -212,7 +214,8 @@ static void on_asking(void *context)
 	checkpoint_unref(q->latest);
 	q->latest = checkpoint_ref(checkpoint_history_latest(&c->fanout->checkpoints));
 	c->recovery->n_questions++;
-	/* When it is asked again, the whole answer comes again, and has all that the first had. */
+	/* When the question is asked again, all rows come again; so drop those of the first
+	 * time. */
 	spool_clear(&q->spool);
 	question_account(c, q);
 	TAILQ_FOREACH (m, &q->waiters, sibling) {
@@ -277,7 +280,7 @@ static struct catch_up_lane *free_lane(struct catch_up *c)
 	return NULL;
 }
 
-/* False: there is no memory for it now. */
+/* False: there is no memory for the question now. */
 static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lane *lane)
 {
 	const char *token = TAILQ_FIRST(&u->waiting)->worker->passed->token;
@@ -294,7 +297,8 @@ static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lan
 	return true;
 }
 
-/* To each user that waits and has no lane a free one, to those first who had theirs the longest ago. */
+/* Gives free lanes to users that wait and have none. Those whose last lane was longest ago come
+ * first. */
 static void assign(struct catch_up *c)
 {
 	struct catch_up_user *last = TAILQ_LAST(&c->users, catch_up_users), *next;
@@ -346,8 +350,9 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 		tell_gap(c, w, c->fanout->backlog.head, NULL, own_cause(w),
 			!recoverable
 				? "what it missed is no longer in the backlog, and there is no recovery function"
-			: !w->passed ? "what it missed is no longer in the backlog, and it has no checkpoint"
-				     : "what it missed is no longer in the backlog, and memory is short");
+			: !w->passed
+				? "what it missed is no longer in the backlog, and it has no checkpoint"
+				: "what it missed is no longer in the backlog, and the relay is out of memory");
 		return;
 	}
 	m->worker = w;

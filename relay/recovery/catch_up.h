@@ -1,9 +1,17 @@
-/* Catching up one worker, or several that ask from the same checkpoint, after they fell behind or came back
- * from another epoch. A question is asked on one of a few connections, the lanes, and its rows are read at
- * PostgreSQL's pace into a spool, from which each of the question's workers is fed as its socket takes more.
- * So a lane waits for no worker, and no worker starts again. Lanes and memory are shared out between users,
- * by uid. What is asked, and how, is changes_since's business; what all workers missed is recovery's. main
- * and the workers call it. */
+/* Catching up: gives a worker the changes it missed, when it came back from another epoch or
+ * overran the backlog.
+ *
+ * Workers of one user that ask from the same checkpoint share a question. A question gets one
+ * of a few lanes, each with a connection of its own. It reads rows as fast as PostgreSQL sends
+ * them, into a spool. Each waiter of the question is fed from the spool as its socket takes
+ * more. So a lane waits for no worker, and a slow worker does not make the database answer
+ * twice. Lanes and memory are shared between users, by uid.
+ *
+ *                                 +-> waiter -> socket
+ *   PostgreSQL -> lane -> spool --+-> waiter -> socket
+ *
+ * changes_since.h asks the database; recovery.h recovers what all workers missed. relay.c calls
+ * this, for the workers. */
 #pragma once
 
 #include "base/clock.h"
@@ -14,40 +22,41 @@
 
 #include <sys/queue.h>
 
-/* Questions that are read at once. One user has one lane at the most, so that whatever the workers of one
- * ask, those of another find a lane. */
+/* Questions that are read at the same time. A user has at most one lane, so that one user's
+ * workers do not take all lanes from another's. Three, because each lane costs PostgreSQL a
+ * connection. */
 #define CATCH_UP_LANES 3
 
 TAILQ_HEAD(catch_up_waiters, catch_up_waiter);
 
-/* A worker that waits for what it missed. The worker points to it. */
+/* A worker that catches up. worker->catch_up points to it. */
 struct catch_up_waiter {
 	struct worker *worker;
 	struct catch_up_user *user;
 	struct catch_up_question *question; /* NULL while it waits for a lane */
 	struct spool_reader reader;
-	struct catch_up_waiters *list; /* where it stands; NULL while its socket has to take more first */
-	uint64_t seen_rows;            /* that it had taken when it was last looked at */
-	double stalled_for;            /* seconds in which there was no room because of it */
-	bool overdue;                  /* it is to be told of a gap */
+	struct catch_up_waiters *list; /* that link is in; NULL while its socket is full */
+	uint64_t seen_rows;            /* rows it had taken at the last look (shortage.h) */
+	double stalled_for;            /* seconds for which it kept memory that others need */
+	bool overdue;                  /* it shall be told of a gap */
 	TAILQ_ENTRY(catch_up_waiter) link;
-	TAILQ_ENTRY(catch_up_waiter) sibling; /* of the question */
+	TAILQ_ENTRY(catch_up_waiter) sibling; /* in the question */
 };
 
-/* From the time when a lane is free for it until its last waiter is through. */
+/* Lives from when it gets a lane until its last waiter has all rows or is gone. */
 struct catch_up_question {
 	TAILQ_ENTRY(catch_up_question) link;
 	struct catch_up_user *user;
 	struct catch_up_lane *lane; /* NULL once all rows are read */
 	struct spool spool;
-	size_t kept; /* bytes of the spool that are counted */
+	size_t kept; /* bytes of the spool, as counted in the user and in catch_up */
 	struct catch_up_waiters waiters;
-	struct catch_up_waiters hungry; /* those that have taken all rows there are, and wait for more */
+	struct catch_up_waiters hungry; /* have taken all rows that were read, and wait for more */
 	unsigned n_waiters;
-	bool asked;                /* too late to join */
+	bool asked;                /* other workers can no longer join it */
 	uint64_t head;             /* of the backlog when it was asked */
-	struct checkpoint *latest; /* the relay's at that time; NULL when there was none */
-	bool latest_counts;        /* it was of the run that was asked; known once all rows are read */
+	struct checkpoint *latest; /* the relay's latest at that time; NULL when there was none */
+	bool latest_counts;        /* latest is of the run that was asked. Known once all rows are read. */
 };
 
 struct catch_up_user {
@@ -56,14 +65,14 @@ struct catch_up_user {
 	struct catch_up_lane *lane;
 	struct catch_up_waiters waiting; /* for a lane */
 	TAILQ_HEAD(, catch_up_question) questions;
-	size_t kept;  /* bytes of their spools */
-	bool refused; /* a lane was free, and no memory for the question */
+	size_t kept;  /* bytes of the questions' spools */
+	bool refused; /* a lane was free, but memory for the question was not */
 };
 
 struct catch_up_lane {
 	struct catch_up *catch_up;
 	struct changes_since changes;
-	struct catch_up_question *question; /* NULL: it asks nothing */
+	struct catch_up_question *question; /* NULL: the lane is free, or rests */
 	struct ev_timer rest;               /* until it may ask again */
 };
 
@@ -73,41 +82,43 @@ struct catch_up {
 	struct fanout *fanout;
 	struct recovery *recovery;
 	struct catch_up_lane lanes[CATCH_UP_LANES];
-	TAILQ_HEAD(catch_up_users, catch_up_user) users; /* who had a lane last stands last */
-	struct catch_up_waiters ready;                   /* those whose sockets take more */
-	struct ev_timer gather;   /* until those who ask the same in this moment have come */
-	struct ev_timer feeding;  /* until ready waiters are fed, and room is used */
-	struct ev_timer shortage; /* looks again while there is no room */
+	TAILQ_HEAD(catch_up_users, catch_up_user) users; /* the one that got a lane last is last */
+	struct catch_up_waiters ready;                   /* have rows to take and room in their sockets */
+	struct ev_timer gather;                          /* until workers that ask the same have come */
+	struct ev_timer feeding;  /* until ready waiters are fed, in the next iteration */
+	struct ev_timer shortage; /* until the next look at who keeps memory (shortage.h) */
 	struct diag_limit limit;
 
 	size_t kept; /* bytes of all spools */
 	unsigned n_workers;
 	uint64_t n_gaps;    /* told */
-	uint64_t n_evicted; /* of them, those for want of memory */
+	uint64_t n_evicted; /* of them, because memory was short */
 };
 
-/* There was no room for the next row. Once its connection is lost, it asks anew, and then there is. */
+/* Whether the lane has read a row for which there is no room. */
 static inline bool catch_up_is_paused(const struct catch_up_lane *lane)
 {
 	return lane->question && changes_is_paused(&lane->changes);
 }
 
-/* There is room again, or a waiter is ready. */
+/* A waiter is ready, or there is room again: act in the next iteration. */
 static inline void catch_up_wake(struct catch_up *catch_up)
 {
 	if (!ev_is_active(&catch_up->feeding))
 		timer_arm(catch_up->loop, &catch_up->feeding, 0);
 }
 
+/* All of it must outlive catch_up. */
 void catch_up_init(struct catch_up *catch_up, struct ev_loop *loop, const struct config *config,
 	struct fanout *fanout, struct recovery *recovery, const struct upstream *upstream);
-/* Every worker must be closed. */
+/* All workers must be closed. */
 void catch_up_close(struct catch_up *catch_up);
 
-/* struct worker_requests' catch_up, takes_more and forget. recoverable: whether the database can be asked. */
+/* What struct worker_requests calls. recoverable: whether the database can be asked; if not,
+ * the worker is told of a gap at once. */
 void catch_up_begin(struct catch_up *catch_up, struct worker *worker, bool recoverable);
 void catch_up_takes_more(struct catch_up *catch_up, struct worker *worker);
 void catch_up_forget(struct catch_up *catch_up, struct worker *worker);
 
-/* Rows that are read and that the worker has not been given yet. */
+/* How many rows were read for the worker and not given to it yet. */
 uint64_t catch_up_rows_left(const struct worker *worker);

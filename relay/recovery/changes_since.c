@@ -8,21 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bounds each statement but the one that returns the rows. */
 #define PLAN_SECONDS 5.
-/* A worker waits for this, where everybody else hears already. */
+/* Seconds between two attempts, at most. Shorter than the upstream's 30: a worker waits for the
+ * answer while all others hear. */
 #define RETRY_MAX 5.
-/* The longest that the rate makes rows wait at once. */
+/* Where the rate limits the rows, they come in bursts of this many seconds' worth. */
 #define RATE_PAUSE_SECONDS 0.05
-/* Often enough for reconciliation to keep it; then the connection goes. */
+/* How many checkpoint intervals an unused connection stays open. Reconciliation asks once an
+ * interval, and so keeps it. */
 #define IDLE_INTERVALS 3.
 
 /* src/include/catalog/pg_type_d.h */
 #define TEXT_OID 25
 #define VARCHAR_OID 1043
 
-/* One snapshot for the token and for the rows. A backend whose client is gone must not go on with a function
- * that hangs: client_connection_check_interval, where the version has it. The settings of a role or a
- * database are meant for other statements: what takes how long here is recovery_timeout's business. */
+/* Repeatable read, so that the token and the rows are of one snapshot.
+ * client_connection_check_interval, where the version has it, ends a function that hangs after
+ * its client is gone. Timeouts that a role or a database has are for other statements; here
+ * recovery_timeout decides. */
 #define PLAN_SQL                                                                                                                                       \
 	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                       \
 	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                       \
@@ -34,7 +38,7 @@
 						    " pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
 enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
-/* How far the server's history has the run of the token, which is not its present one. */
+/* How far the server's history contains the token's run. */
 #define RUN_SQL                                                                                              \
 	"SELECT pg_catalog.max(upto) FROM pgherald.server_run"                                               \
 	" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
@@ -85,14 +89,14 @@ static void finish(struct changes_since *c, enum changes_outcome outcome)
 	free(token);
 }
 
-/* The server answered what it should not have: the connection's transaction is void too. */
+/* Ends the question. The connection goes with it, since its transaction is still open. */
 static void fail(struct changes_since *c, enum changes_outcome outcome)
 {
 	session_close(&c->session);
 	finish(c, outcome);
 }
 
-/* A failure that will heal: ask the same again. */
+/* The failure will heal: asks the same again later. */
 static void try_again(struct changes_since *c, const char *error)
 {
 	double wait = backoff_failed(&c->backoff, clock_now());
@@ -106,7 +110,8 @@ static void try_again(struct changes_since *c, const char *error)
 	timer_arm(c->session.loop, &c->retry, wait);
 }
 
-/* Classes 08 (connection), 40 (rollback), 53 (resources), 55 (a server not ready), 57P (shutdown). */
+/* SQLSTATE classes 08 (connection), 40 (rollback), 53 (resources), 55 (not ready), 57P
+ * (shutdown). */
 static bool heals(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -188,7 +193,7 @@ static void on_row(struct changes_since *c, const PGresult *result)
 			c->n_bad_rows++;
 			continue;
 		}
-		/* No NOTIFY could have told of it either. */
+		/* A NOTIFY could not have carried it either. */
 		if (PQgetisnull(result, i, 1)) {
 			diag_limited(&null_limit, DIAG_WARNING,
 				"a recovered row is skipped, since its value is NULL; mend the row or the function "
@@ -246,7 +251,7 @@ static void ask_rows(struct changes_since *c)
 {
 	struct checkpoint_parts since;
 
-	/* The plan has read it already. */
+	/* Cannot fail: compare_runs() has parsed it. */
 	if (checkpoint_parse(c->since, &since) < 0)
 		return;
 	struct session_param params[] = {{.value = c->snapshot[0] ? c->snapshot : since.snapshot}};
@@ -264,8 +269,9 @@ static void ask_rows(struct changes_since *c)
 
 /* The plan */
 
-/* The server has the history of the token's run up to this LSN. If the token is beyond, the next best is one
- * that this relay passed on before, if it sees no more than the token: by their LSNs alone it might. */
+/* The server's history contains the token's run up to this LSN. If the token is later, choose
+ * the newest checkpoint of the relay that is not. It must not see more than the token:
+ * comparing LSNs does not tell that. */
 static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 {
 	struct checkpoint_parts since, older;
@@ -285,8 +291,9 @@ static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 	return false;
 }
 
-/* A snapshot counts transaction ids, and a server that took another way from some moment on gives the same
- * ids to other transactions. Where runs are one, the way is one. Else the server must know. */
+/* Transaction ids mean the same only within one history. After a failover or a restore the
+ * server gives ids to other transactions than before. Within one run there is one history. For
+ * another run, ask the server what it kept of it. */
 static void compare_runs(struct changes_since *c)
 {
 	struct checkpoint_parts since, here;
@@ -378,8 +385,10 @@ static void on_plan(void *context, PGresult *result)
 		try_again(c, session_error(result).text);
 		return;
 	}
-	/* What the other server has is not what the upstream hears of from now on. Where the upstream hears
-	 * none, it will recover what it missed of whichever it comes to, for all. */
+	/* During a failover two servers may be up. The rows must come from the one that the
+	 * upstream hears, which tells what comes after them. While the upstream hears no
+	 * server, any will do: the upstream recovers what it missed once it is back, for all
+	 * workers. */
 	if (c->upstream->identity[0] &&
 		strcmp(c->upstream->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
 		try_again(c, "it reached another server than the LISTEN connection");

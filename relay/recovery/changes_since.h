@@ -1,8 +1,12 @@
-/* One question to the database: what changed since this checkpoint? Finds out whether the checkpoint means
- * anything on the server that it reached, after a restart or failover too, and whether that is the server of
- * the LISTEN connection, since in a failover both may be there. Reads the rows of pgherald.changes_since one
- * at a time, no faster than they are taken. Tries again when the connection fails. Whom the rows are for is
- * recovery's business, which calls it. Keeps its connection for the next question, for a while. */
+/* One question to the database: what changed since this checkpoint?
+ *
+ * A question is one transaction. The plan reads the moment of the answer and which server it
+ * reached. If that is another run of the server than the checkpoint's, it asks the server how
+ * far its history contains that run. Then it reads the rows of pgherald.changes_since(), no
+ * faster than they are taken. When the connection fails, it asks again from the start. The
+ * connection stays open for the next question, for a while.
+ *
+ * It does not know what the rows are for: recovery.c and catch_up.c call it. */
 #pragma once
 
 #include "base/backoff.h"
@@ -13,47 +17,51 @@
 
 enum changes_outcome {
 	CHANGES_COMPLETE,
-	CHANGES_WRONG,      /* the function raised, hung, or answered in another shape */
-	CHANGES_OTHER_TIME, /* the server does not know that its history has the checkpoint */
-	CHANGES_NO_FUNCTION,
+	CHANGES_WRONG,       /* the function raised an error, hung, or returned malformed rows */
+	CHANGES_OTHER_TIME,  /* the server cannot tell that its history contains the checkpoint */
+	CHANGES_NO_FUNCTION, /* it is missing, or we do not trust its owner */
 };
 
+/* Pointers are valid until the event returns. */
 struct changes_events {
-	/* About to ask; whatever is committed and heard by now will be among the rows. */
+	/* About to ask, perhaps again. Every change that was committed by now will be among the
+	 * rows. */
 	void (*asking)(void *context);
-	/* Returns whether the next may come; when not, changes_more() lets it. */
+	/* A row. Returns whether the next may come; if not, no row comes until
+	 * changes_more(). */
 	bool (*row)(void *context, const char *channel, struct wire_str value);
-	/* token: the moment that was asked about, with its whole snapshot; it is not on disk yet, so it is
-	 * good for asking this run of the server again and nothing else. NULL where none was had. text: what
-	 * is wrong, for people. Both are borrowed for the call. */
+	/* token: the moment of the answer, with its whole snapshot; NULL when the server did
+	 * not tell it. What it sees may not be on disk yet. So it serves only to ask this run
+	 * of the server again, and never becomes a checkpoint. text: what went wrong, for
+	 * people. */
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
 
 struct changes_since {
 	const struct config *config;
-	const struct checkpoint_history *history; /* where to go back to behind a fork */
+	const struct checkpoint_history *history; /* for an older checkpoint, after a failover */
 	const struct upstream *upstream;
 	const struct changes_events *events;
 	void *context;
 	struct session session;
 	struct backoff backoff;
-	struct ev_timer retry;   /* after a failed connection */
-	struct ev_timer silence; /* while rows are waited for */
-	struct ev_timer allowed; /* when the rate allows the next rows */
-	struct ev_timer idle;    /* until a connection that nobody needs is closed */
+	struct ev_timer retry;   /* until the next attempt to connect */
+	struct ev_timer silence; /* until the next row must come */
+	struct ev_timer allowed; /* until the rate allows the next rows */
+	struct ev_timer idle;    /* until an unused connection is closed */
 
-	char *since; /* the question: a token; NULL when there is none */
-	char *token; /* the moment of the plan; NULL before it */
-	char snapshot[CHECKPOINT_SNAPSHOT_MAX +
-		      1]; /* what is asked, where it is not since's own; else empty */
-	bool asks_run;    /* the plan is there, and whether the server knows since's run is not */
-	bool failed;      /* the question was tried before in vain */
-	bool wants_pause; /* by the taker */
-	double rate;      /* rows a second; 0: unlimited */
+	char *since; /* the token that is asked about; NULL: no question is under way */
+	char *token; /* the moment of the answer; NULL before the plan is read */
+	/* Of an older checkpoint, which is asked about instead; empty: since's own. */
+	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1];
+	bool asks_run;    /* since is of another run, and the server has not told yet what it kept of that */
+	bool failed;      /* the question was asked before in vain */
+	bool wants_pause; /* row() returned false */
+	double rate;      /* rows a second; 0: no limit */
 	uint64_t n_rows, n_bad_rows;
-	double allowance; /* rows that the rate allows by now */
-	double allowance_at;
-	char trouble[256]; /* what was wrong first */
+	double allowance;    /* rows that the rate allows */
+	double allowance_at; /* seconds of clock_now(), when allowance was computed */
+	char trouble[256];   /* what went wrong first */
 };
 
 /* What a question works with. All of it must outlive the question. */
@@ -66,25 +74,28 @@ struct changes_uses {
 
 void changes_init(struct changes_since *changes, const struct changes_uses *uses,
 	const struct changes_events *events, void *context);
-/* since: a token from anywhere, copied. rate: rows a second at most, 0 for no limit. done follows, perhaps at
- * once; no question may be under way. */
+/* Asks. since: any text, copied. rate: rows a second at most, 0 for no limit. No question may
+ * be under way. done follows, perhaps before this returns. */
 void changes_ask(struct changes_since *changes, const char *since, double rate);
-/* After row() said no. */
+/* There is room again, after row() returned false. */
 void changes_more(struct changes_since *changes);
-/* Forget the question, without done. */
+/* Drops the question, without done. */
 void changes_abort(struct changes_since *changes);
 void changes_close(struct changes_since *changes);
-/* The token that is asked about, until done or changes_abort(); NULL: no question is under way. */
+/* The token that is asked about, until done or changes_abort(); NULL: no question is under
+ * way. */
 static inline const char *changes_question(const struct changes_since *changes)
 {
 	return changes->since;
 }
-/* The moment of the answer, as done gets it; NULL before the server has told it. Until done returns. */
+/* The moment of the answer, while the question is under way; NULL before the server tells it.
+ * Borrowed until done or changes_abort(). */
 static inline const char *changes_moment(const struct changes_since *changes)
 {
 	return changes->token;
 }
-/* Whether row() said no, and no row has come since. A lost connection asks again, and so ends the pause. */
+/* Whether it waits for changes_more(). A question whose connection is lost is asked again, and
+ * does not wait. */
 static inline bool changes_is_paused(const struct changes_since *changes)
 {
 	return changes->wants_pause && changes->session.conn;

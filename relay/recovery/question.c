@@ -5,8 +5,9 @@
 
 /* Memory */
 
-/* A user may hold three times as much as it leaves free. So one alone gets three quarters, and of two each
- * three sevenths; and however much one takes, another that comes finds some. */
+/* A user may have three times as much memory as is left free. So a single user gets three
+ * quarters, and two users three sevenths each. However much one takes, another still finds
+ * some. */
 static bool may_take_more(const struct catch_up *c, const struct catch_up_user *u)
 {
 	size_t size = c->config->recovery_size, kept = c->kept + SPOOL_CHUNK;
@@ -139,9 +140,9 @@ bool question_is_of_run(const struct checkpoint *latest, const char *moment)
 	return latest && moment && checkpoint_precedes(latest->token, moment);
 }
 
-/* The moment that was asked about may not be on disk yet. So it is the relay's checkpoint of the time when
- * the question was asked, if that is of the same run; else the worker's, but after a gap that one may mean
- * nothing. */
+/* The moment of the answer may not be on disk yet. So prefer the relay's checkpoint from when
+ * the question was asked, if it is of the same run. Otherwise keep the worker's, except after a
+ * gap: then it may mean nothing on this server. */
 const char *question_passed(const struct catch_up_question *q, const struct worker *w, bool gap)
 {
 	bool counts =

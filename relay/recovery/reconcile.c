@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(RECONCILE_HEARD_MAX <= UINT32_MAX / 8, "set_add() and set_grow() do not overflow");
+
 /* Sets */
 
 static void set_clear(struct heard_set *s)
@@ -40,7 +42,7 @@ static bool set_grow(struct heard_set *s)
 	return true;
 }
 
-/* What does not fit counts as not heard, and will be announced again. */
+/* A key that does not fit counts as not heard. */
 static void set_add(struct heard_set *s, uint64_t key)
 {
 	if (s->n >= RECONCILE_HEARD_MAX || ((s->n + 1) * 4 > s->size * 3 && !set_grow(s)))
@@ -55,7 +57,7 @@ static bool set_has(const struct heard_set *s, uint64_t key)
 	return s->size && s->keys[place_of(s, key)] == key;
 }
 
-/* Of the turns 0..last. */
+/* In one of the turns 0 to last. */
 static bool was_heard(const struct reconcile *rc, unsigned last, uint64_t key)
 {
 	for (unsigned i = 0; i <= last; i++)
@@ -128,7 +130,7 @@ static struct token wanted_or_latest(const struct reconcile *rc)
 	return token_is_set(&rc->wanted) ? rc->wanted : latest_token(rc);
 }
 
-/* What was found and is dropped here the next term finds again: it begins with our checkpoint. */
+/* Drops suspects too: the next term begins at our checkpoint, and finds them again. */
 static void end_term(struct reconcile *rc)
 {
 	if (rc->asking)
@@ -145,8 +147,8 @@ static void begin_term(struct reconcile *rc, const struct token *from)
 {
 	static struct diag_limit limit;
 
-	/* What was heard since the turn before counts. What was heard earlier does not: a change may have
-	 * come after it that nobody notified. */
+	/* What was heard since the last turn counts. What was heard long ago does not: the same
+	 * user may have changed again since, and nobody notified that. */
 	if (clock_now() - rc->heard_since > rc->config->checkpoint_interval * RECONCILE_TAKEOVER_INTERVALS)
 		forget_heard(rc);
 	rc->leading = true;
@@ -163,7 +165,7 @@ static void note_failure(struct reconcile *rc, const char *why)
 	snprintf(rc->trouble, sizeof rc->trouble, "%s", why);
 }
 
-/* Our next canaries say so, until a turn is done. */
+/* Until a turn is done, our canaries claim nothing. */
 static void fail_turn(struct reconcile *rc, const char *why)
 {
 	static struct diag_limit limit;
@@ -194,8 +196,9 @@ static void finish_turn_if_done(struct reconcile *rc)
 		return;
 	if (rc->failed) {
 		end_term(rc);
-		/* What was announced so far and heard need not come again: of very many, the rest gets its
-		 * turn. */
+		/* What was announced and heard so far counts as heard in the next term.
+		 * Otherwise an outage with very many changes would announce the first of them
+		 * for ever. */
 		rc->heard_since = clock_now();
 		fail_turn(rc, "an announcement was not committed");
 		return;
@@ -254,8 +257,8 @@ static bool on_row(void *context, struct decoded *d)
 	return true;
 }
 
-/* Our checkpoint means nothing on this server, so nobody can say what our workers lack. The canary of this
- * turn is the checkpoint from which we go on. */
+/* Our checkpoint means nothing on this server, so we cannot tell what our workers lack. They
+ * get a gap, and this turn's canary becomes the checkpoint. */
 static void begin_anew(struct reconcile *rc, const char *why)
 {
 	diag(DIAG_ERROR, "all workers are told of a gap, since what nobody notified cannot be found: %s",
@@ -287,7 +290,8 @@ static void on_done(void *context, enum changes_outcome outcome, const char *ask
 	list_clear(&rc->suspects);
 	rc->suspects = rc->found;
 	rc->found = (struct suspect_list){0};
-	/* Out of memory for it, the next question asks since the term began, and finds more. */
+	/* When strdup() fails, the next question asks from the start of the term, and finds
+	 * more. */
 	free(rc->asked);
 	rc->asked = strdup(asked);
 	finish_turn_if_done(rc);
@@ -299,7 +303,7 @@ static void ask(struct reconcile *rc, const struct token *token)
 {
 	struct token from = wanted_or_latest(rc);
 
-	/* Memory was short for every checkpoint so far. */
+	/* Every checkpoint so far failed for lack of memory. */
 	if (!token_is_set(&from)) {
 		fail_turn(rc, "out of memory");
 		return;
@@ -327,7 +331,8 @@ static void on_own_turn(struct reconcile *rc, const struct token *token)
 		ask(rc, token);
 		return;
 	}
-	/* They are finished first. What is heard meanwhile belongs to the same turn. */
+	/* The question and its announcements are finished first. What is heard meanwhile
+	 * belongs to their turn. */
 	rc->slow_turns++;
 	if (recovery_failed(rc->recovery))
 		fail_turn(rc, "the database cannot be asked");
@@ -336,7 +341,8 @@ static void on_own_turn(struct reconcile *rc, const struct token *token)
 			rc->asking ? "the database takes too long to answer" : "announcements take too long");
 }
 
-/* A relay that cannot ask lacks something that we have: our next turn is for it, whether we lead or not. */
+/* If a relay that cannot ask lacks something that we have, our next turn answers for it, even
+ * if we do not lead. */
 static void answer_for(struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
@@ -352,8 +358,9 @@ static void answer_for(struct reconcile *rc, const struct canary_turn *t)
 	rc->wanted = wanted;
 }
 
-/* Whether a claim joins on to what our workers have. Our own does in the term in which we made it, also where
- * our checkpoint is of an earlier run of the server: the question has found the way from there. */
+/* Whether a claim joins on to what our workers have. Our own does if we made it in this term.
+ * That holds even if our checkpoint is of an earlier run of the server, because the question
+ * has asked from there. */
 static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
@@ -365,7 +372,7 @@ static bool joins_on(const struct reconcile *rc, const struct canary_turn *t)
 	       canary_channels_contain(&t->channels, &rc->channels);
 }
 
-/* What is settled is of the run that is heard, and not of its future. */
+/* Passes on only a token of the run that the upstream hears, and not one of its future. */
 static void pass_on(struct reconcile *rc, const struct canary_turn *t)
 {
 	const struct checkpoint *ours = latest(rc);
@@ -382,11 +389,13 @@ static bool claims(const struct canary_turn *t)
 
 bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 {
-	/* Where this relay does not reconcile, whoever sends one passes for a turn: it needs no more. */
+	/* We only need a canary an interval, so every canary that can settle anything is a
+	 * turn. */
 	if (!rc->enabled)
 		return t->claim.kind != CANARY_CLAIMS_NOTHING;
 	bool settles = t->claim.kind == CANARY_CLAIMS_SETTLED;
-	/* Who leads gives way to progress alone: else two that are slow would end each other's questions. */
+	/* While we lead, only a claim that settles counts. Otherwise two slow leaders would end
+	 * each other's questions for ever. */
 	bool counts = claims(t) && joins_on(rc, t) &&
 		      (t->own || settles || (!rc->leading && rc->beginnings < RECONCILE_BEGINNINGS));
 	if (counts && settles) {
@@ -403,7 +412,7 @@ bool reconcile_turn(struct reconcile *rc, const struct canary_turn *t)
 		return false;
 	end_term(rc);
 	forget_heard(rc);
-	/* It answers for what we could not. */
+	/* Its sender answers for what we could not. */
 	if (settles)
 		note_success(rc);
 	else

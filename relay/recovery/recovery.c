@@ -4,9 +4,9 @@
 
 #include <errno.h>
 
-/* While rows wait for a worker. */
+/* Seconds between two looks whether workers have room for more rows. */
 #define POLL_SECONDS 0.005
-/* How many rows go into the backlog between two looks at who falls behind. */
+/* How many rows go into the backlog between two looks at whether workers keep up. */
 #define CROWDED_EVERY 64
 
 static void poll_on(struct recovery *r)
@@ -20,7 +20,8 @@ bool recovery_decode(struct recovery *r, const char *channel, struct wire_str va
 	int result = decode_recovered(r->decode, channel, value, out);
 
 	r->n_rows++;
-	/* Nobody could have been notified of it either: the others must not wait for it. */
+	/* A NOTIFY could not have carried it either, and the other rows must not wait for
+	 * it. */
 	if (result == -EBADMSG)
 		diag_limited(&r->limit, DIAG_WARNING,
 			"a recovered row is skipped, since no NOTIFY carries its value; mend the row or the "
@@ -73,21 +74,20 @@ static void on_done_for_backlog(
 {
 	struct recovery *r = context;
 
-	r->on_backlog_done(r->context, outcome, token, text);
+	/* The checkpoint that follows is the canary's, not the moment of the answer, which is
+	 * not on disk. */
+	(void)token;
+	r->events->recovered(r->context, outcome, text);
 }
 
 static const struct recovery_sink backlog_sink = {on_row_for_backlog, on_done_for_backlog};
 
-void recovery_for_backlog(struct recovery *r, const char *since,
-	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
-	void *context)
+void recovery_for_backlog(struct recovery *r, const char *since)
 {
 	recovery_abort(r);
-	r->on_backlog_done = done;
-	r->context = context;
 	r->sink = &backlog_sink;
 	r->sink_context = r;
-	changes_ask(&r->backlog_changes, since, r->config->recovery_rate);
+	changes_ask(&r->changes, since, r->config->recovery_rate);
 }
 
 int recovery_for_reconciliation(
@@ -97,14 +97,15 @@ int recovery_for_reconciliation(
 		return -EBUSY;
 	r->sink = sink;
 	r->sink_context = context;
-	/* The rate is for what an outage leaves. Reconciliation must keep pace with the changes. */
-	changes_ask(&r->backlog_changes, since, 0);
+	/* The rate is for what piles up in an outage. Reconciliation must be as fast as the
+	 * changes come. */
+	changes_ask(&r->changes, since, 0);
 	return 0;
 }
 
 bool recovery_failed(const struct recovery *r)
 {
-	return r->sink && changes_failed(&r->backlog_changes);
+	return r->sink && changes_failed(&r->changes);
 }
 
 void recovery_abort(struct recovery *r)
@@ -112,7 +113,7 @@ void recovery_abort(struct recovery *r)
 	if (!r->sink)
 		return;
 	r->sink = NULL;
-	changes_abort(&r->backlog_changes);
+	changes_abort(&r->changes);
 }
 
 static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -120,20 +121,26 @@ static void on_poll(struct ev_loop *loop, struct ev_timer *timer, int events)
 	struct recovery *r = timer->data;
 
 	(void)events;
-	if (r->sink && changes_is_paused(&r->backlog_changes)) {
+	if (r->sink && changes_is_paused(&r->changes)) {
 		if (fanout_crowded(r->fanout))
 			return;
-		changes_more(&r->backlog_changes);
+		changes_more(&r->changes);
 	}
 	ev_timer_stop(loop, timer);
 }
 
-void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode, const struct upstream *upstream)
+void recovery_init(struct recovery *r, const struct recovery_uses *uses, const struct recovery_events *events,
+	void *context)
 {
-	*r = (struct recovery){.loop = loop, .config = config, .fanout = fanout, .decode = decode};
-	changes_init(&r->backlog_changes,
-		&(struct changes_uses){loop, config, &fanout->checkpoints, upstream}, &lane_events, r);
+	*r = (struct recovery){.events = events,
+		.context = context,
+		.loop = uses->loop,
+		.config = uses->config,
+		.fanout = uses->fanout,
+		.decode = uses->decode};
+	changes_init(&r->changes,
+		&(struct changes_uses){uses->loop, uses->config, &uses->fanout->checkpoints, uses->upstream},
+		&lane_events, r);
 	ev_init(&r->poll, on_poll);
 	r->poll.repeat = POLL_SECONDS;
 	r->poll.data = r;
@@ -142,5 +149,5 @@ void recovery_init(struct recovery *r, struct ev_loop *loop, const struct config
 void recovery_close(struct recovery *r)
 {
 	ev_timer_stop(r->loop, &r->poll);
-	changes_close(&r->backlog_changes);
+	changes_close(&r->changes);
 }

@@ -1,6 +1,7 @@
-/* Missed changes that are for all workers: through the backlog, after the upstream was away; and for
- * reconciliation. Asks the database through changes_since. What one worker missed, catch_up finds out. main
- * and reconcile call it. */
+/* Missed changes that are for all workers. After the upstream was away, they go through the
+ * backlog. For reconciliation, they go to reconcile.c. There is one question at a time
+ * (changes_since.h), and recovery takes precedence. catch_up.c finds what a single worker
+ * missed. relay.c and reconcile.c call this. */
 #pragma once
 
 #include "fanout/decode.h"
@@ -14,38 +15,53 @@ struct recovery_sink {
 	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text);
 };
 
+struct recovery_events {
+	/* What recovery_for_backlog() asked for is in the backlog, or cannot be recovered.
+	 * text: what went wrong, valid until the event returns. */
+	void (*recovered)(void *context, enum changes_outcome outcome, const char *text);
+};
+
 struct recovery {
+	const struct recovery_events *events;
+	void *context;
 	struct ev_loop *loop;
 	const struct config *config;
 	struct fanout *fanout;
 	struct decode *decode;
 
-	struct changes_since backlog_changes; /* for the backlog, or else for reconciliation */
-	const struct recovery_sink *sink;     /* NULL: no question is under way */
+	struct changes_since changes;
+	const struct recovery_sink *sink; /* NULL: no question is under way */
 	void *sink_context;
-	void (*on_backlog_done)(
-		void *context, enum changes_outcome outcome, const char *token, const char *text);
-	void *context; /* on_backlog_done's */
-	struct ev_timer poll;
+	struct ev_timer poll; /* until the next look whether workers have room for more rows */
 	struct diag_limit limit;
 
-	uint64_t n_questions, n_rows; /* catch_up's too */
+	uint64_t n_questions, n_rows; /* including catch_up's */
 };
 
-void recovery_init(struct recovery *recovery, struct ev_loop *loop, const struct config *config,
-	struct fanout *fanout, struct decode *decode, const struct upstream *upstream);
+/* What recovery works with. All of it must outlive the recovery. */
+struct recovery_uses {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct fanout *fanout;
+	struct decode *decode;
+	const struct upstream *upstream;
+};
+
+void recovery_init(struct recovery *recovery, const struct recovery_uses *uses,
+	const struct recovery_events *events, void *context);
 void recovery_close(struct recovery *recovery);
-/* Recovered changes go into the backlog, then done is called. Reconciliation gives way. */
-void recovery_for_backlog(struct recovery *recovery, const char *since,
-	void (*done)(void *context, enum changes_outcome outcome, const char *token, const char *text),
-	void *context);
-/* -EBUSY: the lane is taken. */
+/* Puts what changed since the token into the backlog; recovered follows. Drops a question of
+ * reconciliation. */
+void recovery_for_backlog(struct recovery *recovery, const char *since);
+/* Gives what changed since the token to the sink. sink must outlive the question. 0, or -EBUSY:
+ * a question is under way. */
 int recovery_for_reconciliation(
 	struct recovery *recovery, const char *since, const struct recovery_sink *sink, void *context);
-/* Whether the question under way was tried before in vain. */
+/* Whether the question under way was asked before in vain. */
 bool recovery_failed(const struct recovery *recovery);
-/* Forget what recovery_for_backlog() or recovery_for_reconciliation() asked. */
+/* Drops the question, without done. */
 void recovery_abort(struct recovery *recovery);
-/* Makes a row a change or a message. False: the row is for nobody, or is skipped with a WARNING. */
+/* Decodes a row. False: it is on a channel that is not configured, or is skipped with a
+ * WARNING. *out points into channel and value. */
 bool recovery_decode(
 	struct recovery *recovery, const char *channel, struct wire_str value, struct decoded *out);

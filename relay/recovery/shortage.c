@@ -10,7 +10,7 @@ bool shortage_lasts(const struct catch_up *c)
 	return false;
 }
 
-/* For a lane, or for the rows of one that is paused. */
+/* Whether a worker waits for a lane, or for rows of a paused lane. */
 static bool others_wait(const struct catch_up *c)
 {
 	const struct catch_up_user *u;
@@ -32,14 +32,15 @@ static struct catch_up_user *heaviest_user(const struct catch_up *c)
 	return heaviest;
 }
 
-/* Memory is kept for its sake, and it is its socket that takes nothing: the relay is not behind with feeding
- * it. */
+/* Whether the oldest chunk of the spool is kept for this waiter, and its socket is full. A
+ * waiter that is in a list waits for the relay, and is not stalled. */
 static bool is_stalled(const struct catch_up_waiter *m)
 {
 	return !m->list && spool_is_kept_for(&m->question->spool, &m->reader);
 }
 
-/* Adds up for how long it has stood in the way. While nobody waits, whoever takes something begins anew. */
+/* Adds up the seconds for which it has kept memory. While no one waits, taking a row resets
+ * them. */
 static void look_at(struct catch_up_waiter *m, bool waited_for)
 {
 	bool took_some = m->reader.n_rows != m->seen_rows;

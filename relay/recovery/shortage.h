@@ -1,19 +1,22 @@
-/* Who is told of a gap when there is no room for more recovered changes: of the user that holds most, the
- * worker for which most is kept, when it has made no room for too long. Only decides; catch_up calls it, and
- * acts. */
+/* Decides which worker is told of a gap when memory for recovered changes is short: of the user
+ * that keeps most, the worker for which most is kept, once it has made no room for too long.
+ * catch_up.c calls it, and tells the worker. */
 #pragma once
 
 #include "recovery/catch_up.h"
 
-/* How often to look while a shortage lasts. */
+/* Seconds between two looks while the shortage lasts. */
 #define SHORTAGE_LOOK_SECONDS 0.5
-/* A worker that took nothing for so long. Longer than a healthy one may pause between two reads. */
+/* How long a worker may take nothing. Longer than a healthy one pauses between two reads. */
 #define SHORTAGE_STALL_SECONDS 15.
-/* While others wait: one that took too little to make room for so long, all times together. */
+/* The same while others wait for the memory. All seconds count in which the worker took too
+ * little to make room. */
 #define SHORTAGE_PATIENCE_SECONDS 5.
+_Static_assert(
+	(int)SHORTAGE_PATIENCE_SECONDS < (int)SHORTAGE_STALL_SECONDS, "patience is shorter when others wait");
 
-/* Whether somebody is to be given what there is no room for. */
+/* Whether a row or a question waits for memory. */
 bool shortage_lasts(const struct catch_up *catch_up);
-/* Call it every SHORTAGE_LOOK_SECONDS while the shortage lasts. Returns the question of the waiters that are
- * overdue, which are marked, or NULL. */
+/* Call it every SHORTAGE_LOOK_SECONDS while the shortage lasts. Marks waiters that are overdue,
+ * and returns the question whose waiters shall be told; NULL: none. */
 struct catch_up_question *shortage_mark_overdue(struct catch_up *catch_up);

@@ -10,13 +10,13 @@
 struct spool_chunk {
 	TAILQ_ENTRY(spool_chunk) link;
 	uint32_t used;      /* of bytes */
-	uint32_t n_readers; /* that stand here */
+	uint32_t n_readers; /* whose place is here */
 	unsigned char bytes[];
 };
 
 #define BYTES_MAX (SPOOL_CHUNK - sizeof(struct spool_chunk))
 
-/* What stands before the value of each row. */
+/* Stored before the value of each row. */
 struct __attribute__((packed)) row_head {
 	uint64_t key;
 	uint16_t len;
@@ -27,9 +27,9 @@ struct __attribute__((packed)) row_head {
 
 _Static_assert(CHANGE_PAYLOAD_MAX <= UINT16_MAX, "a value's length fits into its head");
 _Static_assert(CHANNELS_MAX <= UINT8_MAX, "a topic fits into its head");
-_Static_assert(3 * ROW_MAX <= BYTES_MAX, "a chunk is seldom left half empty for a large row");
+_Static_assert(3 * ROW_MAX <= BYTES_MAX, "a large row leaves at most a third of a chunk empty");
 
-/* Chunks are mapped and not allocated, so that what is freed goes back to the kernel at once. */
+/* mmap() and not malloc(): munmap() returns the memory to the kernel at once. */
 static struct spool_chunk *map_chunk(struct spool *s)
 {
 	struct spool_chunk *chunk =

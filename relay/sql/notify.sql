@@ -1,22 +1,23 @@
--- Optional: notifies inside the transaction that writes, for applications that cannot be changed to notify
--- through the relay.
+-- Optional: a trigger that notifies inside the transaction that writes, for applications that
+-- cannot be changed to notify through the relay.
 --
--- What it costs: PostgreSQL takes one lock for the whole cluster from the moment a transaction with a NOTIFY
--- queues it until its WAL is flushed, so such transactions commit one at a time, and group commit is gone.
--- With 32 writers, 6,976 commits took 6,976 fsyncs; with an fsync of 1 ms, 64 clients reach some 760 commits
--- a second where plain INSERTs reach 17,800. So it is for low write rates: below a few hundred a second. For
--- all others: commit, then notify through the relay, which batches; what a program that dies in between would
--- lose, the relays announce by themselves (recovery.sql).
+-- What it costs: a transaction with a NOTIFY takes one lock for the whole cluster, from when
+-- its commit queues the notification until its WAL is flushed. So such transactions commit one
+-- at a time, without group commit. With 32 writers, 6,976 commits took 6,976 fsyncs. With an
+-- fsync of 1 ms, 64 clients reach some 760 commits a second, and 17,800 with plain INSERTs. Use
+-- it for low write rates only: below a few hundred a second. Otherwise commit, then notify
+-- through the relay, which batches. If a program dies between the two, the relays announce the
+-- change by themselves (recovery.sql).
 --
 --   psql -v ON_ERROR_STOP=1 -f notify.sql "$DATABASE_DIRECT_URL"
 --
--- The originator's client id, if it is to be known, is set in the transaction:
+-- To name the originator, set its client id in the transaction:
 --   SET LOCAL pgherald.client_id = '...'
--- You may run it again, next to a running service, and it upgrades an older version of itself. notify_down.sql
--- undoes it.
+-- You may run it again, next to a running service; it upgrades an older version of itself.
+-- notify_down.sql undoes it.
 
--- Whatever others have put into the search_path of the role that runs this, from here on pg_catalog alone is
--- searched.
+-- From here on only pg_catalog is searched: others may have put objects into the search_path of
+-- the role that runs this.
 DO $$
 BEGIN
     PERFORM pg_catalog.set_config('pgherald.users',
@@ -26,7 +27,7 @@ BEGIN
 END
 $$;
 
--- The settings of a role are meant for other statements. The last DO gives them back.
+-- Replaces settings of the role that are meant for other statements. The last DO restores them.
 DO $$
 BEGIN
     PERFORM set_config(name, value, false)
@@ -41,7 +42,8 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS pgherald;
 
--- What a stranger owns there, the stranger can replace later.
+-- Refuses a schema in which a role that we do not trust owns anything: it could replace that
+-- later.
 DO $$
 DECLARE
     trusted oid[] := ARRAY(SELECT oid FROM pg_roles WHERE rolname = current_user
@@ -64,8 +66,8 @@ BEGIN
 END
 $$;
 
--- It runs as whoever writes the table, in whatever search_path that is: so it has one of its own. A user that
--- gets another id is told under both.
+-- It runs as the role that writes the table, and so sets its own search_path. When a user gets
+-- another id, it notifies both ids.
 CREATE OR REPLACE FUNCTION pgherald.notify_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -78,7 +80,8 @@ BEGIN
         ELSE ARRAY[NEW.user_id::text] END
     LOOP
         payload := '{"p":' || to_json(user_id) || coalesce(',"c":' || to_json(client_id), '') || '}';
-        -- pg_notify would raise, and the write would be lost because it cannot be announced.
+        -- pg_notify() would raise an error and roll the write back, only because it cannot be
+        -- announced.
         IF octet_length(payload) < 8000 THEN
             PERFORM pg_notify('data_sync_changes', payload);
         ELSIF payload IS NULL THEN
@@ -91,8 +94,9 @@ BEGIN
 END
 $$;
 
--- To queue for a lock behind a long transaction would make all who come later queue too: so give up soon, and
--- try again. The trigger fires ALWAYS: what logical replication applies is a change too.
+-- Gives up after 2 seconds and tries again: all later queries on the table queue after a lock
+-- request that waits for a long transaction. The trigger fires ALWAYS, since logical
+-- replication also applies changes.
 DO $$
 DECLARE
     users regclass := current_setting('pgherald.users')::oid::regclass;

@@ -20,7 +20,7 @@ BEGIN
 END
 $$;
 
--- It gives up soon, and tries again, as notify.sql does.
+-- Gives up after 2 seconds and tries again, as notify.sql does.
 DO $$
 DECLARE
     users regclass := nullif(current_setting('pgherald.users'), '')::oid::regclass;
@@ -44,7 +44,7 @@ $$;
 
 DROP FUNCTION IF EXISTS pgherald.notify_change();
 
--- recovery.sql, or what you have put there, may still use the schema.
+-- recovery.sql, or your own objects, may still use the schema.
 DO $$
 BEGIN
     DROP SCHEMA IF EXISTS pgherald;

@@ -1,38 +1,41 @@
--- Lets pgherald recover changes that nobody heard, and announce those that nobody notified, for the
--- data-sync tables:
+-- Installs what pgherald needs to recover changes that relays missed, and to announce changes
+-- that nobody notified, for the data-sync tables:
 --   records, user_revisions (user_id, revision)
--- Every change of a user's data increments that user's revision, so user_revisions alone tells who changed.
+-- Every change of a user's data increments that user's revision, so user_revisions alone tells
+-- which users changed.
 --
 --   psql -v ON_ERROR_STOP=1 -f recovery.sql "$DATABASE_DIRECT_URL"
 --   psql -v ON_ERROR_STOP=1 -v relay=ROLE -f recovery.sql ...      also grants the relays' role what it needs
 --
--- Run it as the owner of the table, with the search_path in which user_revisions is found. You may run it
--- again at any time, next to a running service, and it upgrades an older version of itself. It rewrites no
--- table, asks for each lock on the table for 2 seconds at a time and holds it for an instant, and builds the
--- index while writers go on. recovery_down.sql undoes it. Restart the relays, or let them reconnect, to have
--- them find the functions.
+-- Run it as the owner of the table, with a search_path that finds user_revisions. You may run
+-- it again at any time, next to a running service; it upgrades an older version of itself. It
+-- rewrites no table. It waits at most 2 seconds at a time for each lock on the table, holds it
+-- for an instant, and builds the index while writers go on. recovery_down.sql undoes it. Relays
+-- find the functions when they connect: restart them, or let them reconnect.
 --
--- A relay that connects as another role than the one that runs this needs, which -v relay=ROLE grants:
+-- If the relays connect as another role than the one that runs this, -v relay=ROLE grants what
+-- they need:
 --   SELECT on user_revisions        to find changes
 --   SELECT on pgherald.relay_key    to believe the canaries of other relays
 --
--- Rows that stood before the installation count as changed by it: recovery returns them for every older
--- checkpoint. After an upgrade from a version whose trigger did not fire everywhere, all rows do.
--- A row that is deleted is not found. An application that deletes users keeps a row as a tombstone, and
--- increments its revision.
--- Before you change the type of user_id, run recovery_down.sql; afterwards run this again. After you restored
--- the database from a dump, run this again too.
+-- Rows that existed before the installation count as changed by it: recovery returns them for
+-- every older checkpoint. After an upgrade from a version whose trigger did not fire
+-- everywhere, all rows count so. Recovery does not find deleted rows. An application that
+-- deletes users must keep a row as a tombstone, and increment its revision. Before you change
+-- the type of user_id, run recovery_down.sql, and afterwards this again. Run this again also
+-- after you restored the database from a dump.
 --
 -- For any other schema, write a function of the same name and signature:
 --   pgherald.changes_since(since pg_snapshot) RETURNS TABLE (channel text, value text)
--- and run this file with -v own=1: it then installs only what restarts, failovers and other relays need, and
--- leaves out what is about user_revisions. value is the pubkey on a change channel, the payload on a text
--- channel. The function returns every row that was changed by a transaction which is visible now and is not
--- visible in the snapshot. It may return more. A superuser, the owner of the database or the relays' role
--- must own it and the schema, or else a role that owns every table which the relays' role may read.
+-- and run this file with -v own=1. It then installs only what restarts, failovers and other
+-- relays need, and nothing for user_revisions. value is the pubkey on a change channel, the
+-- payload on a text channel. The function must return every row changed by a transaction that
+-- is visible now and is not visible in the snapshot; it may return more. It and the schema must
+-- be owned by a superuser, the owner of the database, the relays' role, or a role that owns
+-- every table which the relays' role may read.
 
--- Whatever others have put into the search_path of the role that runs this, from here on pg_catalog alone is
--- searched.
+-- From here on only pg_catalog is searched: others may have put objects into the search_path of
+-- the role that runs this.
 DO $$
 BEGIN
     PERFORM pg_catalog.set_config('pgherald.users',
@@ -42,7 +45,7 @@ BEGIN
 END
 $$;
 
--- The settings of a role are meant for other statements. The last DO gives them back.
+-- Replaces settings of the role that are meant for other statements. The last DO restores them.
 DO $$
 BEGIN
     PERFORM set_config(name, value, false)
@@ -66,7 +69,8 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS pgherald;
 
--- What a stranger owns there, the stranger can replace later, or read.
+-- Refuses a schema in which a role that we do not trust owns anything: it could replace that
+-- later, or read it.
 DO $$
 DECLARE
     trusted oid[] := ARRAY(SELECT oid FROM pg_roles WHERE rolname = current_user
@@ -93,10 +97,11 @@ $$;
 
 GRANT USAGE ON SCHEMA pgherald TO PUBLIC;
 
--- Runs of the server. A checkpoint names the run of the server that made it, and an LSN within that run. Each
--- canary notes how far this server's history has the run. So after a failover, a restart, or a disk that was
--- set back, the relay asks here whether the server's history contains the checkpoint. The backends of a run
--- have a row each, so that none ever waits for another, or fails because of it.
+-- Runs of the server. A checkpoint names a run, which is the time from one start of the server
+-- to the next, and an LSN in that run. Each canary notes here how far this server's history
+-- contains the run. After a failover, a restart, or a disk that was set back, the relay looks
+-- up whether the history contains its checkpoint. Each backend of a run has its own row, so
+-- that no canary waits for another or fails because of it.
 CREATE TABLE IF NOT EXISTS pgherald.server_run (
     started bigint,  -- pg_postmaster_start_time() in microseconds
     backend integer, -- its number among those that run at once
@@ -106,15 +111,16 @@ CREATE TABLE IF NOT EXISTS pgherald.server_run (
 
 \if :{?own}
 \else
-    -- Ids that a user no longer has. Who listens to one hears that it changed. An id may be longer than what
-    -- a B-tree takes.
+    -- Ids that a user no longer has. Workers that are subscribed to such an id are told that it
+    -- changed. A hash index, since an id may be too long for a B-tree.
     CREATE TABLE IF NOT EXISTS pgherald.former_user (user_id text NOT NULL, changed_xid xid8 NOT NULL);
     CREATE INDEX IF NOT EXISTS former_user_id_idx ON pgherald.former_user USING hash (user_id);
     CREATE INDEX IF NOT EXISTS former_user_changed_xid_idx ON pgherald.former_user (changed_xid);
 \endif
 
--- With the key relays recognise each other's canaries. A role that can read it can speak for a relay. Nobody but
--- the owner may write any of the tables, whatever the owner's default privileges grant on a new one.
+-- Relays sign their canaries with the key, and recognise each other by it. A role that can read
+-- it can speak for a relay. Only the owner may write the tables, whatever the owner's default
+-- privileges grant on a new table.
 DO $$
 DECLARE
     closed name[] := ARRAY['server_run', 'former_user'];
@@ -141,9 +147,11 @@ BEGIN
 END
 $$;
 
--- Every role may call it: it notes true facts only. It must read no row, or serializable callers would fail, and
--- assign no id of a subtransaction, which the relay would take for activity and never be idle. A transaction
--- that has notified cannot be prepared: so it ends with its backend, and holds no row of the next one.
+-- Every role may call it, since it only notes facts. It must not read rows, or serializable
+-- callers would fail. It must not assign the id of a subtransaction: the relay would take that
+-- for activity, and never be idle. The NOTIFY is there because a transaction that has notified
+-- cannot be prepared: so it ends with its backend, and locks no row that the next backend of
+-- this number writes.
 CREATE OR REPLACE FUNCTION pgherald.note_run() RETURNS pg_lsn
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -161,8 +169,8 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
 
 \if :{?own}
 \else
-    -- It has no search_path of its own, which would cost more than all else that it does: its one name is
-    -- qualified.
+    -- Its only name is qualified. A search_path of its own would cost more than all else that
+    -- it does.
     CREATE OR REPLACE FUNCTION pgherald.stamp_changed_xid() RETURNS trigger
     LANGUAGE plpgsql AS $$
     BEGIN
@@ -182,9 +190,9 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
     END
     $$;
 
-    -- An id is told only to a caller that may read the ids that users have now. current_user is the owner
-    -- of this function while it runs, so the caller is what SET ROLE says, or else whoever logged in. The
-    -- table is named, since a dump keeps no oid.
+    -- Returns ids only to a caller that may read the present ids. While the function runs,
+    -- current_user is its owner; so the caller is the role of SET ROLE, or the role that logged
+    -- in. The table is given by name, since a dump does not keep oids.
     DO $$
     BEGIN
         EXECUTE format($f$
@@ -207,8 +215,9 @@ GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
     GRANT EXECUTE ON FUNCTION pgherald.former_users_since(pg_snapshot) TO PUBLIC;
 \endif
 
--- A function that runs as its owner belongs to the owner of the table that it writes: a trigger which that
--- role puts on its table then runs with no other role's rights.
+-- A function that runs as its owner must have the same owner as the table that it writes.
+-- Otherwise a trigger that the table's owner puts on it would run with the rights of another
+-- role.
 DO $$
 DECLARE
     f record;
@@ -228,8 +237,9 @@ $$;
 
 \if :{?own}
 \else
-    -- To queue for a lock behind a long transaction would make all who come later queue too: so give up
-    -- soon, and try again. A function that was written for a column which is gone returns what is wrong.
+    -- Gives up after 2 seconds and tries again: all later queries on the table queue after a
+    -- lock request that waits for a long transaction. Drops changes_since() with a new column:
+    -- a function that was written for the old one returns wrong rows.
     DO $$
     DECLARE
         users regclass := current_setting('pgherald.users')::oid::regclass;
@@ -252,32 +262,34 @@ $$;
     END
     $$;
 
-    -- CREATE INDEX names the table as it was found: an index is in the schema of its table.
+    -- The index is in the schema of its table.
     SELECT format('%I.%I', nspname, relname) AS users, format('%I.%I', nspname, 'user_revisions_changed_xid_idx') AS users_index
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE pg_class.oid = current_setting('pgherald.users')::oid \gset
 
-    -- What a build that was interrupted left over would otherwise pass for the index.
+    -- An interrupted build leaves an invalid index, which IF NOT EXISTS would take for the
+    -- index.
     SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(:'users_index') AND NOT indisvalid) AS broken \gset
     \if :broken
         DROP INDEX CONCURRENTLY :users_index;
     \endif
     CREATE INDEX CONCURRENTLY IF NOT EXISTS user_revisions_changed_xid_idx ON :users (changed_xid);
 
-    -- The triggers fire ALWAYS: what logical replication applies is a change too. They and the function come
-    -- in one transaction. Where a trigger had to be mended, rows may lack a true stamp. So each row counts as
-    -- changed by this transaction, which has waited for all that wrote without the triggers. A run that
-    -- mends nothing keeps the transaction that the function has, unless that is one of another cluster.
+    -- The triggers fire ALWAYS, since logical replication also applies changes. One transaction
+    -- creates them and the function. If it had to create or enable the trigger, rows may lack a
+    -- correct stamp. Then all rows count as changed by this transaction, which has waited for
+    -- all transactions that wrote without the trigger. Otherwise the function keeps the
+    -- transaction that it has, unless that id comes from another cluster.
     --
-    -- The function is plain SQL that the planner can see through, so rows are sent as the index gives them. It
-    -- is parsed in the search_path of its caller, so each name is qualified. A stamp that is not below the
-    -- present comes from another cluster, by way of a dump. Where the transaction of the installation is
-    -- visible in the snapshot, the planner drops the second part.
+    -- The function is plain SQL that the planner inlines, so rows are sent as the index returns
+    -- them. It is parsed in the search_path of its caller, so each name is qualified. A stamp
+    -- at or above the present transaction ids comes from another cluster, through a dump. The
+    -- planner drops the second part if the snapshot sees the transaction of the installation.
     DO $$
     DECLARE
         users regclass := current_setting('pgherald.users')::oid::regclass;
         mended boolean;
-        since text; -- the transaction as of which all rows count as changed
+        since text; -- the transaction by which all rows count as changed
     BEGIN
         SET LOCAL lock_timeout = '2s';
         FOR attempt IN 1..60 LOOP

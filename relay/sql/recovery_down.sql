@@ -1,8 +1,8 @@
--- Undoes recovery.sql. You may run it again, and next to a running service. The relays go on, and announce gaps
--- instead once they reconnect.
+-- Undoes recovery.sql. You may run it again, and next to a running service. The relays go on;
+-- once they reconnect, they announce gaps instead of recovering.
 --
 --   psql -v ON_ERROR_STOP=1 -f recovery_down.sql "$DATABASE_DIRECT_URL"
---   psql -v ON_ERROR_STOP=1 -v own=1 -f recovery_down.sql ...      keeps pgherald.changes_since(), your own
+--   psql -v ON_ERROR_STOP=1 -v own=1 -f recovery_down.sql ...      keeps your own pgherald.changes_since()
 
 DO $$
 BEGIN
@@ -30,7 +30,7 @@ $$;
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE pg_class.oid = nullif(current_setting('pgherald.users'), '')::oid \gexec
 
-    -- It gives up soon, and tries again, as recovery.sql does.
+    -- Gives up after 2 seconds and tries again, as recovery.sql does.
     DO $$
     DECLARE
         users regclass := nullif(current_setting('pgherald.users'), '')::oid::regclass;
@@ -59,7 +59,8 @@ $$;
     $$;
 \endif
 
--- Canaries write server_run, and readers of changes hold former_user: here, too, nobody waits for long.
+-- Canaries write server_run, and changes_since() reads former_user: do not make them wait for
+-- long either.
 DO $$
 BEGIN
     SET LOCAL lock_timeout = '2s';
@@ -79,7 +80,7 @@ BEGIN
 END
 $$;
 
--- notify.sql, or what you have put there, may still use the schema.
+-- notify.sql, or your own objects, may still use the schema.
 DO $$
 BEGIN
     DROP SCHEMA IF EXISTS pgherald;

@@ -12,13 +12,12 @@ import sys
 import psycopg2
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(TOP, "tests", "pg"))
 os.environ.setdefault("PGHERALD_BUILD", "build-bench")
 
-from procs import Run, children, wait_until  # noqa: E402
-from relay import BUILD, Relay  # noqa: E402
-from servers import Postgres, free_port, make_template  # noqa: E402
-from syncd import SYNCD, Syncd  # noqa: E402
+from harness.procs import Run, children, wait_until
+from harness.relay import BUILD, Relay
+from harness.servers import Postgres, free_port, make_template
+from harness.syncd import SYNCD, Syncd
 
 GENERATORS = os.path.join(BUILD, "tests", "bench")
 # One for each direct listener, and some.

@@ -4,11 +4,10 @@ import sys
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "pg")]
 
-from procs import Run, wait_until  # noqa: E402
-from relay import DAEMON  # noqa: E402
-from servers import make_template  # noqa: E402
+from harness.procs import Run, wait_until
+from harness.relay import DAEMON
+from harness.servers import make_template
 
 
 def pytest_addoption(parser):

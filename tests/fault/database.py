@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import psycopg2
 
-from datasync import DataSync
-from failover import Forward, Pair, lead
-from procs import wait_until
-from servers import PASSWORD, Bouncer, Postgres, pg_bin
-from subscriber import sees
-from worker import CHANNEL
+from harness.datasync import DataSync
+from harness.failover import Forward, Pair, lead
+from harness.procs import wait_until
+from harness.servers import PASSWORD, Bouncer, Postgres, pg_bin
+from harness.subscriber import sees
+from harness.worker import CHANNEL
 
 # Channels next to that of the data-sync tables. Their changes are rows of site.changed.
 OTHERS = ("orders", "tickets")

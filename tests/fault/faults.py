@@ -7,8 +7,8 @@ import time
 
 import psycopg2
 
-from clock import jump
-from procs import signal_all, wait_until
+from harness.clock import jump
+from harness.procs import signal_all, wait_until
 
 
 def terminate_upstream(system, rng):

@@ -3,11 +3,11 @@
 import os
 import time
 
-from clock import jumping_clock, with_jumping_clock
-from relay import Relay
+from harness.clock import jumping_clock, with_jumping_clock
+from harness.relay import Relay
 from database import OTHERS, Rights
-from ops import Operator, objects
-from worker import CHANNEL
+from harness.ops import Operator, objects
+from harness.worker import CHANNEL
 
 # What a run's relays differ in, chosen as faults are: by name.
 CONDITIONS = {

@@ -8,10 +8,10 @@ import time
 import traceback
 from collections import Counter, deque
 
-from relay import CAT
+from harness.relay import CAT
 from database import is_of_run, passes
-from subscriber import Subscriber
-from worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream, Welcome
+from harness.subscriber import Subscriber
+from harness.worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream, Welcome
 
 STORE_SECONDS = 0.3  # how often a worker stores its cursor
 TRICKLE = 36         # bytes at once: a change, about

@@ -5,7 +5,7 @@ import time
 import psycopg2
 
 from excuses import SOON
-from procs import wait_until
+from harness.procs import wait_until
 
 TAKES_OVER = 20  # seconds: another relay must have taken over long before
 ASKS = 4         # seconds: until a relay that has come back asks what it missed

@@ -4,7 +4,7 @@ live, and then, in the calm, nothing is announced that need not be."""
 import time
 
 from ear import CALM, LAST
-from procs import wait_until
+from harness.procs import wait_until
 from report import report
 from verdict import judge
 

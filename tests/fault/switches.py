@@ -4,9 +4,9 @@ import os
 import time
 
 from database import Barred, lsn_of
-from failover import Forward
-from procs import wait_until
-from servers import pg_bin
+from harness.failover import Forward
+from harness.procs import wait_until
+from harness.servers import pg_bin
 
 FEW = 40    # changes that the next server commits before any relay sees it
 LOOKS = 8   # seconds: how long a new server waits for relays to come

@@ -14,12 +14,12 @@ from hosts import Hosts, chosen, roles_of
 from members import Bare, Library
 from model import Model
 from plan import FAULTS, HARMLESS, steps
-from procs import wait_until
-from relay import CAT, Relay
-from servers import make_template
+from harness.procs import wait_until
+from harness.relay import CAT, Relay
+from harness.servers import make_template
 from settle import settle
 from watch import Watch
-from worker import CHANNEL
+from harness.worker import CHANNEL
 from writers import Driver, Writer
 
 WRITERS = 10

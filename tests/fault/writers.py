@@ -12,7 +12,7 @@ from collections import deque
 import psycopg2
 
 from database import write
-from worker import CHANNEL, NOTIFY, Ok, Worker
+from harness.worker import CHANNEL, NOTIFY, Ok, Worker
 
 CROWD = 110  # writers at once
 CROWD_PACE = 0.02

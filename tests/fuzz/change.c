@@ -1,13 +1,13 @@
-/* The JSON payload. The fast path and jansson agree: a blank in front of a payload changes nothing that it
- * says, and only jansson reads it then. What Go's encoder would refuse is refused as UTF-8 by jansson too.
- * What is encoded decodes to the same; and whatever PostgreSQL can bring, as a notification or as a recovered
- * row, makes a frame for which the backlog has room. */
+/* The JSON payload. The fast path agrees with jansson, which alone reads a payload that begins
+ * with a blank; the blank does not change its meaning. What is encoded decodes to the same. Any
+ * notification or recovered row that PostgreSQL can send makes a frame for which the backlog
+ * has room. */
 #include "input.h"
 
+#include "base/diag.h"
 #include "fanout/backlog.h"
 #include "fanout/change.h"
 #include "fanout/decode.h"
-#include "base/diag.h"
 #include "fanout/fanout.h"
 
 #include <errno.h>
@@ -46,7 +46,7 @@ static bool jansson_takes(struct wire_str s)
 
 static void encode(struct wire_str pubkey, struct wire_str client_id, size_t size)
 {
-	/* A byte becomes six at the most. */
+	/* Encoded, a byte becomes at most six. */
 	size_t most = 32 + 6 * ((size_t)pubkey.len + client_id.len);
 	char *buf = malloc(most), *exact;
 	struct change change;
@@ -111,8 +111,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, data + size};
-	/* Bit 0: two strings to encode, the second as long as the rest; bit 1: the second is nil. Else a
-	 * payload. */
+	/* Bit 0: the input is two strings to encode, the second as long as the rest, or nil
+	 * with bit 1. Otherwise it is a payload. */
 	unsigned kind = input_byte(&in);
 
 	if (kind & 1) {
@@ -127,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	}
 	struct span rest = input_span(&in, SIZE_MAX);
-	/* Of its own size, as libpq's is not: but then a NUL behind it would hide a byte too many. */
+	/* A copy without a NUL, which libpq has: the sanitizer sees a read past the end. */
 	char *payload = malloc(rest.len + !rest.len);
 	must(payload);
 	if (rest.len > 0)

@@ -1,5 +1,6 @@
-/* Checkpoint tokens, which workers and other relays give us. One that is accepted is printed again from its
- * parts as it was, but for what PostgreSQL does not mind; and of two, at most one is newer. */
+/* Checkpoint tokens, which come from workers and other relays. An accepted token is printed
+ * again from its parts, equal except for differences that PostgreSQL ignores. Of two tokens, at
+ * most one is newer. */
 #include "input.h"
 
 #include "base/checkpoint.h"
@@ -22,7 +23,7 @@ static void parse_lsn(const char *text)
 		return;
 	print_lsn(again, sizeof again, lsn);
 	must(checkpoint_parse_lsn(again, &lsn_again) == 0 && lsn == lsn_again);
-	/* Nothing but digits and a slash is one. */
+	/* An LSN has only digits and a slash. */
 	must(strspn(text, "0123456789abcdefABCDEF/") == strlen(text));
 }
 
@@ -37,7 +38,7 @@ static void parse(const char *token)
 		return;
 	must(a.xmin > 0 && a.xmin <= a.xmax);
 	must(a.snapshot > token && a.snapshot < token + strlen(token));
-	/* It goes into a query as pg_snapshot: what that type takes, no more. */
+	/* It goes into a query as pg_snapshot, so it must be what that type accepts. */
 	must(strspn(a.snapshot, "0123456789:,") == strlen(a.snapshot));
 	print_lsn(lsn, sizeof lsn, a.lsn);
 	must(asprintf(&again, "%" PRIu64 ";%" PRIu64 ";%s;%s", a.system_identifier, a.run, lsn, a.snapshot) >

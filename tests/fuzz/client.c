@@ -1,7 +1,8 @@
-/* Sessions of the client library with a relay that says anything, and an app that calls anything, in
- * callbacks too. The input is what they do, turn by turn; time passes only as it says. Each completion runs
- * exactly once, nothing runs after close, what the app is told is whole, what the library sends is frames of
- * a worker, its cursor can be given to a next handle, and no descriptor stays open. */
+/* Sessions of the client library with a relay that sends anything, and an app that calls
+ * anything, also in callbacks. The input is what they do, step by step; time passes only as it
+ * says. Each completion runs exactly once, no callback runs after close, the app gets whole
+ * values, the library sends only frames of a worker, a new handle accepts its cursor, and no
+ * descriptor stays open. */
 #include "input.h"
 
 #include "pgherald.h"
@@ -24,7 +25,7 @@ static char path[sizeof directory + 8];
 static int listener, peer = -1;
 static struct wire_decoder *decoder;
 
-/* What the relay has got of the connection, and of which requests the answer is due. */
+/* What the relay has received, and which requests it has yet to answer. */
 static unsigned char got[4 * WIRE_FRAME_MAX];
 static size_t got_len;
 static uint64_t asked[REQUESTS_MAX];
@@ -102,7 +103,7 @@ static void on_done(struct pgherald *h, const struct pgherald_result *result, vo
 
 	must(h == handle && result->text && result->error <= 0);
 	must(*run == 0 && (*run)++ == 0);
-	/* When it is closing, it says so. */
+	/* While it closes, it says so. */
 	if (closed)
 		must(pgherald_subscribe(h, "data", NULL, NULL, NULL) == -ESHUTDOWN);
 	else
@@ -140,7 +141,7 @@ static void check_cursor(void)
 
 static void close_handle(void)
 {
-	/* Completions run inside: they see it closed. */
+	/* Completions run inside, and see it closed. */
 	closed = true;
 	pgherald_close(handle);
 }
@@ -156,7 +157,7 @@ static void call(bool in_callback)
 
 	if (in_callback)
 		must(pgherald_dispatch(handle) == -EDEADLK);
-	/* The last request is one of many, for a batch of subscriptions. */
+	/* The last request stands for many: a batch of subscriptions. */
 	if (n_requests + 8 > REQUESTS_MAX)
 		return;
 	switch (what % 16) {
@@ -302,7 +303,7 @@ static void send_frame(const struct wire_frame *f)
 	send_bytes(buf, (size_t)len);
 }
 
-/* The answer to the next request or the one behind it: OK, or an ERROR of any code. */
+/* The answer to the next request or the second next: OK, or ERROR with any code. */
 static void answer(struct input *in)
 {
 	static const char *const codes[] = {"channel", "invalid", "too-long", "limit", "busy", "timeout",
@@ -320,7 +321,7 @@ static void answer(struct input *in)
 		send_frame(&(struct wire_frame){.type = WIRE_OK, .ok = {id, input_byte(in)}});
 }
 
-/* A frame that is one, with elements that mean something. */
+/* A valid frame, with elements that mean something. */
 static void say(struct input *in)
 {
 	static const char *const pubkeys[] = {"alice", "", "bob", "carol"};
@@ -393,7 +394,7 @@ static bool step(struct input *in)
 	default:
 		break;
 	}
-	/* Without a turn in between, more arrives at once. */
+	/* Without a dispatch in between, more arrives at once. */
 	return what & 0x80 || (dispatch() && (receive(), true));
 }
 
@@ -448,7 +449,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
-/* The next descriptor that would be had. */
+/* The descriptor that the next open() would return. */
 static int next_fd(void)
 {
 	int fd = dup(listener);
@@ -470,7 +471,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	open_handle(&in);
 	if (!handle)
 		return 0;
-	/* Connects, and says HELLO. */
+	/* It connects, and sends HELLO. */
 	if (dispatch()) {
 		receive();
 		for (int i = 0; i < STEPS_MAX && input_more(&in) && open; i++)

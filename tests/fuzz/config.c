@@ -1,6 +1,6 @@
-/* The settings: each value from the environment or from a flag, the ACL among them. What is accepted lies
- * within what the rest of the relay takes for granted, and what is refused is said in one line. A password
- * is printed nowhere, wherever in its URL it stands wrong. */
+/* The settings, each from the environment or from a flag. What is accepted is within the ranges
+ * that the rest of the relay relies on, and what is refused is one line. A password is never
+ * printed, also when it is in a wrong place of its URL. */
 #include "input.h"
 
 #include "base/config.h"
@@ -15,23 +15,24 @@
 
 static struct config config;
 
-/* The values live as long as the process, of which there is one for many inputs here. */
+/* Values live as long as the process, which here reads many inputs. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
 	return "detect_leaks=0";
 }
 
-/* A URL with a password, of which the input gives what is around it: scheme://USER:PASSWORD...@REST. */
+/* A URL with a password, and around it what the input gives:
+ * scheme://USER:PASSWORD...@REST. */
 static char *make_url(struct input *in)
 {
 	static const char *const schemes[] = {"postgres://", "postgresql://"};
-	char *user = input_text(in), *behind = input_text(in), *rest = input_text(in), *url;
+	char *user = input_text(in), *tail = input_text(in), *rest = input_text(in), *url;
 
 	user[strspn(user, "abcdefghijklmnopqrstuvwxyz0123456789_.%-")] = '\0';
-	must(asprintf(&url, "%s%s:" PASSWORD "%s@%s", schemes[input_byte(in) % 2], user, behind, rest) > 0);
+	must(asprintf(&url, "%s%s:" PASSWORD "%s@%s", schemes[input_byte(in) % 2], user, tail, rest) > 0);
 	free(user);
-	free(behind);
+	free(tail);
 	free(rest);
 	return url;
 }
@@ -66,7 +67,7 @@ static void check_accepted(void)
 	for (unsigned i = 0; i < config.access.n_rules; i++) {
 		const struct access_rights *rights = &config.access.rules[i].rights;
 		must(rights->listen || rights->publish);
-		/* All, or one that is configured. */
+		/* All channels, or one that is configured. */
 		must(rights->listen == 0 || rights->listen == UINT64_MAX ||
 			(rights->listen & topics) == rights->listen);
 		must(rights->publish == 0 || rights->publish == UINT64_MAX ||
@@ -93,7 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int argc = 1;
 	unsigned n = settings_n();
 
-	/* Anywhere else it is no secret. */
+	/* If the input has it elsewhere, it is not a secret. */
 	if (memmem(data, size, PASSWORD, strlen(PASSWORD)))
 		return 0;
 	for (unsigned i = 0; i < n; i++) {

@@ -1,5 +1,6 @@
-/* Cursor strings, which an app stores and gives back. One that is accepted is printed as the shortest text of
- * the same cursor, which is accepted too; and whatever a relay says, the cursor that follows is one. */
+/* Cursor strings, which an app stores and gives back. An accepted one is printed as the
+ * shortest text of the same cursor, which is accepted too. After any frames of a relay, the
+ * cursor is valid. */
 #include "input.h"
 
 #include "cursor.h"
@@ -43,7 +44,7 @@ static struct wire_str take_str(struct input *in, char **text)
 	return (struct wire_str){*text, (uint32_t)span.len};
 }
 
-/* A conversation: what moves the cursor, in any order. */
+/* Frames that move the cursor, in any order. */
 static void converse(struct cursor *c, struct input *in)
 {
 	while (input_more(in)) {

@@ -1,5 +1,6 @@
-/* A request to the metrics socket, at once and torn. It is answered the same, with one whole answer of
- * HTTP/1.0 whose length is what it says, and only when the request has ended or is too long. */
+/* A request to the metrics socket, sent whole and in pieces. Both get the same answer: one
+ * whole HTTP/1.0 answer with the length that it says, and only after the request has ended or
+ * is too long. */
 #include "input.h"
 
 #include "local_relay.h"
@@ -20,7 +21,7 @@ static void read_answer(int fd, char *answer, size_t *len)
 	ssize_t n;
 
 	for (int quiet = 0; quiet < 2; quiet++) {
-		local_relay_turn();
+		local_relay_run();
 		while ((n = recv(fd, answer + *len, ANSWER_MAX - 1 - *len, MSG_DONTWAIT)) > 0) {
 			*len += (size_t)n;
 			quiet = 0;
@@ -46,8 +47,8 @@ static char *ask(struct span request, const size_t *tears, int n_tears)
 	}
 	answer[len] = '\0';
 	close(fd);
-	local_relay_turn();
-	local_relay_turn();
+	local_relay_run();
+	local_relay_run();
 	must(relay->metrics_socket.connections.places.n == 0);
 	return answer;
 }
@@ -72,7 +73,7 @@ static void check(struct span request, const char *answer)
 	body += 4;
 	size_t len = strtoul(length + strlen("\r\nContent-Length: "), NULL, 10);
 	bool head = request.len > 5 && memcmp(request.bytes, "HEAD ", 5) == 0;
-	/* Only an answer to a HEAD that is one has no body. */
+	/* Only the answer to a valid HEAD has no body. */
 	must(strlen(body) == len || (head && !*body));
 	for (const char *p = body; *p; p++)
 		must(*p == '\n' || (*p >= 0x20 && *p != 0x7f));

@@ -1,5 +1,5 @@
-/* The bytes of an input, taken from the front as a target needs them; when they are used up, zeros and empty
- * strings come. For every target. */
+/* Takes an input's bytes from the front, as a target needs them. After the end come zeros and
+ * empty strings. All targets use it. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What must hold, whatever the input; with or without NDEBUG. */
+/* Must hold for any input, also with NDEBUG. */
 #define must(condition)                                                                                      \
 	do {                                                                                                 \
 		if (!(condition))                                                                            \
@@ -52,7 +52,8 @@ static inline struct span input_span(struct input *in, size_t len)
 	return span;
 }
 
-/* A copy with a NUL behind it, and nothing behind that, so that a byte too many is seen. */
+/* A copy with a NUL at its end, in an allocation of its own size, so that the sanitizer sees a
+ * read past the end. */
 static inline char *span_text(struct span span)
 {
 	char *text = malloc(span.len + 1);
@@ -64,7 +65,7 @@ static inline char *span_text(struct span span)
 	return text;
 }
 
-/* A short one: its length comes first. */
+/* A short text: its length in one byte, then itself. */
 static inline char *input_text(struct input *in)
 {
 	size_t len = input_byte(in);

@@ -34,11 +34,11 @@ struct relay *local_relay_start(void)
 	static struct config config;
 	struct ev_loop *loop = ev_default_loop(EVFLAG_AUTO);
 
-	/* The settings are those of a process. */
+	/* A process loads its settings once. */
 	if (config.n_channels == 0)
 		load(&config);
 	must(loop);
-	/* All there is to say is looked at. */
+	/* Log lines of all levels are checked. */
 	diag_set_level(DIAG_DEBUG);
 	must(relay_open(&relay, loop, &config, &events, &relay) == 0);
 	memset(relay.fanout.router.secret, 1, sizeof relay.fanout.router.secret);
@@ -52,7 +52,7 @@ void local_relay_end(void)
 	relay_close(&relay);
 }
 
-void local_relay_turn(void)
+void local_relay_run(void)
 {
 	do
 		ev_run(relay.loop, EVRUN_NOWAIT);

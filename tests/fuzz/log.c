@@ -24,7 +24,7 @@ bool log_has(const char *text)
 	return strstr(kept, text) != NULL;
 }
 
-/* Every line is one write, and one line. */
+/* Each write to stderr must be one whole line. */
 ssize_t __wrap_write(int fd, const void *bytes, size_t len)
 {
 	const char *line = bytes;

@@ -1,9 +1,8 @@
-/* What the relay writes to its log, kept instead of printed. For the targets that link modules of the relay.
- */
+/* Keeps what the relay writes to its log, instead of printing it. */
 #pragma once
 
 #include <stdbool.h>
 
 void log_clear(void);
-/* Whether it stands in a line since log_clear(). */
+/* Whether a line since log_clear() contains text. */
 bool log_has(const char *text);

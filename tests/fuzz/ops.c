@@ -1,6 +1,6 @@
-/* The operator's socket: any lines, in any pieces, while workers with any name come and go. Each line has one
- * reply, whole, with a blank line at its end, printable whatever workers have written, and with "json" made
- * of JSON objects. */
+/* The operator's socket: any lines, in any pieces, while workers with any name connect and
+ * disconnect. Each line gets one whole reply, which ends with a blank line, is printable
+ * whatever the workers sent, and with "json" is made of JSON objects. */
 #include "input.h"
 
 #include "local_relay.h"
@@ -27,13 +27,13 @@ static bool read_reply(int fd)
 	return n > 0;
 }
 
-/* True at the end of the connection. */
+/* Returns whether the connection has ended. */
 static bool read_replies(int fd)
 {
 	char byte;
 
 	for (int quiet = 0; quiet < 3; quiet++) {
-		local_relay_turn();
+		local_relay_run();
 		while (read_reply(fd))
 			quiet = 0;
 	}
@@ -49,7 +49,7 @@ static void check_printable(void)
 	must(wire_utf8_valid(reply, reply_len));
 }
 
-/* Every line of it is a JSON object or says what is wrong. Takes it apart. */
+/* Each line of the reply is a JSON object, or an error. Destroys the reply. */
 static void check_json(void)
 {
 	char *rest = reply, *line;
@@ -81,11 +81,11 @@ static int add_worker(struct input *in)
 		buf, sizeof buf);
 
 	send_bytes(fd, buf, (size_t)len);
-	local_relay_turn();
+	local_relay_run();
 	return fd;
 }
 
-/* The line that the input begins with, without its end. */
+/* The input's next line, without its newline. */
 static struct span take_line(struct input *in)
 {
 	size_t left = (size_t)(in->end - in->next);
@@ -111,7 +111,7 @@ static bool ends_with(struct span line, const char *word)
 	       memcmp(line.bytes + line.len - len, word, len) == 0 && !memchr(line.bytes, '\0', line.len);
 }
 
-/* One after the other, each reply looked at. */
+/* Sends the lines one after the other, and checks each reply. */
 static void ask_lines(int fd, struct input *in)
 {
 	while (input_more(in)) {
@@ -141,14 +141,14 @@ static void ask_lines(int fd, struct input *in)
 	}
 }
 
-/* In pieces that have nothing to do with lines, without waiting for anything. */
+/* Sends the input in pieces of any length, without waiting for replies. */
 static void ask_pieces(int fd, struct input *in)
 {
 	while (input_more(in)) {
 		struct span piece = input_span(in, input_byte(in));
 		send_bytes(fd, piece.bytes, piece.len);
 		if (piece.len % 3 == 0)
-			local_relay_turn();
+			local_relay_run();
 		if (piece.len % 5 == 0)
 			read_reply(fd);
 		if (reply_len > sizeof reply / 2)
@@ -174,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		ask_lines(fd, &in);
 	shutdown(fd, SHUT_WR);
 	bool ended = read_replies(fd);
-	/* A tail goes on for as long as its reader is there. */
+	/* A tail continues as long as its reader is there. */
 	must(ended || relay->ops.n_tails > 0);
 	check_printable();
 	if (ended && (how & 1))

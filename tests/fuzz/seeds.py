@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Writes the seeds of each fuzz target: from the vectors, and conversations that come far.
+"""Writes the seeds of each fuzz target: from the vectors, and conversations that get far.
 
-    seeds.py DIRECTORY     makes DIRECTORY/TARGET/... anew"""
+    seeds.py DIRECTORY     makes DIRECTORY/TARGET/... again"""
 
 import glob
 import os
@@ -31,7 +31,7 @@ def u16(number):
 
 
 def short(text):
-    """A string behind its length."""
+    """A string after its length."""
     data = text if isinstance(text, bytes) else text.encode()
     return bytes([len(data)]) + data
 
@@ -64,14 +64,17 @@ def checkpoint():
             for other in (TOKEN, "1;2;0/1;3:3:", "0/16B3748", "1;1;0/1;5:4:", "x")]
 
 
+SETTINGS = 27  # rows of the table in relay/base/settings.c
+
+
 def config():
     def setting(number, value, flag):
         return bytes([number]) + short(value) + bytes([flag])
 
     def url(number, user, behind, rest, flag):
         return bytes([128 + number]) + short(user) + short(behind) + short(rest) + b"\0" + bytes([flag])
-    # 21 settings, so the first number that is URL 0 with a password made is 128 - 128 % 21 + 21.
-    first = [n for n in range(128, 256) if n % 21 == 0][0] - 128
+    # The target takes a byte modulo the number of settings; from 128 up, it makes a URL with a password.
+    first = -128 % SETTINGS
     seeds = [url(first + n, "app", behind, "db.example:5432/sync" + tail, flag) for n in (0, 1) for flag in (0, 1)
              for behind in ("", "@", "/", "%41", "%zz", "?#[") for tail in ("", "?sslmode=require", "?password=other")]
     values = {0: ["postgres://a@b/c", "host=a dbname=b"], 2: ["/tmp/relay.sock", "x" * 120], 3: ["0660", "888", "1777"], 4: ["none"],
@@ -80,7 +83,7 @@ def config():
               9: ["yes", "off", "maybe"], 10: ["0", "1e9", "-0"], 11: ["10"],
               12: ["*=both", "root=listen,@root=publish:data", "root=both,nobody=listen", "@7=listen", "nosuchuser=both", "root=x", "root",
                    "*=listen:nochannel", "  0=both , 1=listen", "4294967295=both", "-1=both"],
-              13: ["1", "1M"], 20: ["debug", "loud"]}
+              13: ["1", "1M"], SETTINGS - 1: ["debug", "loud"]}
     seeds += [setting(n, value, flag) for n, of in values.items() for value in of for flag in (0, 1)]
     seeds += [setting(6, "data,log:text", 0) + setting(12, "root=listen:log,@root=publish:data", 1)]
     return seeds

@@ -1,7 +1,8 @@
-/* Sessions with the relay, in local mode. The input drives three workers that may do and send anything, and
- * what the relay hears meanwhile. Two workers behave: one subscribed to all, one to a single pubkey. Each
- * gets exactly what it subscribed to, whatever the others do; every byte that goes to any of them is part of
- * a frame of the relay's, in the order that its seqs say. */
+/* Sessions with the relay in local mode. The input drives three workers that do and send
+ * anything, and what the relay hears meanwhile. Two workers behave: one subscribes to all, one
+ * to a single pubkey. Whatever the others do, each of those two gets exactly what it subscribed
+ * to. Every byte to any worker is part of a frame of the relay's, in the order of their
+ * seqs. */
 #include "input.h"
 
 #include "local_relay.h"
@@ -22,7 +23,8 @@ struct peer {
 	size_t len;
 	bool ended, reset;
 	uint64_t ok_seq, last_seq;
-	/* Of one that behaves: what it has got, and a sum over what it must have got of the backlog. */
+	/* Of one that behaves: what it received, and a sum over what it must have received from
+	 * the backlog. */
 	uint64_t n, sum;
 };
 
@@ -60,7 +62,7 @@ static void take_frame(struct peer *p, const struct wire_frame *f)
 {
 	uint64_t seq = seq_of(f);
 
-	/* Frames of workers never come back, nor anything behind a BYE. */
+	/* The relay never sends a worker's frame, and nothing after BYE. */
 	must(f->type >= WIRE_WELCOME && !p->ended);
 	if (f->type == WIRE_BYE)
 		p->ended = true;
@@ -73,7 +75,8 @@ static void take_frame(struct peer *p, const struct wire_frame *f)
 		must(seq > p->last_seq && seq > p->ok_seq);
 	p->last_seq = seq;
 	if (p == &all) {
-		/* All of it, without a hole; and from it follows what the other must get. */
+		/* It gets everything, without a hole: so it says what the other one must
+		 * get. */
 		must(p->n == 0 || seq == p->n + 1);
 		add_up(p, seq);
 	}
@@ -93,7 +96,8 @@ static void take(struct peer *p, size_t max)
 	if (max > sizeof p->in - p->len)
 		max = sizeof p->in - p->len;
 	ssize_t n = recv(p->fd, p->in + p->len, max, MSG_DONTWAIT);
-	/* When the relay left requests unread, that is told first; what it sent before can still be read. */
+	/* If the relay left requests unread, recv() reports that first; what it sent before can
+	 * still be read. */
 	if (n < 0 && errno == ECONNRESET) {
 		p->reset = true;
 		n = recv(p->fd, p->in + p->len, max, MSG_DONTWAIT);
@@ -131,7 +135,7 @@ static void close_peer(struct peer *p)
 
 static void turn(void)
 {
-	local_relay_turn();
+	local_relay_run();
 	take(&all, SIZE_MAX);
 	take(&one, SIZE_MAX);
 }
@@ -159,7 +163,7 @@ static void subscribe(struct peer *p, const char *channel, const char *pubkey)
 			      .subscribe = {1, wire_str(channel), pubkey ? &pubkeys : NULL, pubkey != NULL}});
 }
 
-/* A frame that is one, with elements that mean something. */
+/* A valid frame, with elements that mean something. */
 static void send_some_frame(struct peer *p, struct input *in)
 {
 	static const char *const channels[] = {"data", "log", "", "data2"};
@@ -183,7 +187,7 @@ static void send_some_frame(struct peer *p, struct input *in)
 		break;
 	case WIRE_SUBSCRIBE:
 	case WIRE_UNSUBSCRIBE:
-		/* As many of one kind as exceed the limit, now and then. */
+		/* Sometimes more of one kind than the limit allows. */
 		n = n == 15 ? 300 : n;
 		for (uint32_t i = 0; i < n; i++)
 			pubkeys[i] = n == 300 ? (struct wire_str){(const char *)&users[i % USERS], i % 9}
@@ -215,7 +219,7 @@ static void hear(struct input *in)
 	unsigned what = input_byte(in), n = input_byte(in);
 	struct fanout *f = &relay->fanout;
 
-	/* A large payload comes seldom: with many of them the input would only be slow. */
+	/* Large payloads are rare: many of them would only make the input slow. */
 	if (!payload[0])
 		memset(payload, 'x', sizeof payload - 1);
 	struct wire_str text = {payload, what & 0x80 ? CHANGE_PAYLOAD_MAX : n};
@@ -233,7 +237,8 @@ static void hear(struct input *in)
 		fanout_upstream(f, n & 1, "as the input says");
 		break;
 	case 4:
-		/* More than the backlog holds, but no more than those who behave can take by then. */
+		/* More than the backlog can hold, but not more than the workers that behave can
+		 * take. */
 		for (int i = 0; i < 20; i++) {
 			local_relay_hear("log", (struct wire_str){payload, CHANGE_PAYLOAD_MAX});
 			turn();
@@ -277,7 +282,7 @@ static void step(struct input *in)
 		break;
 	case 6: {
 		struct worker *w = fanout_worker_by_id(&relay->fanout, input_byte(in));
-		/* 1 and 2 are those who behave. */
+		/* 1 and 2 are the workers that behave. */
 		if (w && w->id > 2)
 			connection_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 		break;
@@ -300,7 +305,7 @@ static void settle(struct peer *p)
 		}
 		if (last != p->last_seq)
 			len = SIZE_MAX;
-		/* A round may wait for those who have not read, and for a little longer. */
+		/* The relay may wait a moment for workers that have not read. */
 	} while ((p->len != len && !p->ended) || fanout_round_waits(&relay->fanout));
 }
 
@@ -334,7 +339,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		step(&in);
 	for (int i = 0; i < ANYHOW; i++) {
 		settle(&anyhow[i]);
-		/* Whoever is not sent away has been sent whole frames. */
+		/* A worker that is still connected has received only whole frames. */
 		must(anyhow[i].ended || anyhow[i].reset || anyhow[i].len == 0);
 	}
 	settle(&all);

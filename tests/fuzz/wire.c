@@ -1,7 +1,8 @@
-/* The frame scanner and the decoder, of both ends. The input is a stream, before it the places where it is
- * torn: however it arrives, the same frames come out of it. What the scanner lets through is a frame to
- * msgpack-c too, at a cost that is bounded by its length; the hand-written reading and writing of a CHANGE,
- * and the reading of a request, agree with msgpack-c's; and what was decoded is encoded to what it was. */
+/* The frame scanner and the decoder, of both ends. The input is a stream, and before it the
+ * places where it is cut in pieces: with any cuts, the same frames come out. What the scanner
+ * accepts is a frame to msgpack-c too, at a cost bounded by its length. The hand-written code
+ * that reads and writes a CHANGE, and reads a request, agrees with msgpack-c. What was decoded
+ * encodes to the same bytes. */
 #include "wire.h"
 #include "input.h"
 #include "wire_change.h"
@@ -14,7 +15,7 @@
 #define FRAMES_MAX 4096
 #define TEARS_MAX 16
 
-/* What one way of arriving made of the stream. */
+/* What came out of the stream with one way of cutting it. */
 struct reading {
 	struct {
 		uint32_t len;
@@ -38,8 +39,8 @@ static void on_free(const volatile void *p)
 	(void)p;
 }
 
-/* Encoding may turn bin into str, leave out what this version does not know, and write nil for the largest
- * seq, which stands for it. */
+/* Encoding may turn bin into str, leave out elements that this version does not know, and write
+ * the largest seq as nil, for which it stands. */
 static bool is_text(const msgpack_object *o)
 {
 	return o->type == MSGPACK_OBJECT_STR || o->type == MSGPACK_OBJECT_BIN;
@@ -57,7 +58,7 @@ static bool same_map(const msgpack_object *was, const msgpack_object *is)
 			if (found && !same(&was->via.map.ptr[j].val, &kv->val))
 				return false;
 		}
-		/* No channels are an empty list. */
+		/* Without channels, the list is empty. */
 		if (!found && !(kv->val.type == MSGPACK_OBJECT_ARRAY && kv->val.via.array.size == 0))
 			return false;
 	}
@@ -102,7 +103,7 @@ static msgpack_object unpack(msgpack_zone *zone, const void *bytes, size_t len)
 	return o;
 }
 
-/* An encoder is never asked for a WELCOME that does not say all. */
+/* The relay never encodes a WELCOME that leaves anything out. */
 static bool can_be_encoded(const struct wire_frame *f)
 {
 	return f->type != WIRE_WELCOME ||
@@ -119,7 +120,7 @@ static void encode_again(const void *bytes, size_t len, const struct wire_frame 
 	if (!can_be_encoded(frame))
 		return;
 	int n = wire_encode(frame, again, sizeof again);
-	/* The one thing that may grow: a WELCOME that names no channels gets an empty list. */
+	/* Only this may grow: a WELCOME without channels gets an empty list. */
 	if (frame->type == WIRE_WELCOME && n == -EMSGSIZE)
 		return;
 	must(n > 0 && (frame->type == WIRE_WELCOME || (size_t)n <= len));
@@ -162,7 +163,7 @@ static bool are_strings(const unsigned char *bytes, size_t len, struct wire_strs
 	return true;
 }
 
-/* r and f: what wire_decode() says. */
+/* r and f: from wire_decode(). */
 static void compare_request(const unsigned char *bytes, size_t len, int r, const struct wire_frame *f)
 {
 	struct wire_frame read;
@@ -211,7 +212,7 @@ static void compare_request(const unsigned char *bytes, size_t len, int r, const
 /* A frame of its own, and what wire_next() made of it. */
 static void decode(const unsigned char *bytes, size_t len, int result, const struct wire_frame *read)
 {
-	/* Of its own size, so that the sanitizer sees a byte too many. */
+	/* An allocation of its own size, so that the sanitizer sees a read past the end. */
 	unsigned char *copy = malloc(len);
 	struct wire_scanner scanner = {0};
 	struct wire_frame frame;
@@ -222,7 +223,8 @@ static void decode(const unsigned char *bytes, size_t len, int result, const str
 	memcpy(copy, bytes, len);
 	must(wire_scan(&scanner, copy, len) == 0 && scanner.offset == len);
 	if (result == 0 && read->type == WIRE_CHANGE) {
-		/* The strings are elsewhere: compared before the decoder's memory is used again. */
+		/* The strings are borrowed: compare them before the decoder's memory is used
+		 * again. */
 		must(wire_decode(decoder, copy, len, &frame) == 0 && frame.type == WIRE_CHANGE);
 		compare_change(&read->change, &frame.change);
 		if (wire_change_read(copy, len, &change) == len)
@@ -232,7 +234,8 @@ static void decode(const unsigned char *bytes, size_t len, int result, const str
 	}
 	allocated = 0;
 	int r = wire_decode(decoder, copy, len, &frame);
-	/* An element takes a byte at least, an object and a string of it 40, and a zone's chunk doubles. */
+	/* An element takes at least a byte, its object and string 40, and a zone's chunk
+	 * doubles. */
 	must(allocated <= 64 * 1024 + 128 * len);
 	must(r == result && (r == 0 || r == -EPROTO || r == -ENOTSUP));
 	compare_request(copy, len, r, &frame);
@@ -243,12 +246,13 @@ static void decode(const unsigned char *bytes, size_t len, int result, const str
 	free(copy);
 }
 
-/* What a reader does that has so much of the stream by now; start: of the frame that is arriving. */
+/* What a reader does that has this much of the stream; start: of the frame that is
+ * arriving. */
 static void arrive(
 	struct reading *r, struct wire_scanner *scanner, const uint8_t *stream, size_t *start, size_t len)
 {
 	while (r->end == -EAGAIN && *start < len && r->n < FRAMES_MAX) {
-		/* Of its own size too. */
+		/* Of its own size, too. */
 		unsigned char *copy = malloc(len - *start);
 		must(copy);
 		memcpy(copy, stream + *start, len - *start);

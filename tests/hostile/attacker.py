@@ -17,12 +17,11 @@ import sys
 import time
 from types import SimpleNamespace
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "pg"))
 
 import msgpack
 import psycopg2
 
-from worker import BEGIN, CHANNEL, FRAME_MAX, HELLO, NOTIFY, PING, SUBSCRIBE, UNSUBSCRIBE, pack
+from harness.worker import BEGIN, CHANNEL, FRAME_MAX, HELLO, NOTIFY, PING, SUBSCRIBE, UNSUBSCRIBE, pack
 
 NOBODY, NOGROUP = 65534, 65534
 GREETING = pack(HELLO, 1, "attacker", None)

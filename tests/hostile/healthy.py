@@ -15,10 +15,9 @@ import statistics
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "pg"))
 
-from subscriber import Subscriber
-from worker import CHANNEL, NOTIFY, SUBSCRIBE, Bye, Change, Error, Gap, Upstream, Worker
+from harness.subscriber import Subscriber
+from harness.worker import CHANNEL, NOTIFY, SUBSCRIBE, Bye, Change, Error, Gap, Upstream, Worker
 
 EVERY_SECONDS = 0.02   # between two publications
 RESUME_SECONDS = 0.5   # between two resumes

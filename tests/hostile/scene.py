@@ -16,14 +16,15 @@ import time
 from types import SimpleNamespace
 
 from attacker import OF_A_ROLE
-from datasync import DataSync
+from harness.datasync import DataSync
 from healthy import KEPT, silent
-from procs import DEADLINE, wait_until
-from relay import TOP, Relay
-from servers import Bouncer, Postgres, make_template
-from worker import Checkpoint
+from harness.procs import DEADLINE, wait_until
+from harness.relay import TOP, Relay
+from harness.servers import Bouncer, Postgres, make_template
+from harness.worker import Checkpoint
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(HERE)
 HEALTHY_UID = 1
 ROLE = "stranger"
 MISSED = 5000          # changes since the checkpoint that resumes begin from
@@ -101,7 +102,7 @@ class Program:
         self.name = name
         self._errors = os.path.join(scene.run.subdirectory("program"), "err")
         with open(self._errors, "wb") as errors:
-            self.process = scene.run.spawn([sys.executable, "-B", *map(str, arguments)], stdin=-1, stdout=-1, stderr=errors)
+            self.process = scene.run.spawn([sys.executable, "-B", *map(str, arguments)], {"PYTHONPATH": TESTS}, stdin=-1, stdout=-1, stderr=errors)
 
     def errors(self):
         with open(self._errors, errors="replace") as file:

@@ -1,13 +1,13 @@
-/* An app of libpgherald in which one call of the library's fails, once: what the library promises then,
- * stated as what must hold. Given the socket of a relay in local mode.
+/* An app of libpgherald in which one of the library's calls fails once, and what the library
+ * promises then. Its argument is the socket of a relay in local mode.
  *
- * - A call that fails says so with an errno that pgherald.h lists for it, and has done nothing: made again,
- * it succeeds.
- * - A completion runs once. With error 0 it means it: what was published is heard, or a gap is told; what is
- *   subscribed hears. Any other error is one that pgherald.h lists.
- * - The descriptor asks for each dispatch that is needed: nothing waits for another.
- * - What is missed between two handles is delivered to the second, or a gap is told.
- * - At the end no descriptor is open that was not before. That no memory is left, the sanitizer says. */
+ * - A call that fails returns an errno that pgherald.h lists for it, and has no effect: made again,
+ *   it succeeds.
+ * - A completion runs once. Error 0 is true: what was published is heard, or there is a gap; a
+ *   subscription hears. Any other error is one that pgherald.h lists.
+ * - The descriptor is readable for each dispatch that is needed.
+ * - Changes between two handles are delivered to the second, or there is a gap.
+ * - At the end no more descriptors are open than before. The sanitizer looks for leaks. */
 #include "pgherald.h"
 
 #include <dirent.h>
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What takes longer has failed; a publish may take its deadline and be made again. */
+/* What takes longer has failed. A publish may take its deadline, and then be made again. */
 #define DEADLINE_SECONDS 8
 #define PUBLISH_MS 2000
 #define KEYS_MAX 16
@@ -105,7 +105,7 @@ static void open_app(struct app *app, const char *socket, const char *cursor)
 	must(r == 0 && app->h);
 }
 
-/* As an app's loop does: only when the descriptor says so. */
+/* Dispatches as an app's loop does: only when the descriptor is readable. */
 static void run_until(struct app *app, bool (*condition)(struct app *app, const void *arg), const void *arg)
 {
 	struct timespec start, now;
@@ -115,7 +115,7 @@ static void run_until(struct app *app, bool (*condition)(struct app *app, const 
 		struct pollfd pfd = {.fd = pgherald_fd(app->h), .events = POLLIN};
 		must(poll(&pfd, 1, DEADLINE_SECONDS * 1000) == 1);
 		int r = pgherald_dispatch(app->h);
-		/* A wait that is interrupted is an app's everyday life. */
+		/* Apps must expect an interrupted wait. */
 		must(r >= 0 || r == -EINTR);
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		must(now.tv_sec - start.tv_sec < DEADLINE_SECONDS);

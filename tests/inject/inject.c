@@ -1,17 +1,17 @@
-/* Preloaded into a program: lets an allocation or a call of the kernel fail once, where the environment says.
+/* Preloaded into a program: lets one allocation or system call fail, where the environment says.
  *
- *   INJECT_SITES=FILE   write down each place from which our own code comes to such a call, as it is first
- * met INJECT_FAIL=SITE    let the first call from there fail, and write its site to INJECT_DONE
+ *   INJECT_SITES=FILE   write down each site at which our own code makes such a call
+ *   INJECT_FAIL=SITE    let the first call at this site fail, and write the site to INJECT_DONE
+ *   INJECT_OWN=NAME     our own code: the library whose path contains NAME; by default the program
  *
- *   INJECT_OWN=NAME     what is our own: the library whose path has NAME in it, else the program
+ * A site is the called function and the return addresses up to the third frame of our own code, as
+ * offsets in their modules. So it names the same place in every run of a build, and calls of libpq
+ * and libev differ by the call of ours that they are made for.
  *
- * A site is the called function and the return addresses down to the third frame of our own, as offsets in
- * their modules: so it names the same place in every run of a build, and what libpq or libev does is told
- * apart by which call of ours it is for.
- *
- * Left out are calls that cannot fail as they are made here: close(), clock_gettime(), epoll_ctl() but to
- * add, timerfd_settime(), read() and write() of an eventfd and of stderr, fcntl(), getpid(). */
-/* So that mmap() is called that here. */
+ * Left out are calls that cannot fail as they are made here: close(), clock_gettime(), epoll_ctl()
+ * except to add, timerfd_settime(), read() and write() of an eventfd and of stderr, fcntl(),
+ * getpid(). */
+/* Keeps mmap() from being called mmap64() here. */
 #undef _FILE_OFFSET_BITS
 
 #include <dlfcn.h>
@@ -49,9 +49,9 @@ static unsigned n_seen;
 static const char *sites, *wanted, *done, *own;
 static bool ready; /* main() is about to run */
 static __thread bool inside
-	__attribute__((tls_model("initial-exec"))); /* calls that this file makes itself */
+	__attribute__((tls_model("initial-exec"))); /* this file makes a call of its own */
 
-/* Modules: where each begins, and whether it is ours. */
+/* Modules: the address where each begins, and whether it is ours. */
 static struct module {
 	uintptr_t start, end;
 	bool own;
@@ -99,7 +99,7 @@ static __attribute__((constructor)) void start(void)
 	done = getenv("INJECT_DONE");
 	own = getenv("INJECT_OWN");
 	dl_iterate_phdr(add_module, NULL);
-	/* Not in what this program starts. */
+	/* Not in programs that this one starts. */
 	unsetenv("LD_PRELOAD");
 	inside = false;
 	ready = sites || wanted;
@@ -119,7 +119,7 @@ static uint64_t mix(uint64_t hash, uint64_t value)
 	return (hash ^ value) * UINT64_C(0x100000001b3) ^ (hash >> 29);
 }
 
-/* What is known of a site while its frames are walked, innermost first. */
+/* A site while its frames are walked, innermost first. */
 struct site {
 	uint64_t hash;
 	int frames, own; /* so far */
@@ -143,7 +143,7 @@ static _Unwind_Reason_Code add_frame(struct _Unwind_Context *context, void *arg)
 	return ++s->frames < FRAMES_MAX && s->own < OWN_FRAMES ? _URC_NO_REASON : _URC_END_OF_STACK;
 }
 
-/* False: nothing of our own is on the stack. */
+/* False: no frame of our own is on the stack. */
 static bool find_site(const char *function, struct site *s)
 {
 	*s = (struct site){.hash = UINT64_C(0xcbf29ce484222325)};
@@ -163,7 +163,7 @@ static bool is_new(uint64_t site)
 	return true;
 }
 
-/* Whether this call is to fail. */
+/* Whether this call must fail. */
 static bool fails(const char *function)
 {
 	struct site site;
@@ -177,7 +177,7 @@ static bool fails(const char *function)
 	if (find_site(function, &site)) {
 		pthread_mutex_lock(&lock);
 		bool new = is_new(site.hash);
-		/* libev adds all that it was told of in one place: each for its own sake. */
+		/* libev adds all its descriptors in one place, so each of them is a site. */
 		for (int i = 0; !new &&i < ADDS_MAX &&strcmp(function, "epoll_ctl") == 0; i++)
 			new = is_new(site.hash = mix(site.hash, (uint64_t)i));
 		if (new) {
@@ -195,7 +195,7 @@ static bool fails(const char *function)
 	return fail;
 }
 
-/* The real one. dlsym() may allocate: then there is nothing yet to fail. */
+/* The real function. While dlsym() allocates, no call fails. */
 #define REAL(name)                                                                                           \
 	static __typeof__(name) *real;                                                                       \
 	if (!real) {                                                                                         \
@@ -211,7 +211,7 @@ static bool fails(const char *function)
 		return result;                                                                               \
 	}
 
-/* Memory. The sanitizer's start asks for some before it can serve; calloc() is what dlsym() asks for. */
+/* Memory. The sanitizer allocates before it is ready; dlsym() calls calloc(). */
 
 void *malloc(size_t size)
 {
@@ -286,7 +286,7 @@ int madvise(void *address, size_t len, int advice)
 	return real(address, len, advice);
 }
 
-/* The rest are alike. */
+/* All others have one form. */
 #define WRAP(result, name, parameters, arguments, error)                                                     \
 	result name parameters                                                                               \
 	{                                                                                                    \
@@ -367,7 +367,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 	return real(thread, attributes, run, arg);
 }
 
-/* What programs call that are built for large files. */
+/* The names that programs use which are built for large files. */
 __typeof__(mmap) mmap64 __attribute__((alias("mmap")));
 __typeof__(open) open64 __attribute__((alias("open")));
 __typeof__(fopen) fopen64 __attribute__((alias("fopen")));

@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from liar import Liar
 from machine import INSTALLED
-from procs import Run, wait_until
-from relay import CAT, DAEMON, Cat, Relay
-from servers import PASSWORD, Bouncer, Postgres, make_template
-from syncd import SYNCD, Syncd
+from harness.procs import Run, wait_until
+from harness.relay import CAT, DAEMON, Cat, Relay
+from harness.servers import PASSWORD, Bouncer, Postgres, make_template
+from harness.syncd import SYNCD, Syncd
 
 
 class Cleanup:
@@ -61,7 +61,7 @@ def run():
 def without_sanitizers(monkeypatch):
     """The daemon as it is installed. The cost of a sanitizer would hide what the test
     measures, or exceed what it allows."""
-    monkeypatch.setattr("relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
+    monkeypatch.setattr("harness.relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
 
 
 @pytest.fixture

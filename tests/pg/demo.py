@@ -6,11 +6,11 @@ import shlex
 import signal
 import sys
 
-from procs import Run, wait_until
-from relay import CAT, Cat, Relay
-from servers import Bouncer, Postgres, make_template
-from syncd import Syncd
-from worker import CHANNEL
+from harness.procs import Run, wait_until
+from harness.relay import CAT, Cat, Relay
+from harness.servers import Bouncer, Postgres, make_template
+from harness.syncd import Syncd
+from harness.worker import CHANNEL
 
 WORKERS = ("A1", "A2", "B1", "B2")
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ

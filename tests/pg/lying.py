@@ -1,7 +1,7 @@
 """A relay whose way to PostgreSQL leads through a liar, and what must hold for it."""
 
-from procs import wait_until
-from subscriber import subscriber
+from harness.procs import wait_until
+from harness.subscriber import subscriber
 
 LIES = ["no-row", "one-column", "nulls", "two-rows", "nothing", "endless"]
 MEMORY_MAX = 128 << 20  # bytes more than before; a relay that kept all rows would need four times as much

@@ -10,8 +10,8 @@ import shutil
 import signal
 import subprocess
 
-from procs import children, signal_all, wait_until
-from relay import BUILD, TOP
+from harness.procs import children, signal_all, wait_until
+from harness.relay import BUILD, TOP
 
 # What is installed: without sanitizers, which the sandbox of the units does not suit.
 INSTALLED = os.path.join(TOP, os.environ.get("PGHERALD_INSTALLED_BUILD", BUILD))

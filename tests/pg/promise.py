@@ -5,9 +5,9 @@ import hashlib
 import json
 from typing import NamedTuple
 
-from procs import wait_until
-from subscriber import sees
-from worker import Change, Checkpoint, Message
+from harness.procs import wait_until
+from harness.subscriber import sees
+from harness.worker import Change, Checkpoint, Message
 
 
 class Canary(NamedTuple):

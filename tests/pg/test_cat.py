@@ -3,8 +3,8 @@
 import json
 import signal
 
-from procs import wait_until
-from worker import CHANNEL
+from harness.procs import wait_until
+from harness.worker import CHANNEL
 
 
 def test_changes_come_as_json_lines(relay, cat, db):
@@ -92,7 +92,7 @@ def test_an_interrupt_ends_it(relay, cat):
 
 def test_a_closed_pipe_ends_it(relay, run, db):
     """pgherald-cat | head -1"""
-    from relay import CAT
+    from harness.relay import CAT
     worker = relay.worker()
     process = run.spawn(["sh", "-c", f"{CAT} --socket {relay.path} | head -n 2 >/dev/null"])
 

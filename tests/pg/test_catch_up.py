@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from datasync import DataSync
-from ops import metric, objects
-from procs import wait_until
-from subscriber import Subscriber, resumed, subscriber
+from harness.datasync import DataSync
+from harness.ops import metric, objects
+from harness.procs import wait_until
+from harness.subscriber import Subscriber, resumed, subscriber
 from test_limits import NOBODY, NOGROUP, as_user
 from test_overrun import flood, is_live_again
-from worker import CHANNEL, SUBSCRIBE, Checkpoint, Gap, Ok
+from harness.worker import CHANNEL, SUBSCRIBE, Checkpoint, Gap, Ok
 
 SETTINGS = {"PGHERALD_CHECKPOINT_INTERVAL": "0.1", "PGHERALD_RECONCILE": "no"}
 USERS = 30000

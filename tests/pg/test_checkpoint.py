@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from servers import PASSWORD, free_port
-from subscriber import sees, subscriber
-from worker import Checkpoint, Welcome
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.servers import PASSWORD, free_port
+from harness.subscriber import sees, subscriber
+from harness.worker import Checkpoint, Welcome
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 NOTICED = 15  # seconds, the bound, with every setting at its default

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from subscriber import resumed, subscriber
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.subscriber import resumed, subscriber
 
 TIMES = 5
 

@@ -4,8 +4,8 @@ their new owners for old ones."""
 
 import pytest
 
-from datasync import DataSync
-from subscriber import resumed, subscriber
+from harness.datasync import DataSync
+from harness.subscriber import resumed, subscriber
 
 # No turn in between, which would flush.
 SELDOM = {"PGHERALD_CHECKPOINT_INTERVAL": "3600"}

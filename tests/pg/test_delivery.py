@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from servers import PASSWORD
-from worker import CHANNEL, Change, Gap, Ok
+from harness.servers import PASSWORD
+from harness.worker import CHANNEL, Change, Gap, Ok
 
 
 def test_a_change_reaches_every_worker_of_every_host_and_its_publisher(relays):

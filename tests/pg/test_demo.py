@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from procs import leftovers, wait_until
-from relay import BUILD, TOP
-from servers import PASSWORD
+from harness.procs import leftovers, wait_until
+from harness.relay import BUILD, TOP
+from harness.servers import PASSWORD
 
 
 @pytest.fixture

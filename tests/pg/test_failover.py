@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from datasync import DataSync
-from failover import Forward, Pair
-from procs import wait_until
-from servers import PASSWORD, Postgres, make_template
-from subscriber import resumed, subscriber
-from worker import Upstream
+from harness.datasync import DataSync
+from harness.failover import Forward, Pair
+from harness.procs import wait_until
+from harness.servers import PASSWORD, Postgres, make_template
+from harness.subscriber import resumed, subscriber
+from harness.worker import Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

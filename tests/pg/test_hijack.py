@@ -14,11 +14,11 @@ import re
 
 import pytest
 
-from datasync import SQL, DataSync
-from relay import TOP
-from servers import Database, Postgres
-from subscriber import resumed, subscriber
-from worker import CHANNEL, NOTIFY, Ok
+from harness.datasync import SQL, DataSync
+from harness.relay import TOP
+from harness.servers import Database, Postgres
+from harness.subscriber import resumed, subscriber
+from harness.worker import CHANNEL, NOTIFY, Ok
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 PATHS = {"before-pg_catalog": "evil, pg_catalog, public", "behind-it": '"$user", public, evil'}

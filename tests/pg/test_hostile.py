@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from procs import wait_until
-from worker import CHANNEL, FRAME_MAX, Bye, Change, Error, Gap, Ok, Welcome, pack
+from harness.procs import wait_until
+from harness.worker import CHANNEL, FRAME_MAX, Bye, Change, Error, Gap, Ok, Welcome, pack
 
 HELLO = pack(0, 1, "raw", None)
 SUBSCRIBE = pack(1, 1, CHANNEL, None)

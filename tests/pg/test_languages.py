@@ -8,10 +8,10 @@ import subprocess
 
 import pytest
 
-from datasync import DataSync
-from procs import DEADLINE, wait_until
-from relay import TOP, check_output
-from worker import CHANNEL
+from harness.datasync import DataSync
+from harness.procs import DEADLINE, wait_until
+from harness.relay import TOP, check_output
+from harness.worker import CHANNEL
 
 EXAMPLES = os.path.join(TOP, "client", "examples")
 NPM_SECONDS = 120

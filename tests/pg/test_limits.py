@@ -10,10 +10,10 @@ import subprocess
 import msgpack
 import pytest
 
-from ops import metric
-from procs import wait_until
-from relay import DAEMON, TOP
-from worker import CHANNEL, FRAME_MAX, NOTIFY, PING, Bye, Error, Ok, pack
+from harness.ops import metric
+from harness.procs import wait_until
+from harness.relay import DAEMON, TOP
+from harness.worker import CHANNEL, FRAME_MAX, NOTIFY, PING, Bye, Error, Ok, pack
 
 ROOT = os.geteuid() == 0
 NOBODY, NOGROUP = 65534, 65534

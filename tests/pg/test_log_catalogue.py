@@ -4,7 +4,7 @@ import glob
 import os
 import re
 
-from relay import TOP
+from harness.relay import TOP
 
 STRING = r'"(?:[^"\\]|\\.)*"'
 

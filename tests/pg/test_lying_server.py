@@ -4,9 +4,9 @@ memory. Once it is honest again, everything works."""
 import pytest
 
 from lying import LIES, survives
-from procs import wait_until
-from subscriber import subscriber
-from worker import CHANNEL
+from harness.procs import wait_until
+from harness.subscriber import subscriber
+from harness.worker import CHANNEL
 
 # A piece of each statement that returns a row: of a turn, and of publishing.
 TURNS = ["'pgherald2'", "SELECT pg_catalog.pg_current_snapshot()"]

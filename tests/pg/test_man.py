@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from relay import CAT, DAEMON, TOP
+from harness.relay import CAT, DAEMON, TOP
 
 
 def read(*path):

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from datasync import OLDER, SQL, DataSync, psql
-from procs import wait_until
-from servers import Database, Postgres
-from subscriber import resumed, subscriber
-from worker import CHANNEL
+from harness.datasync import OLDER, SQL, DataSync, psql
+from harness.procs import wait_until
+from harness.servers import Database, Postgres
+from harness.subscriber import resumed, subscriber
+from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 INDEX = "user_revisions_changed_xid_idx"

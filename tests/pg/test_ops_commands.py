@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from ops import Operator, metric, objects
-from procs import DEADLINE, wait_until
+from harness.ops import Operator, metric, objects
+from harness.procs import DEADLINE, wait_until
 from test_limits import NOBODY, NOGROUP, as_user
-from worker import CHANNEL, NOTIFY, Gap
+from harness.worker import CHANNEL, NOTIFY, Gap
 
 READERS = ["", "status", "workers", "channels", "upstream", "metrics", "config", "help", "version"]
 

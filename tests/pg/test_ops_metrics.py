@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 
-from ops import metric
-from procs import DEADLINE, wait_until
-from worker import CHANNEL, Error
+from harness.ops import metric
+from harness.procs import DEADLINE, wait_until
+from harness.worker import CHANNEL, Error
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

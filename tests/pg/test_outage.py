@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from procs import wait_until
-from worker import CHANNEL, NOTIFY, Error, Ok, Upstream
+from harness.procs import wait_until
+from harness.worker import CHANNEL, NOTIFY, Error, Ok, Upstream
 
 
 def states(worker):

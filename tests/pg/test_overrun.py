@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from datasync import DataSync
-from ops import metric
-from procs import wait_until
-from subscriber import grew_by_at_most, resumed, subscriber
-from worker import CHANNEL, Checkpoint, Gap
+from harness.datasync import DataSync
+from harness.ops import metric
+from harness.procs import wait_until
+from harness.subscriber import grew_by_at_most, resumed, subscriber
+from harness.worker import CHANNEL, Checkpoint, Gap
 
 SMALL = {"PGHERALD_BACKLOG_SIZE": "64K", "PGHERALD_CHECKPOINT_INTERVAL": "0.2"}
 

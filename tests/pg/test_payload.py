@@ -4,7 +4,7 @@ write."""
 import json
 import re
 
-from worker import CHANNEL, Error, Ok
+from harness.worker import CHANNEL, Error, Ok
 
 # pubkey, client id, and the payload byte for byte as Go's encoding/json writes it
 WRITTEN = [

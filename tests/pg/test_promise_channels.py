@@ -3,10 +3,10 @@ have."""
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from promise import Canaries, passes_nothing_unheard, turns
-from subscriber import subscriber
-from worker import Ok
+from harness.subscriber import subscriber
+from harness.worker import Ok
 
 # A user called "orders/1" stands for a row of the channel "orders".
 ROWS = ("SELECT split_part(user_id, '/', 1), user_id::text FROM user_revisions"

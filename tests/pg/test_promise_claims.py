@@ -3,9 +3,9 @@ claims, each with one wrong word."""
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from promise import Canaries, forge, passes_nothing_unheard
-from subscriber import subscriber
+from harness.subscriber import subscriber
 
 # So long that the relay's own turns leave room for another's.
 SLOW = {"PGHERALD_CHECKPOINT_INTERVAL": "1.5"}

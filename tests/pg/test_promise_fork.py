@@ -3,10 +3,10 @@ go back to by what it sees."""
 
 import pytest
 
-from datasync import DataSync
-from failover import Pair
-from subscriber import resumed, subscriber
-from worker import Upstream
+from harness.datasync import DataSync
+from harness.failover import Pair
+from harness.subscriber import resumed, subscriber
+from harness.worker import Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

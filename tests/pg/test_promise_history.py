@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from datasync import DataSync
-from failover import Pair
-from procs import wait_until
-from servers import PASSWORD, give_away
-from subscriber import resumed, subscriber
-from worker import Upstream
+from harness.datasync import DataSync
+from harness.failover import Pair
+from harness.procs import wait_until
+from harness.servers import PASSWORD, give_away
+from harness.subscriber import resumed, subscriber
+from harness.worker import Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 NEW = [f"new{n}" for n in range(27)]

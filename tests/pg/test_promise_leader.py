@@ -3,10 +3,10 @@ log says why, and its own workers lose nothing."""
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
+from harness.datasync import DataSync
+from harness.procs import wait_until
 from promise import Canaries, passes_nothing_unheard, role_that_may_read, silent
-from subscriber import resumed, subscriber
+from harness.subscriber import resumed, subscriber
 
 REALLY = "ALTER FUNCTION pgherald.changes_since(pg_snapshot) RENAME TO really_since"
 FOR_THE_LESSER = "BEGIN IF current_user = 'lesser' THEN {} END IF; RETURN QUERY SELECT * FROM pgherald.really_since(since); END"

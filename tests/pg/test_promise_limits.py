@@ -2,10 +2,10 @@
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from promise import silent
-from subscriber import resumed, subscriber
-from worker import CHANNEL
+from harness.subscriber import resumed, subscriber
+from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

@@ -3,10 +3,10 @@ belongs to another run."""
 
 import pytest
 
-from datasync import DataSync
-from failover import Pair
-from subscriber import subscriber
-from worker import Upstream
+from harness.datasync import DataSync
+from harness.failover import Pair
+from harness.subscriber import subscriber
+from harness.worker import Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

@@ -3,11 +3,11 @@ none of them ends reconciliation or makes it repeat itself."""
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
+from harness.datasync import DataSync
+from harness.procs import wait_until
 from promise import Canaries, passes_nothing_unheard, silent, turns
-from subscriber import resumed, subscriber
-from worker import CHANNEL
+from harness.subscriber import resumed, subscriber
+from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

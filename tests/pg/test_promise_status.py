@@ -3,10 +3,10 @@ metrics. When it is mended, they no longer say so."""
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
+from harness.datasync import DataSync
+from harness.procs import wait_until
 from promise import passes_nothing_unheard, reconciliation, role_that_may_read, silent
-from subscriber import subscriber
+from harness.subscriber import subscriber
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

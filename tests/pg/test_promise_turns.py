@@ -3,10 +3,10 @@ heard long ago hides no later change."""
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from promise import Canaries, passes_nothing_unheard, silent, turns
-from subscriber import subscriber
-from worker import CHANNEL
+from harness.subscriber import subscriber
+from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 # Nobody reconciles, and no test is as long as an interval.

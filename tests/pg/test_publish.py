@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from worker import CHANNEL, NOTIFY, SEND, Error, Ok, Upstream
+from harness.worker import CHANNEL, NOTIFY, SEND, Error, Ok, Upstream
 
 
 def codes(answers):

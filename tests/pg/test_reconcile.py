@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from subscriber import sees, subscriber
-from worker import CHANNEL, Change, Checkpoint
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.subscriber import sees, subscriber
+from harness.worker import CHANNEL, Change, Checkpoint
 
 INTERVAL = 0.25
 

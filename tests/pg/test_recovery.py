@@ -8,11 +8,11 @@ import time
 import psycopg2
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from servers import Bouncer
-from subscriber import grew_by_at_most, resumed, subscriber
-from worker import Upstream
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.servers import Bouncer
+from harness.subscriber import grew_by_at_most, resumed, subscriber
+from harness.worker import Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from clock import jump, jumping_clock, with_jumping_clock
-from ops import Operator, metric, objects
-from procs import wait_until
-from worker import CHANNEL, NOTIFY, SUBSCRIBE, Ok
+from harness.clock import jump, jumping_clock, with_jumping_clock
+from harness.ops import Operator, metric, objects
+from harness.procs import wait_until
+from harness.worker import CHANNEL, NOTIFY, SUBSCRIBE, Ok
 
 ROOT = os.geteuid() == 0
 
@@ -98,7 +98,7 @@ def test_a_log_that_nobody_reads_does_not_stop_it(make_relay, run):
     """stderr is a pipe whose reader is gone."""
     relay = make_relay()
     read, write = os.pipe()
-    from relay import DAEMON
+    from harness.relay import DAEMON
     relay.process = run.spawn([DAEMON], relay.environment, stderr=write)
     for name in ("log", "stdout"):
         open(os.path.join(relay.directory, name), "w").close()

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from servers import Postgres, make_template
-from subscriber import Subscriber, resumed, subscriber
-from worker import CHANNEL, NOTIFY, Change, Checkpoint, Gap, Ok
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.servers import Postgres, make_template
+from harness.subscriber import Subscriber, resumed, subscriber
+from harness.worker import CHANNEL, NOTIFY, Change, Checkpoint, Gap, Ok
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.2"}
 

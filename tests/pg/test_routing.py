@@ -2,7 +2,7 @@
 
 import select
 
-from worker import CHANNEL, Ok
+from harness.worker import CHANNEL, Ok
 
 
 def settle(publisher, *workers):

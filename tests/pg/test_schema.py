@@ -6,9 +6,9 @@ import threading
 import psycopg2
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from subscriber import resumed, subscriber
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.subscriber import resumed, subscriber
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 LEVELS = ["read committed", "repeatable read", "serializable"]

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from relay import TOP
+from harness.relay import TOP
 
 with open(os.path.join(TOP, "SECURITY.md")) as file:
     PAGE = file.read()

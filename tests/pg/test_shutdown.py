@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from worker import CHANNEL, NOTIFY, Ok
+from harness.worker import CHANNEL, NOTIFY, Ok
 
 PROMISED = 2  # seconds
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from servers import Bouncer, Postgres, free_port, make_template
-from worker import CHANNEL
+from harness.servers import Bouncer, Postgres, free_port, make_template
+from harness.worker import CHANNEL
 
 
 @pytest.fixture

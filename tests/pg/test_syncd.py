@@ -12,11 +12,11 @@ import threading
 
 import pytest
 
-from datasync import DataSync
-from procs import wait_until
-from servers import PASSWORD
-from syncd import GAP, START, SYNCD, changed
-from worker import CHANNEL
+from harness.datasync import DataSync
+from harness.procs import wait_until
+from harness.servers import PASSWORD
+from harness.syncd import GAP, START, SYNCD, changed
+from harness.worker import CHANNEL
 
 
 class Hosts:

@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from datasync import DataSync
-from procs import children, wait_until
-from relay import BUILD
-from syncd import GAP, START, SYNCD, changed
+from harness.datasync import DataSync
+from harness.procs import children, wait_until
+from harness.relay import BUILD
+from harness.syncd import GAP, START, SYNCD, changed
 
 # A sanitizer's allocator never gives back what it has freed, and pads what it gives.
 SANITIZED = "asan" in os.path.basename(BUILD)

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from procs import wait_until
-from syncd import START
+from harness.procs import wait_until
+from harness.syncd import START
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="there is no python3-selenium")
 

@@ -12,12 +12,12 @@ import threading
 
 import pytest
 
-from datasync import DataSync
+from harness.datasync import DataSync
 from machine import Machine, why_not
-from ops import objects
-from procs import DEADLINE, wait_until
-from relay import BUILD, DAEMON, TOP, Relay
-from worker import CHANNEL, Worker
+from harness.ops import objects
+from harness.procs import DEADLINE, wait_until
+from harness.relay import BUILD, DAEMON, TOP, Relay
+from harness.worker import CHANNEL, Worker
 
 UNITS = os.path.join(TOP, "systemd")
 

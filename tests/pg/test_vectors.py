@@ -8,8 +8,8 @@ import os
 import msgpack
 import pytest
 
-from relay import TOP
-from worker import BEGIN, HELLO, PING, pack
+from harness.relay import TOP
+from harness.worker import BEGIN, HELLO, PING, pack
 
 OK, ERROR, BYE = 17, 18, 24
 VECTORS = os.path.join(TOP, "proto", "vectors")

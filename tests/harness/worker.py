@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Optional
 
 import msgpack
 
-from procs import DEADLINE
+from harness.procs import DEADLINE
 
 CHANNEL = "data_sync_changes"
 FRAME_MAX = 65536

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 
-from procs import DEADLINE, children, wait_until
-from relay import BUILD, LINE, check_output
+from harness.procs import DEADLINE, children, wait_until
+from harness.relay import BUILD, LINE, check_output
 
 SYNCD = os.path.join(BUILD, "client", "examples", "syncd", "syncd")
 

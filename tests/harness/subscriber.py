@@ -4,7 +4,7 @@ against the rules of resuming."""
 import os
 import socket
 
-from worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
+from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, Error, Gap, Message, Ok, Upstream, Welcome, Worker
 
 
 class Subscriber(Worker):

@@ -4,7 +4,7 @@ import json
 import re
 import socket
 
-from procs import DEADLINE
+from harness.procs import DEADLINE
 
 
 class Operator:

@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 
-from files import none_left_by_cat, none_left_by_relay
-from procs import DEADLINE, stopped, wait_until
-from servers import PASSWORD
-from worker import CHANNEL, Ok, Raw, Worker
+from harness.files import none_left_by_cat, none_left_by_relay
+from harness.procs import DEADLINE, stopped, wait_until
+from harness.servers import PASSWORD
+from harness.worker import CHANNEL, Ok, Raw, Worker
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))

@@ -11,7 +11,7 @@ import uuid
 import psycopg2
 import psycopg2.extensions
 
-from procs import DEADLINE, children, give_away, signal_all, wait_until
+from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
 # In every URL the relays get, although the servers trust everyone: it may appear in no output (see relay.py).
 PASSWORD = "Sesame7Open"

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 
-from procs import wait_until
-from servers import PASSWORD, Postgres, free_port, pg_bin
+from harness.procs import wait_until
+from harness.servers import PASSWORD, Postgres, free_port, pg_bin
 
 
 class Forward:

@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections import Counter
 
-from procs import wait_until
+from harness.procs import wait_until
 
 # What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}

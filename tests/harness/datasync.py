@@ -6,8 +6,8 @@ a separate step, which a test omits if it is about missed changes.
 
 import os
 
-from procs import wait_until
-from worker import CHANNEL
+from harness.procs import wait_until
+from harness.worker import CHANNEL
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SQL = os.path.join(os.path.dirname(os.path.dirname(HERE)), "relay", "sql")
