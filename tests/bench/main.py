@@ -18,8 +18,8 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 
 
 def build():
-    """The release build, of its own: with what it takes to profile it. Redis and NATS are left to whoever wants them: to
-    install one starts a server."""
+    """A release build of its own, with what profiling needs. It does not install Redis and
+    NATS, because installing one starts a server."""
     directory = os.path.join(TOP, "build-bench")
     steps = [[os.path.join(TOP, "tests", "deps")]]
     if not os.path.exists(os.path.join(directory, "build.ninja")):

@@ -1,4 +1,5 @@
-"""Which fault comes after which. One seed is one sequence, whatever the machine's speed; that says only how far a run comes."""
+"""The order of the faults. One seed is one sequence, whatever the machine's speed. The speed
+only decides how far a run comes."""
 
 import random
 from typing import NamedTuple, Optional
@@ -43,8 +44,8 @@ class Deck:
 
 
 def _names(rng, names):
-    """So that a short run has a fair choice: each comes once before any comes again, and a switch of servers, which takes
-    longest, comes now and then."""
+    """So that even a short run has a fair selection: each name comes once before any comes
+    again. A switch of servers, which takes longest, comes now and then."""
     switches = [name for name in names if name in SWITCH_NAMES]
     others = [name for name in names if name not in SWITCH_NAMES]
     if len(names) <= FEW:

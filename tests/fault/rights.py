@@ -1,4 +1,5 @@
-"""What an operator does to a relay's role, and to the recovery function, under a running service."""
+"""What an operator does to a relay's role and to the recovery function while the service
+runs."""
 
 import time
 
@@ -12,7 +13,7 @@ ASKS = 4         # seconds: until a relay that has come back asks what it missed
 
 
 def _a_leader(system, rng):
-    """The relay that leads, if it is one that may ask; else any such."""
+    """The relay that leads, if it may ask; otherwise any that may ask."""
     system.await_relays()
     able = [host for host in system.hosts if host.answers] or [host for host in system.hosts if host.rights.tables]
     for host in able:
@@ -22,7 +23,7 @@ def _a_leader(system, rng):
 
 
 def _another_takes_over(system, host, what):
-    """What is committed now is announced, and passed, by the relays for whom this one is not the only one to answer."""
+    """The relays that are not alone in answering announce and pass what is committed now."""
     since = time.monotonic()
     try:
         # where nobody reconciles, only what is notified moves checkpoints
@@ -42,7 +43,8 @@ def _another_takes_over(system, host, what):
 
 
 def revoke_select(system, rng):
-    """A relay cannot ask for a while. Its own workers have a gap if it misses something meanwhile; nobody else's may."""
+    """A relay cannot ask for a while. Its own workers have a gap if it misses something
+    meanwhile. No other relay's may."""
     host = _a_leader(system, rng)
     excuse = system.excuses.add("a role that may not read", [host], times=10, grace=SOON)
     system.site.revoke(host.role)
@@ -70,7 +72,8 @@ def connection_limit(system, rng):
 
 
 def statement_timeout(system, rng):
-    """A relay's role has a time for statements that suffices for all but a recovery that waits: somebody changes the table."""
+    """The statement_timeout of a relay's role is enough for all statements except a recovery
+    that waits: another session changes the table."""
     host = rng.choice([host for host in system.hosts if host.rights.tables])
     milliseconds = rng.choice((50, 100, 250))
     system.await_relays()
@@ -97,9 +100,9 @@ def _await_question(system, role):
 
 
 def migration(system, rng):
-    """recovery.sql is taken down and installed again, under load. Meanwhile an outage is a gap, and nobody finds what was not
-    notified; what was committed before and is not announced yet must be all the same. Relays find the function again when
-    they reconnect."""
+    """recovery.sql is removed and installed again, under load. Meanwhile an outage is a gap,
+    and no relay finds what was not notified. What was committed before and is not announced
+    yet must still be announced. Relays find the function again when they reconnect."""
     between = rng.uniform(0, 2)
     reconnects = rng.random() < 0.5  # one that does so meanwhile finds no function
     host = rng.choice(system.hosts.all)

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away and comes back: workers stay, are told, and hear again."""
+"""PostgreSQL goes away and comes back. Workers stay connected, are told, and hear again."""
 
 import signal
 
@@ -47,7 +47,7 @@ def test_the_publishing_backend_is_killed(start_relay, db, bouncer, pooled):
 
 
 def test_all_backends_are_killed_while_workers_publish(start_relay, db, bouncer):
-    """What was acknowledged is heard, although the upstream may have to come back first."""
+    """Workers hear what was acknowledged, although the upstream may have to reconnect first."""
     relay = start_relay(db, bouncer)
     publisher = relay.worker()
     asked = {}
@@ -191,7 +191,7 @@ def test_one_host_does_not_notice_the_others_trouble(relays, db):
 
 
 def test_tries_are_counted_in_seconds_not_in_thousands(start_relay, own_pg, own_db, own_bouncer):
-    """While PostgreSQL is away the relay backs off: its log says how often it tried."""
+    """While PostgreSQL is away the relay backs off. Its log shows how often it tried."""
     relay = start_relay(own_db, own_bouncer)
     worker = relay.worker()
     before = len(relay.lines())

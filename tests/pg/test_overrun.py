@@ -1,5 +1,5 @@
-"""A worker that does not read falls out of the backlog, is caught up or told, and is live again. Nobody else notices, least of
-all PostgreSQL."""
+"""A worker that does not read falls out of the backlog, is caught up or told of a gap, and
+is live again. No other worker notices, and PostgreSQL does not either."""
 
 import time
 
@@ -108,7 +108,7 @@ def test_it_happens_again_and_again(start_relay, db, bouncer, data):
 
 
 def caught_up_halfway(start_relay, db, bouncer, data):
-    """A worker that fell out of the backlog, in the middle of what 30,000 users missed."""
+    """A worker that fell out of the backlog, halfway through what 30,000 users missed."""
     relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
     witness = subscriber(relay, ["noise20000"])
     worker = subscriber(relay, receive_buffer=4096)
@@ -161,7 +161,8 @@ def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_elses_time(wi
 
 
 def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, run, cat, cleanup):
-    """Every worker stopped, load on: the notification queue stays empty and the LISTEN backend never waits for us."""
+    """Every worker is stopped under load. The notification queue stays empty, and the LISTEN
+    backend never waits for the relay."""
     data = DataSync(run, own_db).recoverable()
     relay = start_relay(own_db, own_bouncer, **SMALL)
     for n in range(8):
@@ -191,8 +192,8 @@ def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, 
 
 
 def test_what_was_left_unread_pushes_nobody_out(start_relay, db, bouncer):
-    """While the workers have yet to read, the relay leaves PostgreSQL unread. What comes of it at once then may be more than the
-    backlog holds."""
+    """While the workers have not read yet, the relay leaves PostgreSQL's socket unread. What
+    it reads at once afterwards may be more than the backlog holds."""
     relay = start_relay(db, bouncer, PGHERALD_CHANNELS=f"{CHANNEL},log:text", **SMALL)
     workers = [subscriber(relay) for _ in range(40)]
     for worker in workers:
