@@ -276,7 +276,7 @@ class Site:
         return {row[0] for row in rows}
 
     def terminate(self, name, role=None):
-        """Backends with this application name; all backends of a relay if it is None."""
+        """Backends with this application name; or, with None, all backends of a relay."""
         try:
             self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (%s IS NULL OR application_name = %s)"
                      " AND (%s IS NULL OR usename = %s) AND application_name LIKE 'pgherald%%'", (name, name, role, role))

@@ -20,7 +20,7 @@ CONDITIONS = {
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
 
-# How often a run has it that is told nothing.
+# How often a run has each, if it is not told which.
 OFTEN = {"nobody-reconciles": 0.1}
 USUALLY = 0.7
 

@@ -51,7 +51,7 @@ class Model:
         self.seconds = Counter() # that they took
         self.errors = []         # what broke the model itself, or the protocol
         self.stands = []         # who did not go on where it should have
-        self.disturbed = []      # [begin, end) of each fault after which relays may announce once more
+        self.disturbed = []      # [begin, end) of each fault after which relays may announce again
 
     # What happens
 

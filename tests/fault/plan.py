@@ -14,7 +14,7 @@ SWITCH_NAMES = [f.__name__.replace("_", "-") for f in SWITCHES]
 OFTEN = {"failover-restart": 2}
 # What leaves no other fault its footing.
 SEVERE_NAMES = {f.__name__.replace("_", "-") for f in SEVERE} | set(SWITCH_NAMES)
-# After these no relay has a reason to announce anything once more.
+# After these no relay has a reason to announce anything again.
 HARMLESS = {"freeze-worker", "kill-worker", "second-relay", "burst", "overrun", "long-transaction", "crowd", "jump-clock"}
 BESIDE = ("freeze-worker", "kill-worker", "terminate-upstream", "burst")
 FEW = 4        # names: of so few each may come at any time

@@ -26,7 +26,7 @@ def _another_takes_over(system, host, what):
     """The relays that are not alone in answering announce and pass what is committed now."""
     since = time.monotonic()
     try:
-        # where nobody reconciles, only what is notified moves checkpoints
+        # without reconciliation, only notifications move checkpoints
         system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.n_leaders())
         moment = system.site.moment()
     except psycopg2.Error:

@@ -44,7 +44,7 @@ def judge(system, present):
         if bad:
             gaps[member.name] = bad
         counts = member.heard.copy()
-        # what was folded and came once more is a duplicate
+        # what was folded and came again is a duplicate
         heard = member.n_heard_folded + sum(1 for user, n in counts.items() if n > 0 and user in known)
         deliveries = member.n_deliveries_folded + sum(counts.values())
         rows.append({"member": member.name, "owed": member.n_owed_folded + len(owed), "heard": heard,

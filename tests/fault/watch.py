@@ -49,7 +49,7 @@ class Watched:
         try:
             self.samples.append(rss(self._pid()))
         except OSError:
-            pass  # it is being started anew
+            pass  # it is being restarted
 
     def fds_now(self):
         return fds(self._pid())

@@ -8,7 +8,7 @@ from collections import Counter
 
 from harness.procs import wait_until
 
-# What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
+# What a relay has open in addition to its sockets: libev's, the timer of its pace, and the lock of each path that it claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
 # To PostgreSQL: the upstream, the publisher, a recovery for all and three for some.
 SESSIONS = 6

@@ -8,8 +8,8 @@ from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, E
 
 
 class Subscriber(Worker):
-    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. The cursor is None
-    before WELCOME."""
+    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. Before WELCOME the
+    cursor is unset (None)."""
 
     def __init__(self, path, name="test", resume=None, receive_buffer=None):
         self._given = resume

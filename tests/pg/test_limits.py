@@ -378,7 +378,7 @@ ALL = {"listen a", "listen b", "publish a", "publish b"}
     ("@adm=both", "denied"),
 ])
 def test_rules(allowing, allow, nobody):
-    """The user nobody is in nogroup, and in this test in daemon too."""
+    """The unprivileged user is in nogroup, and in this test in daemon too."""
     assert may(allowing(allow), groups=[1]) == nobody
 
 

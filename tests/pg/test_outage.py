@@ -101,7 +101,7 @@ def test_a_notify_during_an_outage_is_made_good_when_it_is_short(start_relay, ow
     own_pg.start()
     plain = listen(own_db, CHANNEL)
     assert isinstance(worker.answer(id), Ok)
-    # at most once more if the first try's fate was unknown; never less
+    # at most twice, if the outcome of the first try was unknown; never less than once
     own_db.notify(CHANNEL, "end")
     plain.wait_for("end")
 
@@ -115,7 +115,7 @@ def test_a_notify_during_a_long_outage_is_an_error(start_relay, own_pg, own_db, 
     for id in asked:
         answer = worker.answer(id)
         assert isinstance(answer, Error) and answer.code == "timeout", answer
-    # that was no reason to give up
+    # that did not make it give up
     own_pg.start()
     worker.sees("live")
     worker.publish("alice")

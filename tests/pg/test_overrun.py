@@ -33,7 +33,7 @@ def is_live_again(worker, data, name="again"):
     def heard():
         return [c for c in worker.changes if c.pubkey == name]
 
-    # What it fell behind by while it was caught up may make it fall out once more.
+    # What came while it was caught up may make it fall out again.
     for _ in range(10):
         before = len(heard())
         data.change(name)

@@ -72,7 +72,7 @@ def test_what_was_committed_while_away_is_recovered(start_relay, db, data, bounc
         never.close()
     everyone.sees("live", seen[0])
     over.commit()
-    everyone.hears("open-over")  # by reconciliation, since it notifies nobody
+    everyone.hears("open-over")  # by reconciliation, because it is not notified
     some.hears("open-over")
     assert set(everyone.recovered) >= {"during", "open-before"} and "never" not in everyone.pubkeys
     assert set(some.recovered) == {"during", "open-before"}

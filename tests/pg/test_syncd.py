@@ -417,7 +417,7 @@ def test_no_start_before_the_subscription_is_live(make_syncd, make_relay):
 @pytest.mark.parametrize("relayed", [False, True])
 def test_a_stalled_stream_is_told_once_and_delays_nobody(make_syncd, local_relay, relayed):
     """It reads nothing while its user changes until its sockets are full. Another user's
-    stream gets an event all the same. When it reads, it finds one event for everything that
+    stream still gets an event. When it reads, it finds one event for everything that
     did not fit, without a client id, and after it the next event."""
     syncd = make_syncd(local_relay if relayed else None, SYNCD_WORKERS="1").start()
     stalled = syncd.listen("alice", receive_buffer=2048)
