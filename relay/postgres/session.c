@@ -21,13 +21,14 @@
 #define READ_SIZE ((size_t)16 << 10)
 /* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8
-/* What an iteration spends on reading one connection to PostgreSQL: as long as the workers' requests and what
- * they are sent take together (schedule.h). With one read an iteration, a role that notifies much made the
- * relay fall behind PostgreSQL while workers kept it busy, until the LISTEN connection was given up: its
- * probe waited after the notifications. */
+/* How long one iteration of the loop reads one session: as long as it reads and writes workers
+ * (schedule.h). With one read an iteration, a role that notifies a lot made the relay fall
+ * behind PostgreSQL while workers kept it busy. The answer to a probe came after those
+ * notifications, too late, and the relay dropped the LISTEN connection. */
 #define READ_SECONDS 0.0004
-/* How much longer an answer is waited for, each time, while there is something to read: it may come after
- * notifications, of which any role can send many. A dead connection has nothing to read. */
+/* How much longer to wait for an answer, each time that the deadline passes while there is data
+ * to read: the answer may come after notifications, and any role can send many. A dead
+ * connection has no data to read. */
 #define LATE_SECONDS 5.
 
 /* Shared by the thread and the loop. The thread writes conn and failure, then signals `done`;
@@ -52,7 +53,7 @@ unsigned session_attempts(void)
 
 static struct session_text one_line(const char *text)
 {
-	struct session_text line;
+	struct session_text line = {0};
 
 	redact(text, line.text, sizeof line.text);
 	return line;
@@ -199,7 +200,7 @@ bool session_has_unread(const struct session *s)
 	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
-/* Whether to read on at once, after n reads. What came while held goes first. */
+/* Whether to read again in this iteration, after n reads. First what came during a hold. */
 static bool read_on(struct session *s, unsigned n, double began)
 {
 	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))

@@ -15,8 +15,9 @@
  * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
  * second address. */
 #define SESSION_CONNECT_SECONDS "5"
-/* How often a deadline is put off while there is something to read: a minute in all. By then the relay is so
- * far behind that to LISTEN anew, and to ask the database what changed, is quicker. */
+/* How often a deadline is put off while there is data to read: one minute in all. By then
+ * the relay is so far behind that it is faster to LISTEN again and ask the database what
+ * changed. */
 #define SESSION_LATE_MAX 12
 
 /* One line without secrets, by value. session_error(result).text lives until the end of the
@@ -123,8 +124,7 @@ bool session_is_row(const PGresult *result, int n_fields);
 /* Whether the statement succeeded, with a row or without. */
 bool session_succeeded(const PGresult *result);
 
-/* From now on read up to this many bytes in an iteration, as far as they are there and time
- * allows. */
+/* From now on, an iteration reads up to this many bytes, if they are there and time allows. */
 void session_read_on(struct session *session, size_t bytes);
 
 /* The error of a result. */

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is read in an iteration is at most this share of the backlog, so that it pushes nobody out of it. */
+/* One iteration reads at most one part in this many of the backlog's size, so that it cannot
+ * push workers out of the backlog. */
 #define READ_ON_SHARE 64
 /* Bounds each statement that sets a connection up. Well under the 12 s of a start. */
 #define SETUP_SECONDS 5.

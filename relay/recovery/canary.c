@@ -73,10 +73,6 @@ _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 #define BYTEA_OID 17
 
 _Static_assert(RELAY_KEY_SIZE == crypto_hash_sha256_BYTES, "the key is a hash");
-#define PAYLOAD_MAX                                                                                          \
-	(sizeof MAGIC + 64 + 40 + 24 + 3 * (CHECKPOINT_TOKEN_MAX + 1) + CANARY_CHANNELS_MAX +                \
-		2 * crypto_hash_sha256_BYTES)
-_Static_assert(PAYLOAD_MAX <= CHANGE_PAYLOAD_MAX, "a canary fits into a notification");
 
 static struct diag_limit malformed_limit, version_limit, uncommitted_limit, forged_limit;
 
@@ -296,7 +292,7 @@ static bool read_kind(const char *claim, enum canary_claim_kind *out)
 /* Reads "CLAIM FROM" into *out, which is all zero. False: it is malformed. */
 static bool read_claim(const char **text, struct canary_claim *out)
 {
-	struct token claim, from;
+	struct token claim = {0}, from = {0};
 
 	if (!word(text, claim.text, sizeof claim.text) || !word(text, from.text, sizeof from.text) ||
 		!read_kind(claim.text, &out->kind))
@@ -315,6 +311,8 @@ struct heard {
 	uint32_t signed_len;           /* of the payload */
 	char signature[2 * crypto_hash_sha256_BYTES + 1];
 };
+_Static_assert(
+	sizeof MAGIC + sizeof(struct heard) <= CHANGE_PAYLOAD_MAX, "a canary fits into a notification");
 
 static bool read_canary(const char *payload, const char *text, struct heard *out)
 {

@@ -58,7 +58,7 @@ void question_drop_idle_user(struct catch_up *c, struct catch_up_user *u)
 	free(u);
 }
 
-/* Members */
+/* Waiters */
 
 void question_place(struct catch_up_waiter *m, struct catch_up_waiters *list)
 {

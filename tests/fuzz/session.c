@@ -133,7 +133,7 @@ static void close_peer(struct peer *p)
 	p->fd = -1;
 }
 
-static void turn(void)
+static void iterate(void)
 {
 	local_relay_run();
 	take(&all, SIZE_MAX);
@@ -241,7 +241,7 @@ static void hear(struct input *in)
 		 * take. */
 		for (int i = 0; i < 20; i++) {
 			local_relay_hear("log", (struct wire_str){payload, CHANGE_PAYLOAD_MAX});
-			turn();
+			iterate();
 		}
 		break;
 	default:
@@ -276,7 +276,7 @@ static void step(struct input *in)
 			close_peer(p);
 		else
 			shutdown(p->fd, what & 0x40 ? SHUT_RD : SHUT_WR);
-		turn();
+		iterate();
 		if (what & 8)
 			open_peer(p, what & 0x40);
 		break;
@@ -288,7 +288,7 @@ static void step(struct input *in)
 		break;
 	}
 	default:
-		turn();
+		iterate();
 	}
 }
 
@@ -300,7 +300,7 @@ static void settle(struct peer *p)
 		len = p->len;
 		uint64_t last = p->last_seq;
 		for (int i = 0; i < 4; i++) {
-			turn();
+			iterate();
 			take(p, SIZE_MAX);
 		}
 		if (last != p->last_seq)
@@ -331,7 +331,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	subscribe(&all, "data", NULL);
 	subscribe(&all, "log", NULL);
 	subscribe(&one, "data", users[1]);
-	turn();
+	iterate();
 	must(all.len == 0 && !all.ended);
 	for (int i = 0; i < ANYHOW; i++)
 		open_peer(&anyhow[i], i != 0);

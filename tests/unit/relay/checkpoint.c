@@ -76,6 +76,26 @@ Test(checkpoint, precedes_in_its_own_run_only)
 	cr_assert_not(checkpoint_precedes("", "1;1;0/20;3:3:"));
 }
 
+Test(checkpoint, before_both_sees_no_more_than_either)
+{
+	const char *a = "1;1;0/20;5:9:6", *b = "1;1;0/10;7:7:";
+	struct token before = checkpoint_before_both(a, b);
+
+	cr_assert_str_eq(before.text, "1;1;0/10;5:5:");
+	cr_assert(checkpoint_covers(a, before.text) && checkpoint_covers(b, before.text));
+}
+
+Test(checkpoint, token_of_any_text_that_fits)
+{
+	char text[CHECKPOINT_TOKEN_MAX + 1] = "";
+
+	cr_assert_not(token_is_set(&(struct token){0}));
+	memset(text, 'x', CHECKPOINT_TOKEN_MAX);
+	struct token token = token_of(text), assigned = token;
+	cr_assert(token_is_set(&assigned));
+	cr_assert_str_eq(assigned.text, text);
+}
+
 Test(checkpoint, is_found_by_the_cursor)
 {
 	struct checkpoint_history history = {0};
