@@ -7,7 +7,7 @@ import statistics
 from rig import SYNCD, Failure, Syncd, children, cpu_seconds, frames_and_sends, have, measure
 
 WIDTHS = (1, 8, 64, 256)
-WIDEST = 1000  # where every listener with a connection of its own is out of the question
+WIDEST = 1000  # too many for a connection of each listener's own
 BATCH = 100
 RATE = 200
 PUBLISHERS = 64
@@ -189,8 +189,8 @@ def hosts(b):
     """20 hosts on one server: each with a relay and 16 workers, or each with one bare
     listener."""
     b.direct("hosts", HOSTS, side="bare")
-    # Each user has one stream, at one worker of one host. Were each of the 320 workers to hear all, 320 processes would
-    # wake here for a notify, where of 20 real hosts each would wake 16.
+    # Each user has one stream, at one worker of one host. If each of the 320 workers heard all changes, a notify would
+    # wake 320 processes on this machine; on 20 real hosts it wakes 16 on each.
     b.ours("hosts", HOSTS * 16, "--own", relays=HOSTS, side="own")
     b.ours("hosts", HOSTS * 16, relays=HOSTS)
 

@@ -10,7 +10,7 @@ import sys
 
 from cases import CASES, ROWS, WIDEST, WIDTHS, Figures
 
-# The floor is not among them: it sends as many frames a second as the relay did.
+# Without the floor: it sends as many frames a second as the relay did.
 SIDES = {"direct": ("#c0392b", "a LISTEN connection each"), "ours": ("#1f6fb2", "pgherald, all changes"),
          "own": ("#17a589", "pgherald, each worker its own users"), "redis": ("#d68910", "Redis pub/sub"),
          "nats": ("#7d3c98", "NATS")}

@@ -10,7 +10,7 @@ from ear import CALM
 class Verdict(NamedTuple):
     lost: dict        # member -> users
     gaps: dict        # member -> texts of the GAPs that nothing excuses
-    stands: list      # who does not go on, in words
+    stands: list      # relays and workers that do not go on, in words
     repeated: list    # what was announced more often than PROTOCOL.md allows, in words
     errors: list      # what else went wrong
     figures: dict     # what the report says, for programs

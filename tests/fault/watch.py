@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-SLACK = 1 << 20         # bytes of growth that mean nothing: a page here and there, a longer list
+SLACK = 1 << 20         # bytes of growth that do not count: a few pages, a longer list
 JUDGED_AFTER = 100      # samples
 
 

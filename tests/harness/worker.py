@@ -130,7 +130,7 @@ class Raw:
         while True:
             try:
                 data = self.socket.recv(65536)
-            except ConnectionResetError:  # the end too, of one who was still sending
+            except ConnectionResetError:  # this is the end too, if we were still sending
                 break
             if not data:
                 break

@@ -71,8 +71,8 @@ def test_postgresql_stops_and_starts_again(start_relay, own_pg, own_db, own_boun
     own_pg.stop(mode)
     for worker in workers:
         worker.sees("down")
-        worker.ping()  # served all the while
-    # who comes during the outage is told
+        worker.ping()  # served meanwhile
+    # a worker that comes during the outage is told
     late = relay.worker()
     assert late.welcome.info["upstream"] == "down"
     own_pg.start()

@@ -7,7 +7,7 @@ from harness.datasync import DataSync
 from promise import Canaries, forge, passes_nothing_unheard
 from harness.subscriber import subscriber
 
-# So long that the relay's own turns leave room for another's.
+# Long enough that the relay's own turns leave room for another's.
 SLOW = {"PGHERALD_CHECKPOINT_INTERVAL": "1.5"}
 
 

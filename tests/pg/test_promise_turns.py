@@ -17,7 +17,7 @@ LATE = {"PGHERALD_CHECKPOINT_INTERVAL": "300", "PGHERALD_RECONCILE": "no"}
 def data(run, own_db):
     return DataSync(run, own_db).recoverable()
 
-# For a relay that would announce what a test is about, and must not.
+# For a relay that must not announce the change that a test is about.
 ELSEWHERE = {"PGHERALD_CHANNELS": "elsewhere"}
 
 

@@ -40,7 +40,7 @@ def test_what_nobody_notified_is_announced_to_every_host_once(hosts, data, liste
     data.write("silent")
     for worker in workers:
         assert worker.hears("silent").flags == 0, "heard, as any change is"
-    # some turns later it is still that one time
+    # some turns later it is still once
     data.write("second")
     for worker in workers:
         worker.hears("second")
