@@ -126,7 +126,7 @@ void listen_ours(const struct listen *l, struct page *page, unsigned index)
 	int r = pgherald_open(&options, &h);
 	if (r == 0 && !l->own)
 		r = pgherald_subscribe(h, BENCH_CHANNEL, NULL, on_live, &ours);
-	/* They become live in their order, so the last one says that all are. */
+	/* Subscriptions become live in order, so the last one says that all are live. */
 	for (unsigned user = index; l->own && r == 0 && user < l->users; user += l->listeners) {
 		user_pubkey(user, pubkey);
 		bool last = user + l->listeners >= l->users;
@@ -204,7 +204,7 @@ void listen_nats(const struct listen *l, struct page *page, unsigned index)
 	if (s != NATS_OK)
 		die("nats: %s", natsStatus_GetText(s));
 	ours.slot->ready = true;
-	/* Its callback runs in a thread of the library's. */
+	/* The callback runs in a thread of the library. */
 	while (!page->end)
 		pause();
 }
