@@ -1,4 +1,5 @@
-/* The cost of reading a notification from the LISTEN connection: CPU time of this process, in nanoseconds, for
+/* The cost of reading a notification from the LISTEN connection: CPU time of this process, in
+ * nanoseconds, for
  *
  *   bare     PQconsumeInput, PQnotifies, PQfreemem, without decoding
  *   relay    the same, and what the relay does: decode, encode into the backlog, look for subscribers
