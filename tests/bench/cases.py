@@ -7,15 +7,14 @@ import statistics
 from rig import SYNCD, Failure, Syncd, children, cpu_seconds, frames_and_sends, have, measure
 
 WIDTHS = (1, 8, 64, 256)
-WIDEST = 1000  # where every listener with a connection of its own is out of the question
+WIDEST = 1000  # too many for a connection of each listener's own
 BATCH = 100
 RATE = 200
 PUBLISHERS = 64
 USERS = (1000, 100000, 1000000)
 HOLDERS = 16  # of those users
 HOSTS = 20
-# So many that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
-# other's way.
+# Enough that PostgreSQL reads them by an index: serializable transactions that read the same pages conflict.
 SYNCD_RECORDS = """
 INSERT INTO user_revisions (user_id, revision) SELECT 'user' || lpad(n::text, 5, '0'), 1 FROM generate_series(1, 10000) AS n;
 INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'another', '', 1 FROM user_revisions;
@@ -100,7 +99,7 @@ class Bench:
                 arguments = [side, "--publishers", publishers, "--seconds", self.seconds, "--database", conninfo, *options]
                 if "--insert" in options:
                     self.rig.sql(conninfo, "CREATE TABLE bench_records (pubkey text NOT NULL)")
-                # The host listens on either side: PostgreSQL has much less to do for what nobody hears.
+                # The host listens on either side: PostgreSQL has much less to do without a listener.
                 with self.rig.relays(conninfo) as (host,):
                     if relay:
                         arguments += ["--relay", host.path]
@@ -190,8 +189,8 @@ def hosts(b):
     """20 hosts on one server: each with a relay and 16 workers, or each with one bare
     listener."""
     b.direct("hosts", HOSTS, side="bare")
-    # Each user has one stream, at one worker of one host. Were each of the 320 workers to hear all, 320 processes would
-    # wake here for a notify, where of 20 real hosts each would wake 16.
+    # Each user has one stream, at one worker of one host. If each of the 320 workers heard all changes, a notify would
+    # wake 320 processes on this machine; on 20 real hosts it wakes 16 on each.
     b.ours("hosts", HOSTS * 16, "--own", relays=HOSTS, side="own")
     b.ours("hosts", HOSTS * 16, relays=HOSTS)
 

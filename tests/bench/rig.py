@@ -21,7 +21,7 @@ from harness.servers import Postgres, free_port, make_template
 from harness.syncd import SYNCD, Syncd
 
 GENERATORS = os.path.join(BUILD, "tests", "bench")
-# One for each direct listener, and some.
+# One for each direct listener, and some more.
 SETTINGS = """
 max_connections = 400
 shared_buffers = 64MB

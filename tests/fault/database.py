@@ -19,8 +19,8 @@ from harness.worker import CHANNEL
 # Channels next to that of the data-sync tables. Their changes are rows of site.changed.
 OTHERS = ("orders", "tickets")
 
-# An operator with more channels writes the recovery function for them. recovery.sql writes it for one channel alone, each
-# time that it is run. In the same transaction, this makes of it one for all channels.
+# An operator with more channels writes the recovery function for them. recovery.sql writes it for one channel only, each
+# time that it runs. In the same transaction, this extends it to all channels.
 OTHERS_SQL = """
 CREATE SCHEMA site AUTHORIZATION app;
 GRANT USAGE ON SCHEMA site TO PUBLIC;
@@ -50,8 +50,8 @@ CREATE EVENT TRIGGER join_channels ON ddl_command_end WHEN TAG IN ('CREATE FUNCT
     EXECUTE FUNCTION site.join_channels();
 """
 
-# Recovery as the origin did it, the wrong way: what is newer than the application's clock was at the last notification, by
-# updated_at, which is the clock of a transaction's start.
+# Recovery as the origin did it, the wrong way: rows whose updated_at is after the application's clock at the last
+# notification. updated_at is the time when a transaction started.
 TIMESTAMPS_SQL = """
 CREATE SCHEMA pgherald;
 GRANT USAGE ON SCHEMA pgherald TO PUBLIC;
@@ -73,7 +73,7 @@ INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'r' || revisio
 WRITE_OTHERS = "INSERT INTO site.changed SELECT %(channel)s, unnest(%(users)s), pg_current_xact_id()"
 
 SETTINGS = "max_connections = 250\n"  # a crowd of writers, next to all others
-EPOCH = 3  # of the transaction ids: with it they have 11 digits, as on a server that has lived long
+EPOCH = 3  # of the transaction ids: with it they have 11 digits, as on an old server
 
 RUN_SQL = ("SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint,"
            " (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint")
@@ -130,7 +130,7 @@ class Site:
         self.channels = channels
         self._things = []
         self._lock = threading.Lock()
-        # the places of the one that takes writes, and of those that may take over: all that a relay knows
+        # the addresses of the server that accepts writes and of its possible successors: all that a relay knows
         self.ports = [quiet_port() for _ in range(3)]
         self.postgres = self._add(Postgres(run, template, self.ports[0]))
         with open(os.path.join(self.postgres.data, "postgresql.conf"), "a") as conf:
@@ -218,7 +218,7 @@ class Site:
     def way_url(self, role):
         return f"postgresql://{role}:{PASSWORD}@127.0.0.1:{self.way.port}/{self.database.name}"
 
-    # The server that takes writes
+    # The server that accepts writes
 
     def note_server(self):
         """The server was started, or another took its place."""
@@ -276,12 +276,12 @@ class Site:
         return {row[0] for row in rows}
 
     def terminate(self, name, role=None):
-        """Backends with this application name; all backends of a relay if it is None."""
+        """Backends with this application name; or, with None, all backends of a relay."""
         try:
             self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (%s IS NULL OR application_name = %s)"
                      " AND (%s IS NULL OR usename = %s) AND application_name LIKE 'pgherald%%'", (name, name, role, role))
         except psycopg2.Error:
-            pass  # the server is away; that fault is on already
+            pass  # the server is away: that fault is active already
 
     def close(self):
         failure = None
@@ -311,7 +311,7 @@ class Barred:
         with open(self._path) as file:
             self._text = file.read()
         self._write("local all all trust\nhost replication all 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 reject\n")
-        if self.server.process:  # else it begins so
+        if self.server.process:  # otherwise it starts like this
             self._reload()
             wait_until(self._refuses, "the server lets nobody in")
         return self

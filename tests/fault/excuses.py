@@ -4,8 +4,8 @@ an excuse counts as a failure."""
 
 import time
 
-SOON = 5     # seconds: what is under way when the fault ends
-GRACE = 60   # a relay may wait for 30 seconds before it looks, and a worker may be away
+SOON = 5     # seconds for what is in progress when the fault ends
+GRACE = 60   # seconds: a relay may wait 30 seconds before it looks, and a worker may be away
 TRICKLE = 30 # the longer it takes until a worker that reads slowly has read what it was sent
 
 

@@ -9,7 +9,7 @@ from database import OTHERS, Rights
 from harness.ops import Operator, objects
 from harness.worker import CHANNEL
 
-# What a run's relays differ in, chosen as faults are: by name.
+# The differences between the relays of a run, selected by name like faults.
 CONDITIONS = {
     "channels": "relays have different channels, and of some two neither has all of the other's",
     "intervals": "relays have different checkpoint intervals",
@@ -20,18 +20,18 @@ CONDITIONS = {
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
 
-# How often a run has it that is told nothing.
+# How often a run has each, if it is not told which.
 OFTEN = {"nobody-reconciles": 0.1}
 USUALLY = 0.7
 
-# Under valgrind a relay takes long for what it does in an interval, and would lose the lead for it.
+# Under valgrind a relay is slow, and would lose the lead in a short interval.
 SLOWNESS = 3 if os.environ.get("PGHERALD_LAUNCHER") else 1
 INTERVAL = 0.5 * SLOWNESS
 INTERVALS = tuple(round(seconds * SLOWNESS, 1) for seconds in (0.4, 0.6, 1.0, 1.6))
-UNRECONCILED_INTERVAL = 3 * SLOWNESS  # whatever is notified sooner must not be lost
+UNRECONCILED_INTERVAL = 3 * SLOWNESS  # a change that is notified sooner must not be lost
 ALL = (CHANNEL, *OTHERS)
 ORDERS, TICKETS = (CHANNEL, OTHERS[0]), (CHANNEL, OTHERS[1])
-# of the two that are killed now and then, and of the steady one
+# for the two that are killed now and then, and for the steady one
 CHANNEL_SETS = (
     (ORDERS, TICKETS, ALL),
     (ORDERS, TICKETS, (CHANNEL,)),

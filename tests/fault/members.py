@@ -14,7 +14,7 @@ from harness.subscriber import Subscriber
 from harness.worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream, Welcome
 
 STORE_SECONDS = 0.3  # how often a worker stores its cursor
-TRICKLE = 36         # bytes at once: a change, about
+TRICKLE = 36         # bytes at once: about a change
 TRICKLE_SECONDS = 0.002
 
 
@@ -57,9 +57,9 @@ class Bare(Member):
         self.model = model
         self.slow = slow
         self.trickles = trickles
-        self.witness = witness  # it says when changes came
+        self.witness = witness  # told when changes came
         self.checkpoints = deque(maxlen=8)  # (when it came, checkpoint)
-        self.last_live = None  # the clock at the last notification, of a time when the upstream was up
+        self.last_live = None  # the clock at the last notification while the upstream was live
         self._up = True
         self._worker = None
         self._cursor = self._stored = None
@@ -292,7 +292,7 @@ class Library(Member):
 
     def kill(self):
         if not os.path.exists(self._cursor):
-            return  # nothing to come back with
+            return  # there is no cursor to resume from
         self._killed = True
         self.process.kill()
 

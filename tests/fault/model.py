@@ -24,9 +24,9 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
-FOLD_SECONDS = 30     # what is older, and was heard by all, is only counted
+FOLD_SECONDS = 30     # older changes that all have heard are only counted
 UNDONE_SECONDS = 5    # a worker that is killed forgets no more than this
-PROMPT_SECONDS = 0.5  # between a commit and its NOTIFY, where nothing but the NOTIFY tells
+PROMPT_SECONDS = 0.5  # between a commit and its NOTIFY, if only the NOTIFY tells of it
 
 
 class Committed(NamedTuple):
@@ -41,17 +41,17 @@ class Model:
         self._lock = threading.Lock()
         self._changes = []
         self._n_folded = 0
-        self._awaited = {}       # user -> when its commit returned, of those that are notified at once
+        self._awaited = {}       # user -> when its commit returned, for users that are notified at once
         self._notified = {}      # user -> when its NOTIFY is known to be committed
         self._unrecorded = []    # [begin, end) of the times when the database did not record changes
         self.began = time.monotonic()
         self.latencies = {}      # minute -> [seconds]
         self.kinds = Counter()   # of writes
-        self.faults = Counter()  # as they happened
+        self.faults = Counter()  # that happened
         self.seconds = Counter() # that they took
-        self.errors = []         # what broke the model itself, or the protocol
-        self.stands = []         # who did not go on where it should have
-        self.disturbed = []      # [begin, end) of each fault after which relays may announce once more
+        self.errors = []         # violations of the protocol, and failures of the model itself
+        self.stands = []         # relays and workers that did not go on, and should have
+        self.disturbed = []      # [begin, end) of each fault after which relays may announce again
 
     # What happens
 

@@ -8,8 +8,8 @@ import psycopg2
 from excuses import SOON
 from harness.procs import wait_until
 
-TAKES_OVER = 20  # seconds: another relay must have taken over long before
-ASKS = 4         # seconds: until a relay that has come back asks what it missed
+TAKES_OVER = 20  # seconds: another relay must have taken over well before
+ASKS = 4         # seconds until a relay that is back asks what it missed
 
 
 def _a_leader(system, rng):
@@ -26,11 +26,11 @@ def _another_takes_over(system, host, what):
     """The relays that are not alone in answering announce and pass what is committed now."""
     since = time.monotonic()
     try:
-        # where nobody reconciles, only what is notified moves checkpoints
+        # without reconciliation, only notifications move checkpoints
         system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.n_leaders())
         moment = system.site.moment()
     except psycopg2.Error:
-        return  # another fault is on
+        return  # another fault is active
     end = since + TAKES_OVER
     led = system.hosts.led(but=host)
     while stands := [h for h in led if not system.passed(h, moment, since)]:
@@ -84,7 +84,7 @@ def statement_timeout(system, rng):
             _await_question(system, host.role)
             time.sleep(milliseconds / 1000 * 2)
     except psycopg2.errors.LockNotAvailable:
-        pass  # a long transaction is on
+        pass  # a long transaction is open
     finally:
         system.site.sql(f"ALTER ROLE {host.role} RESET statement_timeout")
         system.site.terminate(None, host.role)
@@ -104,7 +104,7 @@ def migration(system, rng):
     and no relay finds what was not notified. What was committed before and is not announced
     yet must still be announced. Relays find the function again when they reconnect."""
     between = rng.uniform(0, 2)
-    reconnects = rng.random() < 0.5  # one that does so meanwhile finds no function
+    reconnects = rng.random() < 0.5  # a relay that reconnects meanwhile finds no function
     host = rng.choice(system.hosts.all)
     excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5, grace=SOON)
     began = time.monotonic()

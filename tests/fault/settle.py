@@ -10,11 +10,11 @@ from report import report
 from verdict import judge
 
 RELAYS_SECONDS = 60    # until all relays hear
-OWED_SECONDS = 90      # until all that is owed is heard, but by who reads at its own pace
-TRICKLE_SECONDS = 30   # without anything new, for who does: longer than a relay may keep it waiting
+OWED_SECONDS = 90      # until everything owed is heard, except by workers that read at their own pace
+TRICKLE_SECONDS = 30   # without anything new, for those workers: longer than a relay may keep them waiting
 RESTS_SECONDS = 30     # until no relay writes any more
 MOVES_SECONDS = 30     # until every checkpoint is past a last change, and every worker has heard it
-QUIET_SECONDS = 20     # for what is kept a while after the last fault
+QUIET_SECONDS = 20     # for what is kept for a while after the last fault
 CALM_CHANGES = 15      # of each kind, on each channel
 CALM_PAUSE = 0.05
 

@@ -80,7 +80,7 @@ def double_failover(system, rng):
     try:
         _copy(first, third, way.port)
         third.start()
-        # relays that look at the second server get checkpoints of it, of which the third has never heard
+        # relays that connect to the second server get checkpoints of it, which the third does not know
         excuse = system.excuses.add("a double failover", system.hosts)
         way.close()
         time.sleep(apart)
@@ -121,7 +121,7 @@ def set_back(system, rng):
     excuse = _loses(system, "a disk that was set back")
     _copy(old, copy)
     end = time.monotonic() + goes_on
-    while time.monotonic() < end:  # what is checkpointed now will be undone
+    while time.monotonic() < end:  # checkpoints of this time will be undone
         system.take()
         time.sleep(0.05)
     lsn = _last_lsn(old)

@@ -23,11 +23,11 @@ from harness.worker import CHANNEL
 from writers import Driver, Writer
 
 WRITERS = 10
-USERS = 20000  # ids a writer may reach, for those who subscribe by pubkey
+USERS = 20000  # ids that a writer may reach, for workers that subscribe by pubkey
 STARTS = 90    # seconds: until a relay is back
 RECOVERS = 10  # seconds: for how long the next fault waits for the relays
 FOLD_EVERY = 10
-LATE = 0.1     # the share of writers' notifications, where a relay waits for them
+LATE = 0.1     # share of the notifications that come late, if a relay waits for them
 
 
 def default_names(seed):
@@ -113,7 +113,7 @@ class System:
             self._enlist(Bare(self.model, "all-" + host.name.split()[-1], host))
         if os.path.exists(CAT):
             self._enlist(Library(self.model, self.run, "library-pubkeys", hosts.first[0], self._some_users(500)))
-        # what may be frozen and killed; not those by which latency and memory are told, nor who reads at its own pace
+        # what may be frozen and killed: not the members that measure latency and memory, nor those that read at their own pace
         self.victims = list(self.members)
         if "trickle" in self.names:
             self._enlist(Bare(self.model, "trickle", self.rng.choice(hosts.all), trickles=True))
@@ -172,7 +172,7 @@ class System:
         """The relay may have to wait for PostgreSQL, and gives up after a while. Then it is
         started again, as systemd would do it."""
         if time.monotonic() < self._switched_at + GRACE:
-            # what it knew of the server before is gone, and a worker may have a checkpoint that only that would explain
+            # what it knew of the old server is gone, and a worker may have a checkpoint that only that would explain
             self.excuses.add("a restart after a switch", [relay]).close()
         end = time.monotonic() + STARTS
         while True:

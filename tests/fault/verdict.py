@@ -10,7 +10,7 @@ from ear import CALM
 class Verdict(NamedTuple):
     lost: dict        # member -> users
     gaps: dict        # member -> texts of the GAPs that nothing excuses
-    stands: list      # who does not go on, in words
+    stands: list      # relays and workers that do not go on, in words
     repeated: list    # what was announced more often than PROTOCOL.md allows, in words
     errors: list      # what else went wrong
     figures: dict     # what the report says, for programs
@@ -44,7 +44,7 @@ def judge(system, present):
         if bad:
             gaps[member.name] = bad
         counts = member.heard.copy()
-        # what was folded and came once more is a duplicate
+        # what was folded and came again is a duplicate
         heard = member.n_heard_folded + sum(1 for user, n in counts.items() if n > 0 and user in known)
         deliveries = member.n_deliveries_folded + sum(counts.values())
         rows.append({"member": member.name, "owed": member.n_owed_folded + len(owed), "heard": heard,

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-SLACK = 1 << 20         # bytes of growth that mean nothing: a page here and there, a longer list
+SLACK = 1 << 20         # bytes of growth that do not count: a few pages, a longer list
 JUDGED_AFTER = 100      # samples
 
 
@@ -49,7 +49,7 @@ class Watched:
         try:
             self.samples.append(rss(self._pid()))
         except OSError:
-            pass  # it is being started anew
+            pass  # it is being restarted
 
     def fds_now(self):
         return fds(self._pid())

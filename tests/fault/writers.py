@@ -34,7 +34,7 @@ class Writer:
         self.site = site
         self.hosts = list(hosts)
         self.silent = silent  # the share that never notifies
-        self.late = late      # the share that does so only a while after the commit
+        self.late = late      # the share that notifies only a while after the commit
         self.pace = pace
         self._connection = None
         self._publisher = self._host = None
@@ -221,7 +221,7 @@ class Driver:
         try:
             self.commit([f"{name}-{n}" for n in range(count)], rng.choice(self.site.channels), "in bursts", notify)
         except psycopg2.Error:
-            pass  # another fault is on
+            pass  # another fault is active
 
     def hold(self, seconds, rng):
         """A transaction with a change that is never notified stays open this long, whatever

@@ -57,7 +57,7 @@ class Pair:
         self.way = Forward(run, primary.port)
         with open(os.path.join(primary.data, "pg_hba.conf"), "a") as file:
             file.write("host replication all 127.0.0.1/32 trust\n")
-        # a checkpoint after a crash would remove what the standby has still to receive
+        # a checkpoint after a crash would remove WAL that the standby must still receive
         primary.sql("ALTER SYSTEM SET wal_keep_size = '128MB'")
         primary.sql("SELECT pg_reload_conf()")
         self.standby = Postgres(run, None, port)

@@ -8,7 +8,7 @@ from collections import Counter
 
 from harness.procs import wait_until
 
-# What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
+# What a relay has open in addition to its sockets: libev's, the timer of its pace, and the lock of each path that it claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
 # To PostgreSQL: the upstream, the publisher, a recovery for all and three for some.
 SESSIONS = 6
@@ -25,7 +25,7 @@ def _open_files(pid):
             if fd > 2:
                 found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     except OSError:
-        pass  # closed meanwhile, or it ended
+        pass  # the descriptor was closed meanwhile, or the process ended
     return found
 
 
@@ -60,7 +60,7 @@ def _left_by_relay(relay):
     for inode in inodes:
         state, path, peer = unix.get(inode, (None, "", 0))
         if os.path.dirname(path) not in own:
-            sessions += (state, path) != ("UNCONN", "*")  # which tells systemd
+            sessions += (state, path) != ("UNCONN", "*")  # the socket that notifies systemd
         elif state == "ESTAB" and not peer:
             left[f"a connection to {os.path.basename(path)} whose peer is gone"] = inode
     if sessions > SESSIONS:

@@ -90,7 +90,7 @@ class Run:
     """One run: its directory, its processes, its janitor."""
 
     def __init__(self):
-        # Not below TMPDIR: the path of a Unix socket has 107 bytes at most.
+        # Not below TMPDIR: the path of a Unix socket has at most 107 bytes.
         self.directory = tempfile.mkdtemp(prefix="pgherald-", dir="/tmp")
         os.chmod(self.directory, 0o755)
         self._janitor = subprocess.Popen(

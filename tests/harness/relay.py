@@ -16,8 +16,8 @@ BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
 CAT = os.path.join(BUILD, "client", "tools", "pgherald-cat")
 
-# What a server says to a session that it ends while libpq is still connecting: libpq prints it itself, since its notice receiver can
-# be set on a connection only once there is one.
+# What a server sends to a session that it ends while libpq is still connecting. libpq prints it itself, because its notice
+# receiver can be set only on a connection that exists.
 OF_LIBPQ = re.compile(r"(FATAL|WARNING|DETAIL|HINT):  \S.*")
 LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
 REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
@@ -78,7 +78,7 @@ class Relay:
                 raw.write(b"")
             return True
         except BrokenPipeError:
-            return True  # it turns this one away
+            return True  # it refuses this connection
         except (FileNotFoundError, ConnectionRefusedError):
             return False
 

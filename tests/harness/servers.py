@@ -13,7 +13,7 @@ import psycopg2.extensions
 
 from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
-# In every URL the relays get, although the servers trust everyone: it may appear in no output (see relay.py).
+# In every URL that the relays get, although the servers trust every client. It must not appear in any output (see relay.py).
 PASSWORD = "Sesame7Open"
 
 

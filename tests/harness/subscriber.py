@@ -8,8 +8,8 @@ from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, E
 
 
 class Subscriber(Worker):
-    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. The cursor is None
-    before WELCOME."""
+    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. Before WELCOME the
+    cursor is unset (None)."""
 
     def __init__(self, path, name="test", resume=None, receive_buffer=None):
         self._given = resume
@@ -57,11 +57,11 @@ class Subscriber(Worker):
         self._follow(frame)
 
     def of(self, kind):
-        # It is asked at every frame, of which a recovery has many.
+        # Called at every frame, and a recovery has many frames.
         return self._byes if kind is Bye else super().of(kind)
 
     def _check_backlog(self, frame):
-        # After a catch-up from the database, a CHECKPOINT (and a GAP before it) stands where the worker does.
+        # After a catch-up from the database, a CHECKPOINT (and a GAP before it) has the seq of the worker's place.
         if isinstance(frame, (Checkpoint, Gap)) and frame.seq == self._seq:
             assert frame.seq is not None
             self._seq -= 1

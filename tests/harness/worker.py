@@ -48,7 +48,7 @@ class Change(NamedTuple):
 class Message(NamedTuple):
     seq: Optional[int]
     channel: str
-    payload: Any  # str, or bytes where it is no UTF-8
+    payload: Any  # str, or bytes if it is not UTF-8
     flags: int
 
 
@@ -130,7 +130,7 @@ class Raw:
         while True:
             try:
                 data = self.socket.recv(65536)
-            except ConnectionResetError:  # the end too, of one who was still sending
+            except ConnectionResetError:  # this is the end too, if we were still sending
                 break
             if not data:
                 break
@@ -162,7 +162,7 @@ class Worker:
         try:
             self.socket.sendall(pack(HELLO, 1, name, resume))
         except BrokenPipeError:
-            pass  # it is turned away already: BYE is there to be read
+            pass  # it is refused already: BYE can be read
 
     # Receiving
 

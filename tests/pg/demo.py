@@ -48,7 +48,7 @@ class Demo:
         self.run = run
         self.things = []
         self.channel = CHANNEL
-        # Only a database of the user's own may need the user's PGPASSFILE, PGSSLMODE and the like.
+        # Only the user's own database may need the user's PGPASSFILE, PGSSLMODE and the like.
         self.environment = {}
         self.start_database()
         self.hosts = {name: self.start_relay(name) for name in ("A", "B")}

@@ -13,7 +13,7 @@ import subprocess
 from harness.procs import children, signal_all, wait_until
 from harness.relay import BUILD, TOP
 
-# What is installed: without sanitizers, which the sandbox of the units does not suit.
+# The build that is installed: without sanitizers, which do not work in the sandbox of the units.
 INSTALLED = os.path.join(TOP, os.environ.get("PGHERALD_INSTALLED_BUILD", BUILD))
 
 TARGET = """
@@ -47,7 +47,7 @@ class Machine:
             os.mkdir(os.path.join(self.directory, name))
         layers = f"lowerdir=/,upperdir={self.directory}/upper,workdir={self.directory}/work"
         run.call(["mount", "-t", "overlay", "overlay", "-o", layers, self.root])
-        # Only what is tested: nothing that this system's administrator has installed.
+        # Only what is tested, nothing that this system's administrator has installed.
         shutil.rmtree(self.path("/etc/systemd/system"))
         os.mkdir(self.path("/etc/systemd/system"))
 
@@ -140,7 +140,7 @@ class Machine:
     def close(self):
         if self._process and self._process.poll() is None:
             print(f"--- journal of {self.directory}\n{self.journal()}")
-            # With the first process go all the others.
+            # All other processes end with the first.
             signal_all([self.leader] if self.leader else [], signal.SIGKILL)
             self._process.terminate()
             self._process.wait()

@@ -113,7 +113,7 @@ def test_a_fast_one_does_not_wait_for_a_slow_one_that_asks_the_same(start, data)
     fast.caught_up()
     got_each_about_once(fast)
     assert metric(relay, "pgherald_recovery_questions_total") == asked + 1
-    # what the slow one has yet to get can be seen
+    # the operator sees what the slow one must still get
     left = {w["state"]: w["to_recover"] for w in objects(relay.ops("workers json"))}
     assert left["catching-up"] > 0 and left["live"] == 0, left
     slow.caught_up()
@@ -242,7 +242,7 @@ def test_a_user_that_fills_the_memory_hurts_itself_alone(start, data):
     assert metric(relay, "pgherald_limit_reached_total", limit="recovery_size") == 0, "it had to wait"
     got_each_about_once(worker, users=100)
     assert kept(relay) <= 1 << 20
-    # and much, when the other user is told of gaps already
+    # and much, when the relay already tells the other user of gaps
     worker.close()
     worker = resumed(relay, theirs[0])
     got_each_about_once(worker, LONG)

@@ -7,7 +7,7 @@ import pytest
 from harness.datasync import DataSync
 from harness.subscriber import resumed, subscriber
 
-# No turn in between, which would flush.
+# No turn in between: it would flush.
 SELDOM = {"PGHERALD_CHECKPOINT_INTERVAL": "3600"}
 
 

@@ -168,7 +168,7 @@ def test_ok_to_a_subscribe_is_the_moment_from_which_nothing_is_missed(relay, db)
         worker.hears(published[-1])
         first = published.index(worker.pubkeys[0])
         assert worker.pubkeys == published[first:]
-    # nothing between the OK and the first change: the others, who heard it all, show no seq there
+    # nothing between the OK and the first change: the others heard everything, and show no seq there
     seqs = {c.pubkey: c.seq for c in workers[0].changes}
     for worker in workers[1:]:
         missed = [p for p, seq in seqs.items() if worker.of(Ok)[0].seq < seq < worker.changes[0].seq]

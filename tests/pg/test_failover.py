@@ -69,7 +69,7 @@ def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
     standby.sql("SELECT pg_promote()")
     wait_until(lambda: not standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
     site.db.server = standby
-    # at once, before the relay is back: with ids that the old primary gave away too
+    # at once, before the relay is back: with ids that the old primary had used too
     for n in range(12):
         site.data.write(f"new{n}")
     assert site.xid() < site.last_of_old, "the ids are reused; else this test shows nothing"
@@ -152,7 +152,7 @@ def test_a_new_primary_that_was_restarted_does_not_know_where_it_forked(site, mo
     site.fail_over()
     for n in range(12):
         site.data.write(f"new{n}")
-    # the relay may have been quicker: then it must have it all; else it says that it cannot know
+    # the relay may have been quicker: then it must have everything; otherwise it says that it cannot know
     site.pair.standby.restart(mode)
     cursor = ("gone", 1, site.worker.checkpoints()[-1])
     site.sees("live")
@@ -170,7 +170,7 @@ def test_what_nobody_notified_is_announced_where_the_past_means_nothing(site):
     """The new primary was restarted before the relay looked. Whether recovery is exact or a
     gap: what is written after the relay's return is announced in both cases."""
     site.cut_and_commit()
-    site.relay.freeze()  # what it hears last, and what it does first, is in the tests' hand
+    site.relay.freeze()  # so the test decides what it hears last, and what it does first
     site.fail_over()
     site.pair.standby.restart("immediate")
     site.relay.thaw()
@@ -189,7 +189,7 @@ def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
     pair = cleanup.add(Pair(run, own_pg))
     way = cleanup.add(Forward(run, own_pg.port))
     url = f"postgresql://app:{PASSWORD}@127.0.0.1:{way.port}/{db.name}"
-    # nothing else makes good what recovery misses, and its connections stay for a minute
+    # no reconciliation finds what recovery misses, and recovery's connections stay for a minute
     relay = make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, PGHERALD_RECONCILE="no", PGHERALD_CHECKPOINT_INTERVAL="20").start()
     worker = subscriber(relay)
     cursor = ("another", *worker.cursor[1:])
@@ -211,7 +211,7 @@ def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
     worker.hears("new")
     assert "new" in resumed(relay, cursor).recovered
     assert not worker.gaps
-    db.terminate("pgherald recovery")  # the relay is told to end before their minute is over, and more than one counts as left open
+    db.terminate("pgherald recovery")  # the relay ends before their minute is over, and more than one connection counts as left open
 
 
 def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup):

@@ -100,7 +100,7 @@ def test_no_frame_jumps_over_the_guard_page(binary):
 @needs_x86
 def test_indirect_calls_land_on_functions_only(binary, request):
     """The linker does not mark a program for it, because Debian's crt1.o is built without
-    it. Each function has its landing pad all the same."""
+    it. Each function still has its landing pad."""
     entries = "main" if "libpgherald" not in request.node.name else r"pgherald_\w+"
     found = re.findall(rf"^\w+ <(?:{entries})(?:@@\w+)?>:\n +\w+:\t(\w+)", binary.code(), re.M)
     assert found and set(found) == {"endbr64"}

@@ -195,7 +195,7 @@ def test_no_plant_runs_in_a_relays_life(make, start_relay, path):
     assert worker.hears("reconciled").flags == 0
     cursor = worker.cursor
     seen = len(worker.frames)
-    # by way of another database, since this statement searches
+    # through another database, because this statement searches
     data.database.server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgherald upstream'"
                              " AND datname = %s", (data.database.name,))
     write(data, "INSERT INTO public.user_revisions VALUES ('missed', 1)")

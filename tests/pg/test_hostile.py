@@ -210,7 +210,7 @@ def test_500_workers_connect_at_once(start_relay, db, bouncer):
     publisher = relay.worker()
     publisher.publish("before")
     fds = relay.fds()
-    # No one waits for an answer before all have connected.
+    # None waits for an answer before all have connected.
     workers = [relay.connect(f"w{i}") for i in range(500)]
     asked = [(w, w.ask(1, CHANNEL, None if i % 2 else ["alice"])) for i, w in enumerate(workers)]
     for worker, id in asked:

@@ -170,7 +170,7 @@ def test_subscriptions_of_a_user_and_of_all(make_relay):
     assert isinstance(answer, Error) and answer.code == "limit"
     assert reached(relay, "subscriptions_total") == 1 and reached(relay, "subscriptions") == 0
     assert isinstance(other.subscribe(pubkeys=["a", "b", "c"]), Ok)
-    # What goes makes room: by UNSUBSCRIBE, and with its worker.
+    # Removed subscriptions make room: by UNSUBSCRIBE, and when their worker leaves.
     assert isinstance(worker.unsubscribe(pubkeys=["c"]), Ok)
     assert isinstance(second.subscribe(pubkeys=["z"]), Ok)
     second.close()
@@ -226,7 +226,7 @@ def test_answers_that_a_user_does_not_read(make_relay):
     worker.hears("alice")
     late = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("late"))
     asked = late.ask(PING)
-    # Half of them leave, without a word.
+    # Half of them leave without reading.
     for raw in many[:10]:
         raw.close()
     for raw in many[10:]:
@@ -378,7 +378,7 @@ ALL = {"listen a", "listen b", "publish a", "publish b"}
     ("@adm=both", "denied"),
 ])
 def test_rules(allowing, allow, nobody):
-    """The user nobody is in nogroup, and in this test in daemon too."""
+    """The unprivileged user is in nogroup, and in this test in daemon too."""
     assert may(allowing(allow), groups=[1]) == nobody
 
 

@@ -31,6 +31,6 @@ def test_the_statements_of_recovery(deceived, liar, recoverable, how):
     def provoke():
         recoverable.write("missed")
         deafen(host, recoverable)
-    # Of the last, many rows are rightly read, and each is sent to a worker.
+    # Of the last one, many rows are correct, and each is sent to a worker.
     for fragment in RECOVERY[:1] if how == "endless" else RECOVERY:
         survives(host, liar, recoverable, fragment, how, provoke)

@@ -281,7 +281,7 @@ def test_it_waits_for_a_long_transaction_in_turns_and_no_writer_behind_it(data, 
         data.migrate("recovery", directory=OLDER)
     else:
         data.migrate(*before)
-    if name == "recovery_down":  # which waits for all transactions, and blocks nobody
+    if name == "recovery_down":  # which waits for all transactions, and blocks none
         data.database.sql(f"DROP INDEX {INDEX}")
     holder = data.begin("holder")
     thread = threading.Thread(target=data.migrate, args=(name,))
@@ -346,7 +346,7 @@ def test_a_session_has_its_settings_back(run, data, tmp_path):
     last.write_text("\\t\n\\a\nSHOW search_path; SHOW statement_timeout; SELECT user_id FROM user_revisions;")
     last.chmod(0o644)
     data.write("alice")
-    # each finds the table in the path that the one before it leaves
+    # each finds the table in the path that the previous one leaves
     assert data.migrate("recovery", "notify", "notify_down", "recovery_down", "recovery") == ""
     output = psql(run, data.database.server, data.database.name, f"{SQL}/recovery.sql", f"{SQL}/recovery_down.sql", str(last))
     assert output.splitlines() == ['"$user", public', "0", "alice"]

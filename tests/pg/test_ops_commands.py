@@ -396,6 +396,6 @@ def test_a_full_ops_socket_makes_room_for_the_newest(relay, operator):
         try:
             return operator(relay).asks("version") == "pgherald 0.1.0\n\n"
         except (AssertionError, BrokenPipeError, ConnectionResetError):
-            return False  # for the first seconds nobody counts as idle
+            return False  # for the first seconds no connection counts as idle
     assert not gets_in()
     wait_until(gets_in, "the idlest gives way")

@@ -71,8 +71,8 @@ def test_postgresql_stops_and_starts_again(start_relay, own_pg, own_db, own_boun
     own_pg.stop(mode)
     for worker in workers:
         worker.sees("down")
-        worker.ping()  # served all the while
-    # who comes during the outage is told
+        worker.ping()  # served meanwhile
+    # a worker that comes during the outage is told
     late = relay.worker()
     assert late.welcome.info["upstream"] == "down"
     own_pg.start()
@@ -101,7 +101,7 @@ def test_a_notify_during_an_outage_is_made_good_when_it_is_short(start_relay, ow
     own_pg.start()
     plain = listen(own_db, CHANNEL)
     assert isinstance(worker.answer(id), Ok)
-    # at most once more if the first try's fate was unknown; never less
+    # at most twice, if the outcome of the first try was unknown; never less than once
     own_db.notify(CHANNEL, "end")
     plain.wait_for("end")
 
@@ -115,7 +115,7 @@ def test_a_notify_during_a_long_outage_is_an_error(start_relay, own_pg, own_db, 
     for id in asked:
         answer = worker.answer(id)
         assert isinstance(answer, Error) and answer.code == "timeout", answer
-    # that was no reason to give up
+    # that did not make it give up
     own_pg.start()
     worker.sees("live")
     worker.publish("alice")

@@ -47,7 +47,7 @@ class Host:
         passes_nothing_unheard(self.worker, data, but=others)
 
 
-# What the relay has whose turns come often, and what the other one has, which waits for its own turn longer.
+# The settings of the relay with frequent turns, and of the other, which waits longer for its own turn.
 PAIRS = {
     "equal": ("data_sync_changes,orders", "data_sync_changes,orders"),
     "equal-in-another-order": ("data_sync_changes,orders,notes:text", "notes:text,orders,data_sync_changes"),

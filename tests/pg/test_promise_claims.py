@@ -7,7 +7,7 @@ from harness.datasync import DataSync
 from promise import Canaries, forge, passes_nothing_unheard
 from harness.subscriber import subscriber
 
-# So long that the relay's own turns leave room for another's.
+# Long enough that the relay's own turns leave room for another's.
 SLOW = {"PGHERALD_CHECKPOINT_INTERVAL": "1.5"}
 
 
@@ -100,7 +100,7 @@ def no_token(scene):
 @pytest.mark.parametrize("wrong", [seems_older, begins_later, another_run, begins_in_another_run, settles_another_run, another_cluster,
                                    settles_the_future, other_channels, another_key, no_token])
 def test_a_wrong_one_counts_for_nothing(scene, wrong):
-    """The change is announced all the same, and no checkpoint passes it before."""
+    """The change is still announced, and no checkpoint passes it before."""
     words = wrong(scene)
     for _ in range(2):
         scene.forge(**words)

@@ -186,7 +186,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_for_others_does_not_end_the_relays_questions(start_relay, data, own_db, setting):
-    """The question takes longer than statement_timeout allows, and is answered all the same:
+    """The question takes longer than statement_timeout allows, and is still answered:
     for all workers, for one that resumes, and for changes that were never notified."""
     own_db.sql(REALLY)
     data.function("BEGIN PERFORM pg_sleep(0.8); RETURN QUERY SELECT * FROM pgherald.really_since(since); END")

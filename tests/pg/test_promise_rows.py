@@ -53,7 +53,7 @@ def goes_on(start_relay, data, database, user, said, channels):
         worker.passes(data)
     wait_until(lambda: [line for line in relay.lines("WARNING") if said in line], f"a WARNING with {said}")
     passes_nothing_unheard(worker, data, but=bad)
-    cursor = ("another-epoch", 1, worker.frames[1].checkpoint)  # of before the row
+    cursor = ("another-epoch", 1, worker.frames[1].checkpoint)  # from before the row
     relay.stop()
     relay.start()
     worker = subscriber(relay)
@@ -100,7 +100,7 @@ def test_the_longest_that_a_notify_carries_is_announced(start_relay, db, data, l
     worker.passes(data)
 
 
-# Snapshots of more than travels in a canary
+# Snapshots that are too long for a canary
 
 @pytest.fixture
 def crowd(own_db, own_data, cleanup):
@@ -150,7 +150,7 @@ def test_a_long_snapshot_makes_nothing_be_announced_again(start_relay, own_db, o
             own_data.change(user)
     turns(worker, own_data, canaries, 12)
     assert times(plain, users) == dict.fromkeys(users, 1)
-    # and what nobody notifies is announced, once
+    # and a change that is never notified is announced, once
     commit()
     oldest.commit()
     worker.hears_all(held + ["oldest"])

@@ -9,7 +9,7 @@ from harness.subscriber import subscriber
 from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
-# Nobody reconciles, and no test is as long as an interval.
+# No relay reconciles, and no test is as long as an interval.
 LATE = {"PGHERALD_CHECKPOINT_INTERVAL": "300", "PGHERALD_RECONCILE": "no"}
 
 
@@ -17,7 +17,7 @@ LATE = {"PGHERALD_CHECKPOINT_INTERVAL": "300", "PGHERALD_RECONCILE": "no"}
 def data(run, own_db):
     return DataSync(run, own_db).recoverable()
 
-# For a relay that would announce what a test is about, and must not.
+# For a relay that must not announce the change that a test is about.
 ELSEWHERE = {"PGHERALD_CHANNELS": "elsewhere"}
 
 
@@ -50,7 +50,7 @@ def notified_while_away(worker, data, writer):
     worker.sees("live", seen)
 
 
-# Without reconciliation a checkpoint is an interval old at the least
+# Without reconciliation a checkpoint is at least an interval old
 
 def starts(start_relay, data):
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""A change that is committed and never notified is announced all the same, to every host,
+"""A change that is committed and never notified is still announced, to every host,
 once."""
 
 import threading
@@ -40,7 +40,7 @@ def test_what_nobody_notified_is_announced_to_every_host_once(hosts, data, liste
     data.write("silent")
     for worker in workers:
         assert worker.hears("silent").flags == 0, "heard, as any change is"
-    # some turns later it is still that one time
+    # some turns later it is still once
     data.write("second")
     for worker in workers:
         worker.hears("second")
@@ -165,7 +165,7 @@ def test_the_leader_goes_and_another_takes_over(start_relay, db, bouncer, data, 
         data.write(f"silent{n}")
         getattr(host, how)()
         worker.hears(f"silent{n}")
-    # once more around, so that a second announcement would be there
+    # another turn, so that a second announcement would have come
     for _ in range(2):
         worker.passes(data)
     if how == "freeze":

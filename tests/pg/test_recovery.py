@@ -72,7 +72,7 @@ def test_what_was_committed_while_away_is_recovered(start_relay, db, data, bounc
         never.close()
     everyone.sees("live", seen[0])
     over.commit()
-    everyone.hears("open-over")  # by reconciliation, since it notifies nobody
+    everyone.hears("open-over")  # by reconciliation, because it is not notified
     some.hears("open-over")
     assert set(everyone.recovered) >= {"during", "open-before"} and "never" not in everyone.pubkeys
     assert set(some.recovered) == {"during", "open-before"}
@@ -143,11 +143,11 @@ def test_another_relays_canary_is_not_ours(run, own_pg, own_db, own_data, start_
     upstream, = own_db.backends("pgherald upstream")
     other = start_relay(own_db, **FAST)
     calm = subscriber(other)
-    # until each takes the other's word: a newcomer answers only for what came after it
+    # until each accepts the other's claims: a new relay answers only for what came after its start
     while not set(calm.checkpoints()[1:]) & set(worker.checkpoints()):
         calm.passes(own_data)
         worker.passes(own_data)
-    # frozen and not stopped: a canary that cannot be committed would let it go on without proof, before it hears the other
+    # frozen and not stopped: if a canary could not be committed, it would go on without proof, before it hears the other
     bouncer.process.send_signal(signal.SIGSTOP)
     own_db.sql("SELECT pg_terminate_backend(%s)", (upstream,), user="postgres")
     worker.sees("down")
@@ -232,7 +232,7 @@ def test_a_function_that_is_wrong_is_a_gap_and_an_error_not_a_stall(start_relay,
     assert len(errors) == 1 and "changes_since" in errors[0], errors
     data.notify("live")
     assert worker.hears("live").flags == 0
-    # a worker that resumes by way of the function is told too
+    # a worker that resumes through the function is told too
     again = resumed(relay, ("gone", 1, worker.checkpoints()[-1]))
     assert again.gaps == ["recovery"]
     data.notify("live-2")

@@ -51,12 +51,12 @@ def test_a_replay_is_exact(host, data, pubkeys):
     expected = [f for f in witness.changes if f.seq > worker.cursor[1]]
     assert again.changes == expected
     assert not again.of(Gap)
-    # the OK parts what was missed from what is live
+    # the OK separates what was missed from what is live
     ok = again.caught_up()
     position = again.frames.index(ok)
     assert all(c.seq <= ok.seq for c in again.frames[1:position] if isinstance(c, Change))
     assert all(c.seq > ok.seq for c in again.frames[position:] if isinstance(c, Change))
-    # CHECKPOINTs stand in a replay too, once each, in order
+    # a replay contains the CHECKPOINTs too, once each, in order
     theirs = [c for c in again.of(Checkpoint) if c.seq <= again.frames[-1].seq]
     assert theirs == [c for c in witness.of(Checkpoint) if worker.cursor[1] < c.seq <= again.frames[-1].seq]
 
@@ -235,7 +235,7 @@ def test_those_who_ask_the_same_share_a_query(start_relay, db, bouncer, data):
     data.write("missed")
     calls = db.sql("SELECT last_value FROM calls")[0][0] if db.sql("SELECT is_called FROM calls")[0][0] else 0
     relay.start()
-    # frozen, so that they all stand at the door
+    # frozen, so that all wait to be accepted
     relay.freeze()
     again = [resumed(relay, newest, wait=False) for _ in workers]
     relay.thaw()
@@ -255,7 +255,7 @@ def gap_of(relay, cursor, data):
     assert worker.frames.index(gap) < worker.frames.index(ok)
     assert gap.text
     assert worker.changes == []
-    # live, and with a cursor of today
+    # live, with a present cursor
     data.notify("live")
     worker.hears("live")
     return gap

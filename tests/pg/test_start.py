@@ -67,7 +67,7 @@ def test_a_port_that_never_answers(start, db, bouncer, dead_end):
 
 def test_a_pool_that_never_answers(start, db, dead_end):
     relay = start(f"postgresql://app@127.0.0.1:{dead_end(True)}/{db.name}", db.direct_url)
-    # it may heal, so a relay may also go on trying: but it never serves a worker who could not publish
+    # it may heal, so a relay may also go on trying, but it never serves a worker that could not publish
     try:
         relay.process.wait(15)
     except Exception:

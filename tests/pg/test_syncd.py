@@ -342,7 +342,7 @@ def test_a_stream_hears_changes_made_through_another_worker_and_another_host(hos
 
 def test_changes_in_quick_succession_are_an_event_each_for_who_keeps_up(hosts):
     stream = hosts.a.listen("alice").started()
-    client = hosts.b.client()  # one worker's, whose announcements keep their order; those of two do not
+    client = hosts.b.client()  # of one worker, whose announcements keep their order; those of two do not
     for i in range(20):
         assert hosts.b.put("alice", "note", i, client_id=f"c{i}", client=client).status == 200
     stream.hears(START, *[changed(f"c{i}") for i in range(20)])
@@ -356,7 +356,7 @@ def test_other_programs_changes_are_heard(hosts, db):
     db.notify(CHANNEL, '{"p":"alice"}')
     db.notify(CHANNEL, json.dumps({"p": "alice", "c": "x" * 200}))
     stream.hears(START, changed("go-instance"), changed(), changed())
-    # Heard together, and told apart to who keeps up.
+    # Heard together, and told separately to streams that keep up.
     db.sql("SELECT pg_notify(%s, '{\"p\":\"alice\",\"c\":\"' || i || '\"}') FROM generate_series(1, 20) AS i", (CHANNEL,))
     stream.hears(*[changed(str(i)) for i in range(1, 21)], after=4)
 
@@ -417,7 +417,7 @@ def test_no_start_before_the_subscription_is_live(make_syncd, make_relay):
 @pytest.mark.parametrize("relayed", [False, True])
 def test_a_stalled_stream_is_told_once_and_delays_nobody(make_syncd, local_relay, relayed):
     """It reads nothing while its user changes until its sockets are full. Another user's
-    stream gets an event all the same. When it reads, it finds one event for everything that
+    stream still gets an event. When it reads, it finds one event for everything that
     did not fit, without a client id, and after it the next event."""
     syncd = make_syncd(local_relay if relayed else None, SYNCD_WORKERS="1").start()
     stalled = syncd.listen("alice", receive_buffer=2048)

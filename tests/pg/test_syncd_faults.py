@@ -95,7 +95,7 @@ def test_local_streams_hear_after_the_relay_is_killed(make_syncd, local_relay):
     syncd.change("alice", "note", 0, client_id="phone")
     assert time.monotonic() - began < 10, "a writer does not wait for the relay"
     local_relay.start()
-    # Its own event may come too early to be heard, if another worker announces it: what says so is the gap.
+    # If another worker announces it, its own event may come too early to be heard. Then the gap says so.
     stream.hears_of(lambda e: e == GAP, "that something may be missed")
     syncd.change("alice", "note", 1, client_id="live")
     stream.hears_of(lambda e: e == changed("live"), "a change after it")
@@ -130,7 +130,7 @@ def test_streams_hear_after_postgresql_is_restarted(pair, own_pg):
     assert b.ask("GET", "/v1/users/alice/changes", X_User="alice").status == 503
     own_pg.start()
     writes_again(b, "alice", "note", 1)
-    # Until the relays hear again, what is announced may be lost to them; they tell of that.
+    # Until the relays hear again, they may miss announcements; they tell of that.
     stream.hears_of(lambda e: e in (changed("again"), changed(), GAP), "that there is something new", 40)
     count = len(stream.events)
 
@@ -264,7 +264,7 @@ def test_an_end_while_a_worker_is_being_replaced(make_syncd):
     for _ in range(10):
         worker, = syncd.start().workers()
         os.kill(worker, signal.SIGKILL)
-        # As soon as it is there: to look through all of /proc, or to pause, would take too long.
+        # As soon as it exists: searching all of /proc, or a pause, would take too long.
         born = f"/proc/{syncd.process.pid}/task/{syncd.process.pid}/children"
         while True:
             with open(born) as file:
@@ -278,7 +278,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(run, make_syncd):
     port = int(re.search(rb"READY.*listen=\S+:(\d+)", process.stderr.readline())[1])
     process.stderr.close()
     worker, = children(process.pid)
-    os.kill(worker, signal.SIGKILL)  # of which it would tell
+    os.kill(worker, signal.SIGKILL)  # which syncd would log
     wait_until(lambda: set(children(process.pid)) - {worker} or process.poll() is not None, "another worker")
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
     client.request("GET", "/healthz")
@@ -319,7 +319,7 @@ def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay
 def test_a_request_that_was_sent_before_the_end_is_answered(make_syncd, local_relay, connected):
     """The worker finds it together with its SIGTERM: on a connection that is not accepted
     yet, or on one that was idle."""
-    for _ in range(5):  # which of the two it sees first is the kernel's to say
+    for _ in range(5):  # the kernel decides which of the two it sees first
         syncd = make_syncd(local_relay, SYNCD_WORKERS="1").start()
         worker, = syncd.workers()
         client = syncd.client()

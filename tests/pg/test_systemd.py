@@ -409,7 +409,7 @@ def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup,
     load, pid = Load(data), main_pid(m)
     try:
         load.goes_on()
-        m.call(*install)  # over itself: what an upgrade does
+        m.call(*install)  # over itself, as an upgrade does
         wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "the upgrade restarts it")
         load.goes_on()
     finally:

@@ -82,7 +82,7 @@ static const char *take_record(
 		return "\"data\" is more than 1 MiB";
 	}
 	if (r != 0 || end != text + len)
-		return "\"data\" is no base64, with padding";
+		return "\"data\" is not base64 with padding";
 	record->data = buf;
 	return NULL;
 }
@@ -123,10 +123,10 @@ void api_put(const struct store_kind *kind, struct store *store, const char *use
 	*reply = (struct api_reply){.status = 500};
 	json_t *json = json_loadb(body, size, JSON_REJECT_DUPLICATES, &error);
 	if (!json) {
-		snprintf(why, sizeof why, "the body is no JSON: line %d: %s", error.line, error.text);
+		snprintf(why, sizeof why, "the body is not JSON: line %d: %s", error.line, error.text);
 		refuse(reply, 400, why);
 	} else if (!json_is_object(json)) {
-		refuse(reply, 400, "the body is no JSON object");
+		refuse(reply, 400, "the body is not a JSON object");
 	} else {
 		put_json(kind, store, &record, json, reply);
 	}

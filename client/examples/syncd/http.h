@@ -9,7 +9,7 @@
  * Memory of one connection: CONNECTION_MEMORY of libmicrohttpd for headers and buffers,
  * libmicrohttpd's own struct, a struct client, a struct stream. Bodies of requests and
  * answers count against HELD_MAX for the whole worker. A client that sends or reads a byte
- * now and then is disconnected all the same: each request must have arrived, and each answer
+ * now and then is still disconnected: each request must have arrived, and each answer
  * must be read, by a deadline. */
 #pragma once
 

@@ -137,8 +137,7 @@ static void take_signal(struct server *s)
 
 	if (read(s->signal_fd, &signal, sizeof signal) != sizeof signal)
 		return;
-	/* A worker that died before did not fail to stop. SIGTERM may come first all the
-	 * same. */
+	/* A worker that died before SIGTERM did not fail to stop, even if we see SIGTERM first. */
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		buried(s, pid, status);
 	if (signal.ssi_signo == SIGCHLD)
@@ -219,8 +218,8 @@ static int open_all(struct server *s)
 		return -EINVAL;
 	if (s->listener.beyond_loopback)
 		log_line(LOG_LEVEL_WARNING,
-			"others than this host can connect, and whoever connects says in X-User who it is: see that only the front "
-			"proxy can listen=%s",
+			"other hosts can connect, and a client names its own user in X-User: make sure that only the front "
+			"proxy can connect listen=%s",
 			s->listener.name);
 	sigemptyset(&s->signals);
 	sigaddset(&s->signals, SIGTERM);

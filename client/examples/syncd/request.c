@@ -141,7 +141,7 @@ static void release(struct request *r)
 static void take_body(struct request *r, const char *data, size_t size)
 {
 	if (r->asked.route.endpoint == ENDPOINT_RECORD && r->size + size > BODY_MAX)
-		refuse(r, MHD_HTTP_CONTENT_TOO_LARGE, "the body is too large: data has 1 MiB at the most");
+		refuse(r, MHD_HTTP_CONTENT_TOO_LARGE, "the body is too large: data has at most 1 MiB");
 	if (r->asked.refused || r->asked.route.endpoint != ENDPOINT_RECORD) {
 		release(r);
 		r->discarded += size;

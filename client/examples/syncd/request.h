@@ -7,7 +7,7 @@
 
 /* Bytes of bodies, in and out, of all requests of a worker. */
 #define HELD_MAX (64 << 20)
-/* A body that is refused is read all the same, up to this many bytes: many clients do not
+/* A body that is refused is still read, up to this many bytes: many clients do not
  * read the answer before they have sent the body. */
 #define DISCARD_MAX (16 << 20)
 

@@ -106,7 +106,7 @@ static int parse_flags(int argc, char **argv)
 		settings_table[found].value = optarg;
 	}
 	if (optind < argc) {
-		log_line(LOG_LEVEL_ERROR, "\"%s\" is no option; syncd --help lists them", argv[optind]);
+		log_line(LOG_LEVEL_ERROR, "unknown option \"%s\"; syncd --help lists them", argv[optind]);
 		return -EINVAL;
 	}
 	return 0;
@@ -147,7 +147,7 @@ static int check_database_url(const char *url)
 	bool piece = false;
 
 	if (!options)
-		return refuse(DATABASE_URL, "it is no connection URL or string of PostgreSQL's");
+		return refuse(DATABASE_URL, "it is not a connection URL or string for PostgreSQL");
 	for (const PQconninfoOption *o = options; o->keyword; o++) {
 		if (!o->val)
 			continue;
@@ -158,7 +158,7 @@ static int check_database_url(const char *url)
 	}
 	PQconninfoFree(options);
 	return piece ? refuse(DATABASE_URL,
-			       "its host, port or database is none; percent-encode @ : / in the password")
+			       "its host, port or database is not valid; percent-encode @ : / in the password")
 		     : 0;
 }
 

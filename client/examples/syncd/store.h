@@ -34,7 +34,7 @@ struct store_kind {
 	const char *name;
 
 	/* Open a store, and create the tables if they do not exist. -ENOTCONN: the database
-	 * does not answer now; *out is a store all the same, which connects when it is
+	 * does not answer now; *out is still a store, which connects when it is
 	 * needed. Other errors are logged; then the settings are wrong. */
 	int (*open)(const struct settings *settings, struct store **out);
 	void (*close)(struct store *store);
