@@ -52,7 +52,7 @@ void end_processes(struct page *page);
 uint64_t total_count(const struct page *page);
 uint64_t least_count(const struct page *page);
 uint64_t total_faults(const struct page *page);
-/* Once all are ready and have warmed up: what they count in so many seconds, as a line of JSON. */
+/* Once all are ready and have warmed up: what they count in this many seconds, as a line of JSON. */
 void print_rate(struct page *page, double seconds);
 
 /* The pubkey of a user, PUBKEY_LEN bytes and a NUL. */

@@ -14,7 +14,7 @@ PUBLISHERS = 64
 USERS = (1000, 100000, 1000000)
 HOLDERS = 16  # of those users
 HOSTS = 20
-# So many that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
+# Enough that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
 # other's way.
 SYNCD_RECORDS = """
 INSERT INTO user_revisions (user_id, revision) SELECT 'user' || lpad(n::text, 5, '0'), 1 FROM generate_series(1, 10000) AS n;
@@ -100,7 +100,7 @@ class Bench:
                 arguments = [side, "--publishers", publishers, "--seconds", self.seconds, "--database", conninfo, *options]
                 if "--insert" in options:
                     self.rig.sql(conninfo, "CREATE TABLE bench_records (pubkey text NOT NULL)")
-                # The host listens on either side: PostgreSQL has much less to do for what nobody hears.
+                # The host listens on either side: PostgreSQL has much less to do for notifications without a listener.
                 with self.rig.relays(conninfo) as (host,):
                     if relay:
                         arguments += ["--relay", host.path]

@@ -66,7 +66,7 @@ static void take_relay(const PGnotify *notify)
 	struct decoded decoded;
 
 	if (decode_notification(&decode, notify->relname, wire_str(notify->extra), &decoded) < 0)
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	fanout_decoded(&fanout, &decoded, 0);
 	decoded_release(&decoded);
 }
@@ -76,7 +76,7 @@ static void take_jansson(const PGnotify *notify)
 	json_t *root = json_loads(notify->extra, 0, NULL);
 
 	if (!json_string_value(json_object_get(root, "p")) || !json_string_value(json_object_get(root, "c")))
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	json_decref(root);
 }
 

@@ -146,7 +146,7 @@ static void run_turns(unsigned times, unsigned frames)
 		for (unsigned frame = 0; frame < frames; frame++)
 			fanout_decoded(&fanout, &decoded, 0);
 		ev_run(loop, EVRUN_NOWAIT);
-		/* No round is to wait for the one before. */
+		/* No round must wait for the previous one. */
 		empty_peers();
 	}
 }

@@ -35,7 +35,7 @@ static void heard_decoded(const struct page *page, struct slot *slot, const PGno
 	const char *client_id = json_string_value(json_object_get(root, "c"));
 
 	if (!pubkey || !client_id)
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	count_heard(page, slot, client_id);
 	json_decref(root);
 }

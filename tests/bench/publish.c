@@ -5,7 +5,7 @@
  *
  * SIDE own: each on a connection of its own, one round trip a change; relay: through libpgherald, K requests
  * outstanding. With --insert each change is also a row: written and notified in one statement on side own;
- * written and committed, then published, on side relay; written, and nobody told, on side none. Prints one
+ * written and committed, then published, on side relay; only written, on side none. Prints one
  * line of JSON. */
 #include "bench.h"
 

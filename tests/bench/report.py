@@ -44,7 +44,7 @@ def table(figures, skipped, failures, cases):
 
 
 def sides(figures, cases):
-    """The figures behind the ratios: medians, a line for each side and width."""
+    """The figures that make the ratios: medians, a line for each side and width."""
     units = {"rate": ("/s", 1), "deliveries": ("deliveries/s", 1), "frames": ("frames a send", 1),
              "sender": ("us CPU of the sender a delivery", 1000), "cpu": ("us CPU of all a notify", 1000),
              "relay": ("us CPU of the relay a notify", 1000), "p50": ("us p50", 1), "p99": ("us p99", 1)}

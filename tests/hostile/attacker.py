@@ -88,7 +88,7 @@ class Member:
 
 
 class Crowd:
-    """Whoever is sent away comes again."""
+    """A worker that is disconnected connects again."""
 
     def __init__(self, *groups):
         self._poll = select.epoll()
@@ -297,7 +297,7 @@ def is_whole(payload):
 
 
 def canaries(connection, seconds):
-    """Those that come within that time, and look like true ones. Whoever may connect hears them."""
+    """Those that come within that time, and look like true ones. Every role that may connect hears them."""
     select.select([connection], [], [], seconds)
     connection.poll()
     heard = [n.payload for n in connection.notifies if n.pid != connection.info.backend_pid and is_whole(n.payload)]
