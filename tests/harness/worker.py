@@ -48,7 +48,7 @@ class Change(NamedTuple):
 class Message(NamedTuple):
     seq: Optional[int]
     channel: str
-    payload: Any  # str, or bytes where it is no UTF-8
+    payload: Any  # str, or bytes where it is not valid UTF-8
     flags: int
 
 
@@ -162,7 +162,7 @@ class Worker:
         try:
             self.socket.sendall(pack(HELLO, 1, name, resume))
         except BrokenPipeError:
-            pass  # it is turned away already: BYE is there to be read
+            pass  # it is refused already: BYE is there to be read
 
     # Receiving
 
