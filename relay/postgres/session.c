@@ -157,7 +157,7 @@ static void drain(struct session *s)
 
 /* False: a second row came where one at most is expected. libpq would keep all rows, and a
  * hostile server may never stop. *hand_out: false for the empty result that follows the row. */
-static bool accept(struct session *s, const PGresult *result, bool *hand_out)
+static bool admit(struct session *s, const PGresult *result, bool *hand_out)
 {
 	ExecStatusType status = PQresultStatus(result);
 
@@ -174,7 +174,7 @@ static void take_results(struct session *s)
 		session_result_fn *on_result = s->on_result;
 		PGresult *result = PQgetResult(s->conn);
 		bool hand_out = true;
-		if (result && !accept(s, result, &hand_out)) {
+		if (result && !admit(s, result, &hand_out)) {
 			PQclear(result);
 			lose(s, SESSION_LOST, "the server sent more rows than it was asked for");
 			return;
