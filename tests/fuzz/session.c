@@ -5,6 +5,7 @@
  * seqs. */
 #include "input.h"
 
+#include "fanout/connection.h"
 #include "local_relay.h"
 #include "log.h"
 
@@ -281,7 +282,7 @@ static void step(struct input *in)
 			open_peer(p, what & 0x40);
 		break;
 	case 6: {
-		struct worker *w = fanout_worker_by_id(&relay->fanout, input_byte(in));
+		struct worker *w = workers_find_id(&relay->fanout.workers, input_byte(in));
 		/* 1 and 2 are the workers that behave. */
 		if (w && w->id > 2)
 			connection_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
