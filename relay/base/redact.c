@@ -1,8 +1,9 @@
 #include "base/redact.h"
 
+#include "base/url.h"
+
 #include <ctype.h>
 #include <errno.h>
-#include <libpq-fe.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,56 +71,21 @@ static bool is_secret(const PQconninfoOption *o)
 	return strcmp(o->dispchar, "*") == 0;
 }
 
-static bool only_digits_and_commas(const char *s)
-{
-	return strspn(s, "0123456789,") == strlen(s);
-}
-
-/* A URL still parses when its password has an unescaped @, : or /. Then a piece of the password
- * is the host, port or database, and libpq and the server would print it. */
-static bool is_piece_of_password(const PQconninfoOption *o)
-{
-	if (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "dbname") == 0)
-		return strchr(o->val, '@') != NULL;
-	return strcmp(o->keyword, "port") == 0 && !only_digits_and_commas(o->val);
-}
-
-/* libpq's complaint quotes what it could not parse, which may be the password: so it is cut at
- * the first quote. */
-static PQconninfoOption *parse(const char *url, char *error, size_t size)
-{
-	char *complaint = NULL;
-	PQconninfoOption *options = PQconninfoParse(url, &complaint);
-
-	if (!options)
-		snprintf(error, size, "it is not a valid connection URL (%.*s)",
-			complaint ? (int)strcspn(complaint, "\"\n:") : 0, complaint ? complaint : "");
-	PQfreemem(complaint);
-	return options;
-}
-
 int redact_learn(const char *url, char *error, size_t size)
 {
-	PQconninfoOption *options = parse(url, error, size);
+	PQconninfoOption *options = url_parse(url, error, size);
 	const char *from_environment = getenv("PGPASSWORD");
-	bool piece = false;
 	int r = 0;
 
 	if (!options)
 		return -EINVAL;
-	for (PQconninfoOption *o = options; o->keyword && r == 0; o++) {
+	for (PQconninfoOption *o = options; o->keyword && r == 0; o++)
 		if (o->val && is_secret(o))
 			r = remember(o->val);
-		piece |= o->val && is_piece_of_password(o);
-	}
 	if (r == 0 && from_environment)
 		r = remember(from_environment);
 	PQconninfoFree(options);
-	if (r < 0 || !piece)
-		return r;
-	snprintf(error, size,
-		"its host, port or database is not valid; percent-encode @ : / in the password (%%40 %%3A %%2F)");
-	return -EINVAL;
+	return r;
 }
 
 /* Whether text has the secret at this place, as a word of its own unless it is long enough. */

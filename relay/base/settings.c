@@ -322,27 +322,57 @@ static void print_help(void)
 	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
 }
 
-static void take_environment(void)
+#define BLANKS " \t\r\n"
+
+/* A copy without the blanks and newlines around it, which files and secrets have. NULL: out of
+ * memory. */
+static char *copy_trimmed(const char *value)
 {
-	for (size_t i = 0; i < N_SETTINGS; i++) {
+	value += strspn(value, BLANKS);
+	size_t len = strlen(value);
+	while (len > 0 && strchr(BLANKS, value[len - 1]))
+		len--;
+	return strndup(value, len);
+}
+
+/* An empty URL is none. */
+static int take(size_t i, const char *value, const char *origin)
+{
+	const struct setting *s = &settings[i];
+	char *copy = s->kind == KIND_URL ? copy_trimmed(value) : strdup(value);
+
+	if (!copy)
+		return refuse(s, NO_MEMORY);
+	given[i].value = s->kind == KIND_URL && !*copy ? NULL : copy;
+	given[i].origin = origin;
+	if (!given[i].value)
+		free(copy);
+	return 0;
+}
+
+static int take_environment(void)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++) {
 		const char *value = getenv(settings[i].name);
+		given[i].value = settings[i].fallback;
+		given[i].origin = "default";
 		/* Deployments unset a variable by leaving it empty. */
-		bool set = value && *value;
-		given[i].value = set ? value : settings[i].fallback;
-		given[i].origin = set ? "environment" : "default";
+		if (value && value[strspn(value, settings[i].kind == KIND_URL ? BLANKS : "")])
+			r = take(i, value, "environment");
 	}
+	return r;
 }
 
 static int take_flag(size_t i, char *argument)
 {
+	int r = take(i, argument, "flag");
+
 	/* The argument is visible in the process list; the copy is not. */
-	given[i].value = strdup(argument);
-	given[i].origin = "flag";
-	if (!given[i].value)
-		return refuse(&settings[i], NO_MEMORY);
 	if (settings[i].kind == KIND_URL)
 		memset(argument, 'x', strlen(argument));
-	return 0;
+	return r;
 }
 
 /* 0; -EINVAL after an ERROR line; positive when it has answered --help or --version. */
@@ -383,8 +413,9 @@ static int take_flags(int argc, char **argv)
 int settings_load(struct config *config, int argc, char **argv)
 {
 	redact_forget();
-	take_environment();
-	int r = take_flags(argc, argv);
+	int r = take_environment();
+	if (r == 0)
+		r = take_flags(argc, argv);
 	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++)
 		r = parsers[settings[i].kind](&settings[i], given[i].value, config);
 	return r;

@@ -158,6 +158,26 @@ def test_a_url_that_does_not_parse(make_relay, db, setting, url):
     says(make_relay(**urls).launch().fails(), setting)
 
 
+@pytest.mark.parametrize("url, word", [
+    ("{}?schema=public", "schema"), ("jdbc:{}", "jdbc"), ("\"{}\"", "quote"), ("{}?application_name=100%", "%25")])
+def test_a_refused_url_names_what_is_wrong(make_relay, db, url, word):
+    relay = make_relay(DATABASE_URL=url.format(db.direct_url), DATABASE_DIRECT_URL=db.direct_url).launch().fails()
+    line, = relay.lines("ERROR")
+    assert "DATABASE_URL" in line and word in line
+
+
+@pytest.mark.parametrize("before, after", [("", "\n"), (" \t", "\r\n")])
+def test_blanks_around_a_url_do_not_count(make_relay, db, before, after):
+    """Files and secrets end with a newline."""
+    relay = make_relay(DATABASE_DIRECT_URL=before + db.direct_url + after).start()
+    relay.worker().publish("alice")
+    assert "mode=postgres" in relay.log()
+
+
+def test_a_url_of_blanks_is_none(make_relay):
+    assert "mode=local" in make_relay(DATABASE_DIRECT_URL=" \n").start().log()
+
+
 def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, bouncer):
     """Passwords in which @ / : or " is not escaped. What libpq takes for a host, a port or a
     database is still secret."""
