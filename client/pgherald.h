@@ -189,8 +189,8 @@ struct pgherald_options {
 int pgherald_open(const struct pgherald_options *options, struct pgherald **out);
 
 /* Close the connection and free the handle. All completions that are due run first: with their
- * result if it is known, else with -ECANCELED. A request that was already sent may be published
- * all the same. Calls on the handle from these completions fail with -ESHUTDOWN. No callback
+ * result if it is known, else with -ECANCELED. A request that was already sent may still be
+ * published. Calls on the handle from these completions fail with -ESHUTDOWN. No callback
  * runs after this function returned.
  *
  * A callback may call it. Then the handle must not be used any more, and the dispatch or
@@ -275,9 +275,9 @@ int pgherald_unsubscribe(struct pgherald *h, const char *channel, const char *pu
  * -EBUSY      the relay's queue is full; not published
  * -EREMOTEIO  PostgreSQL refused it; not published; result->text says why
  * -EILSEQ, -EPROTO the relay refused it; not published
- * -ETIMEDOUT  not known to be committed in time; it may be published all the same
+ * -ETIMEDOUT  not known to be committed in time; it may still be published
  * -ENOMEM     with the local notifier only; not published
- * -ECANCELED  the handle was closed; it may be published all the same
+ * -ECANCELED  the handle was closed; it may still be published
  *
  * Without a connection the request waits for one, until its deadline. If the connection breaks
  * before the answer, the library sends the request again, so it may be heard twice.

@@ -122,7 +122,7 @@ static int get_strs(msgpack_zone *zone, const msgpack_object *o, const struct wi
 {
 	if (o->type != MSGPACK_OBJECT_ARRAY)
 		return -EPROTO;
-	/* One more than needed: an empty array is an array all the same, not NULL. */
+	/* One more than needed, so that an empty array is not NULL. */
 	struct wire_str *strs = msgpack_zone_malloc(zone, (o->via.array.size + 1) * sizeof *strs);
 	if (!strs)
 		return -ENOMEM;

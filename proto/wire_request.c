@@ -3,7 +3,7 @@
 #include <errno.h>
 
 /* The rest of a frame. wire_scan() has proved that each value is whole; the functions below
- * check the end all the same. Each takes a value off the front, and returns whether the
+ * check the end nevertheless. Each takes a value off the front, and returns whether the
  * value is of its kind. */
 struct packed {
 	const unsigned char *next, *end;

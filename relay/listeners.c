@@ -91,14 +91,14 @@ int listeners_claim(struct listeners *l, const struct config *config)
 }
 
 int listeners_open(struct listeners *l, struct ev_loop *loop, const struct config *config,
-	const struct listeners_taker takers[LISTENERS_N])
+	const struct listeners_sink sinks[LISTENERS_N])
 {
 	for (enum listener_name name = 0; name < LISTENERS_N; name++) {
 		struct listener *listener = &l->all[name];
 		if (!listener_is_claimed(listener))
 			continue;
 		int r = listener_open(
-			listener, loop, config->socket_mode, takers[name].accepted, takers[name].context);
+			listener, loop, config->socket_mode, sinks[name].accepted, sinks[name].context);
 		if (r < 0)
 			r = without(listener, config, name, r);
 		if (r < 0) {

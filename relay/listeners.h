@@ -15,7 +15,7 @@ struct listeners {
 
 /* Who is handed the connections of a listener. accepted takes fd over; context must outlive the
  * listener. */
-struct listeners_taker {
+struct listeners_sink {
 	void (*accepted)(void *context, int fd);
 	void *context;
 };
@@ -25,5 +25,5 @@ struct listeners_taker {
 int listeners_claim(struct listeners *listeners, const struct config *config);
 /* Listen and accept connections. loop must outlive the listeners. Returns the same. */
 int listeners_open(struct listeners *listeners, struct ev_loop *loop, const struct config *config,
-	const struct listeners_taker takers[LISTENERS_N]);
+	const struct listeners_sink sinks[LISTENERS_N]);
 void listeners_close(struct listeners *listeners);

@@ -59,13 +59,13 @@ static void on_proved(void *context)
 {
 	struct process *p = context;
 	struct relay *r = &p->relay;
-	const struct listeners_taker takers[LISTENERS_N] = {
+	const struct listeners_sink sinks[LISTENERS_N] = {
 		[LISTENER_METRICS] = {ops_connections_accepted, &r->metrics_socket.connections},
 		[LISTENER_OPS] = {ops_connections_accepted, &r->ops.connections},
 		[LISTENER_WORKERS] = {relay_worker_accepted, r},
 	};
 
-	if (listeners_open(&p->listeners, p->loop, &p->config, takers) < 0) {
+	if (listeners_open(&p->listeners, p->loop, &p->config, sinks) < 0) {
 		stop_now(p, EXIT_FAILURE);
 		return;
 	}
@@ -171,8 +171,8 @@ int main(int argc, char **argv)
 	watch(p);
 	result = relay_open(&p->relay, p->loop, &p->config, &events, p);
 	if (result < 0) {
-		diag(DIAG_ERROR, "start refused: cannot allocate a backlog of %zu bytes: %s", p->config.backlog_size,
-			strerror(-result));
+		diag(DIAG_ERROR, "start refused: cannot allocate a backlog of %zu bytes: %s",
+			p->config.backlog_size, strerror(-result));
 		return EXIT_FAILURE;
 	}
 	systemd_watchdog_start(p->loop);

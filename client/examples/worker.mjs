@@ -1,5 +1,5 @@
 // A worker in Node that speaks the protocol itself: npm install @msgpack/msgpack. It prints whose data changed, and publishes
-// a change of its own. Its cursor is in a file: the next run goes on where this one ended, and so does each reconnect.
+// a change of its own. Its cursor is in a file, from which the next run and each reconnect continue.
 //
 //     node worker.mjs CURSOR_FILE [PUBKEY_TO_PUBLISH]
 import fs from "node:fs";

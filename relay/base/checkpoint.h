@@ -1,9 +1,9 @@
 /* Checkpoints: tokens that name a moment of the database, and the history of those in the
  * backlog.
  *
- * A worker that has a checkpoint has every change that was committed before it. Its token is
- * the text "system identifier;run;LSN;pg_snapshot". The snapshot says which transactions it
- * sees; recovery asks for all others. One statement reads the whole token, the LSN last.
+ * A checkpoint says: who has it has every change that was committed before it. Its token is the
+ * text "system identifier;run;LSN;pg_snapshot". The snapshot says which transactions it sees;
+ * recovery asks for all others. One statement reads the whole token, the LSN last.
  *
  * The run is the server's start time in microseconds. A restart, a promotion and a disk that
  * was set back each begin a new run. LSNs and transaction ids of two runs cannot be compared:
@@ -24,7 +24,7 @@
 #define CHECKPOINT_TOKEN_MAX (CHECKPOINT_SNAPSHOT_MAX + 64)
 _Static_assert(
 	CHECKPOINT_PREFIX_MAX + CHECKPOINT_SNAPSHOT_MAX <= CHECKPOINT_TOKEN_MAX, "a token holds its parts");
-/* A HELLO carries it next to a name and an epoch. */
+/* A HELLO carries it with a name and an epoch. */
 _Static_assert(2 * CHECKPOINT_TOKEN_MAX <= WIRE_FRAME_MAX, "a token fits into a frame");
 /* How far back a worker or a failover may go: five minutes at the default interval. */
 #define CHECKPOINT_HISTORY_MAX 64

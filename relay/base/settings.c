@@ -54,7 +54,7 @@ struct setting {
 #define COUNT(field, greatest) KIND_COUNT, FIELD(unsigned, field), 1, greatest
 #define REAL(field, least, greatest) KIND_REAL, FIELD(double, field), least, greatest
 #define BOOL(field) KIND_BOOL, FIELD(bool, field), 0, 0
-#define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel, field[0]), 0, 0
+#define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel *, field), 0, 0
 #define ALLOW(field) KIND_ALLOW, FIELD(struct access, field), 0, 0
 #define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
 

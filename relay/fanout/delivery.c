@@ -100,7 +100,8 @@ static uint64_t cursor_of(const struct worker *w)
 
 static void advance(struct worker *w)
 {
-	w->cursor = cursor_of(w);
+	if (w->wanted_whole)
+		w->cursor = cursor_of(w);
 }
 
 void delivery_scan(struct worker *w)
@@ -389,7 +390,8 @@ static void send_what_is_owed(struct worker *w)
 	if (w->blocked)
 		unblock(w);
 	follow(w);
-	worker_resume_reading(w);
+	if (!w->reading)
+		worker_resume_reading(w);
 }
 
 void delivery_flush(struct worker *w)

@@ -20,7 +20,7 @@ struct ops_connection_kind {
 	size_t size;         /* bytes of the owner's struct */
 	unsigned n_max;      /* connections */
 	unsigned n_kept;     /* of them, for root and the daemon's user */
-	double idle_seconds; /* after which a connection gives way to another of its user */
+	double idle_seconds; /* after which it may be dropped for another one of its user */
 
 	/* It has its place; the rest of the owner's struct is zero. May be NULL. */
 	void (*opened)(struct ops_connection *connection);
@@ -28,8 +28,7 @@ struct ops_connection_kind {
 	void (*serve)(struct ops_connection *connection);
 	/* Release what the owner's struct holds. */
 	void (*closed)(struct ops_connection *connection);
-	/* It is about to be closed for the sake of others, or because of its peer. May be
-	 * NULL. */
+	/* It is about to be closed by ops_connection_drop(). May be NULL. */
 	void (*dropped)(const struct ops_connection *connection, const char *why);
 	/* There is no place, or no memory. fd is closed when this returns. */
 	void (*refused)(const struct ops_connections *connections, int fd);
@@ -64,13 +63,13 @@ struct ops_connection *ops_connections_next(const struct ops_connection *connect
 
 /* Frees it. */
 void ops_connection_close(struct ops_connection *connection);
-/* The same, counted and told to the owner. */
+/* The same, after it is counted and dropped() is called. */
 void ops_connection_drop(struct ops_connection *connection, const char *why);
-/* serve() when its user's turn comes. */
+/* Have serve() called when its user is served next. */
 void ops_connection_schedule(struct ops_connection *connection);
 /* Send what the socket takes. 0: all is sent; -EAGAIN: the rest waits; another negative errno:
  * the peer is gone. */
 int ops_connection_send(struct ops_connection *connection);
-/* schedule it when the socket takes more, if any bytes wait; and when it has input, if
- * reads. */
+/* Schedule it when the socket takes more, if any bytes wait. If reads, also when it has
+ * input. */
 void ops_connection_watch(struct ops_connection *connection, bool reads);

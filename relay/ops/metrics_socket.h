@@ -1,6 +1,6 @@
 /* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and
  * systemd-socket-proxyd need: GET and HEAD of /metrics and /healthz, one request a connection.
- * metrics.c makes the page. relay.c opens it and hands it connections. */
+ * metrics.c makes the page. relay.c opens it; main.c hands it connections. */
 #pragma once
 
 #include "ops/connection.h"

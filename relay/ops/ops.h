@@ -1,19 +1,19 @@
 /* The operator's text socket, for socat: lines in, replies out. Each reply ends with a blank
  * line; the end of the input means "answer what was asked, then close". What a command does is
- * commands.c's; what a tail shows is tail.c's. A long reply is made in portions, one whenever
- * its user's turn comes. relay.c opens it and hands it connections. */
+ * commands.c's; what a tail shows is tail.c's. A long reply is made in portions, one in each
+ * slice of its user's. relay.c opens it; main.c hands it connections. */
 #pragma once
 
 #include "ops/connection.h"
 
-/* Connections. When there are this many, others give way, so that who is on call always gets
- * in. */
+/* Connections. At this many one is dropped for a new one, so that an operator on call always
+ * gets in. */
 #define OPS_CONNECTIONS_MAX 256
 /* Of them, for root and the daemon's user. */
 #define OPS_KEPT 64
 #define OPS_IDLE_SECONDS 5.
-/* Tails of one user, unless it is root or the daemon's user. Each tail costs time at every frame, whether it
- * is read or not. */
+/* Tails of one user, unless it is root or the daemon's user. Each tail costs time at every
+ * frame, whether it is read or not. */
 #define OPS_TAILS_PER_UID_MAX 8
 /* While this many bytes wait for an operator, the relay makes no more of the replies. */
 #define OPS_OUTPUT_MAX ((size_t)256 << 10)

@@ -21,8 +21,8 @@ struct place {
 struct places {
 	TAILQ_HEAD(, place) all;
 	unsigned n, n_max;
-	unsigned n_privileged; /* of those taken, for n_kept */
-	unsigned n_kept;       /* of them, for root and the daemon's user alone */
+	unsigned n_privileged; /* of those taken */
+	unsigned n_kept;       /* of n_max, for root and the daemon's user alone */
 	double idle_seconds;   /* after which a connection is idle */
 };
 

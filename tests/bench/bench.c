@@ -140,7 +140,7 @@ void print_rate(struct page *page, double seconds)
 	uint64_t start = clock_ns(), before = total_count(page);
 	sleep_until(start + (uint64_t)(seconds * NSEC_PER_SEC));
 	uint64_t elapsed = clock_ns() - start, changes = total_count(page) - before;
-	/* One that died has printed why; another that hangs has counted less. */
+	/* A process that died has printed why. One that hangs has counted less. */
 	for (unsigned i = 0; i < page->n; i++)
 		if (process_ended(page->slots[i].pid))
 			die("process %u of %u ended", i, page->n);
@@ -257,7 +257,7 @@ uint64_t latency_percentile(const struct page *page, double percent)
 
 /* CPU time */
 
-/* The scheduler's own account, which has no ticks to be rounded to. */
+/* The scheduler's own account, which is not rounded to ticks. */
 static uint64_t process_cpu_ns(pid_t pid)
 {
 	char path[64];

@@ -1,5 +1,5 @@
-/* What the load generators share: the page that listeners count on, payloads, clocks, CPU times. Each program
- * is one measurement: it forks its processes, kills them, and prints one line of JSON for bench.py. */
+/* What the load generators share: the page of counters, payloads, clocks, CPU times. Each program is one
+ * measurement: it forks its processes, kills them, and prints one line of JSON for cases.py. */
 #pragma once
 
 #include <stdatomic.h>
@@ -10,7 +10,7 @@
 
 #define BENCH_CHANNEL "data_sync_changes"
 #define NSEC_PER_SEC UINT64_C(1000000000)
-/* For what should take far less: starting all processes, hearing what was sent. */
+/* Seconds, for what should take far less: starting all processes, hearing what was sent. */
 #define DEADLINE_SECONDS 60
 
 #define PUBKEY_LEN 66
@@ -21,9 +21,9 @@
 /* 64 buckets for each power of two: a bucket is 1.6 % wide at most. */
 #define LATENCY_BUCKETS 2048
 
-/* One process's; only it writes. */
+/* The counters of one process, which alone writes them. */
 struct slot {
-	_Alignas(64) _Atomic uint64_t count; /* of what it heard, or published */
+	_Alignas(64) _Atomic uint64_t count; /* changes heard, or published */
 	_Atomic uint64_t faults;             /* gaps, errors: a measurement with any is void */
 	_Atomic bool ready;
 	pid_t pid;
@@ -31,7 +31,7 @@ struct slot {
 };
 
 struct page {
-	_Atomic uint64_t record_from; /* latencies of what was sent since; UINT64_MAX: of nothing */
+	_Atomic uint64_t record_from; /* record latencies of changes sent since; UINT64_MAX: none */
 	_Atomic bool end;
 	unsigned n;
 	struct slot slots[];
@@ -52,12 +52,13 @@ void end_processes(struct page *page);
 uint64_t total_count(const struct page *page);
 uint64_t least_count(const struct page *page);
 uint64_t total_faults(const struct page *page);
-/* Once all are ready and have warmed up: what they count in so many seconds, as a line of JSON. */
+/* Wait until all are ready and have warmed up, then print what they count in this many seconds, as a line of
+ * JSON. */
 void print_rate(struct page *page, double seconds);
 
 /* The pubkey of a user, PUBKEY_LEN bytes and a NUL. */
 void user_pubkey(uint64_t user, char *out);
-/* CLIENT_ID_LEN bytes and a NUL, unlike any other, with the time in it. */
+/* CLIENT_ID_LEN bytes and a NUL: unique, and contains the time. */
 void stamped_client_id(uint64_t now, char *out);
 /* PAYLOAD_LEN bytes and a NUL. */
 void make_payload(uint64_t user, uint64_t now, char *out);
@@ -65,10 +66,10 @@ uint64_t next_random(uint64_t *state);
 
 /* A listener heard of a change. client_id as stamped. */
 void count_heard(const struct page *page, struct slot *slot, const char *client_id);
-/* Over all listeners; in nanoseconds, 0 when nothing was recorded. */
+/* Over all listeners, in nanoseconds. 0 if nothing was recorded. */
 uint64_t latency_percentile(const struct page *page, double percent);
 
-/* CPU time of these processes' main threads; the children of the last too when tree is set. */
+/* CPU time of these processes' main threads; if tree is set, of the last one's children too. */
 uint64_t processes_cpu_ns(const pid_t *pids, unsigned n, bool tree);
 uint64_t page_cpu_ns(const struct page *page);
 

@@ -1,4 +1,5 @@
-"""What is measured, and the rows of the table: each a ratio of two figures of the same round, and what it must be."""
+"""What is measured, and the rows of the table. Each row is a ratio of two figures of the
+same round, and what it must be."""
 
 import os
 import statistics
@@ -6,15 +7,14 @@ import statistics
 from rig import SYNCD, Failure, Syncd, children, cpu_seconds, frames_and_sends, have, measure
 
 WIDTHS = (1, 8, 64, 256)
-WIDEST = 1000  # where every listener with a connection of its own is out of the question
+WIDEST = 1000  # too many for a connection of each listener's own
 BATCH = 100
 RATE = 200
 PUBLISHERS = 64
 USERS = (1000, 100000, 1000000)
 HOLDERS = 16  # of those users
 HOSTS = 20
-# So many that PostgreSQL reads them by an index: of serializable transactions, those that read the same pages are in each
-# other's way.
+# Enough that PostgreSQL reads them by an index: serializable transactions that read the same pages conflict.
 SYNCD_RECORDS = """
 INSERT INTO user_revisions (user_id, revision) SELECT 'user' || lpad(n::text, 5, '0'), 1 FROM generate_series(1, 10000) AS n;
 INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'another', '', 1 FROM user_revisions;
@@ -71,7 +71,7 @@ class Bench:
             self.fanout((case, side), side, width, *options, addresses=(conninfo, conninfo), postmaster=server)
 
     def ours(self, case, width, *options, side="ours", relays=1):
-        """Returns how many changes a second, and how many frames to a send."""
+        """Returns how many changes a second, and how many frames a send."""
         with self.rig.postgres() as server, self.rig.database(server) as conninfo, \
                 self.rig.relays(conninfo, relays) as hosts:
             before = frames_and_sends(hosts[0])
@@ -82,7 +82,8 @@ class Bench:
             return got["changes"] / got["seconds"], max(frames / sends, 1)
 
     def floor(self, case, width, rate, frames):
-        """As many frames a second as the relay sent, in as many sends, so that its listeners sleep and wake as they did."""
+        """As many frames a second as the relay sent, in as many sends, so that its listeners
+        sleep and wake like the relay's."""
         path = os.path.join(self.run.subdirectory("floor"), "floor.sock")
         self.fanout((case, "floor"), "floor", width, "--batch", frames, "--rate", rate / frames, addresses=(path, None))
 
@@ -98,7 +99,7 @@ class Bench:
                 arguments = [side, "--publishers", publishers, "--seconds", self.seconds, "--database", conninfo, *options]
                 if "--insert" in options:
                     self.rig.sql(conninfo, "CREATE TABLE bench_records (pubkey text NOT NULL)")
-                # The host listens on either side: PostgreSQL has much less to do for what nobody hears.
+                # The host listens on either side: PostgreSQL has much less to do without a listener.
                 with self.rig.relays(conninfo) as (host,):
                     if relay:
                         arguments += ["--relay", host.path]
@@ -109,7 +110,7 @@ class Bench:
 # Cases
 
 def transactions(b):
-    """One pg_notify a transaction, one client, as fast as it goes."""
+    """One pg_notify a transaction, from one client, as fast as possible."""
     for width in WIDTHS:
         b.direct("transactions", width)
         rate, frames = b.ours("transactions", width)
@@ -120,7 +121,7 @@ def transactions(b):
 
 
 def saturated(b):
-    """Transactions of 100, as fast as they go."""
+    """Transactions of 100, as fast as possible."""
     for width in WIDTHS:
         b.direct("saturated", width, "--batch", BATCH)
         rate, frames = b.ours("saturated", width, "--batch", BATCH)
@@ -140,14 +141,14 @@ def latency(b):
 
 
 def drain(b):
-    """CPU time to take one notification off the LISTEN connection."""
+    """CPU time to read one notification from the LISTEN connection."""
     with b.rig.postgres() as server, b.rig.database(server) as conninfo:
         got = measure(b.run, "bench-drain", conninfo, int(100000 * b.seconds))
     b.figures.add("drain", **got)
 
 
 def publish(b):
-    """Publishing: a connection each and a round trip a change, or through the relay."""
+    """Publishing: a connection and a round trip for each change, or through the relay."""
     b.publish(("publish", "own", PUBLISHERS), "own", PUBLISHERS)
     for outstanding in (1, 16):
         b.publish(("publish", "relay", PUBLISHERS, outstanding), "relay", PUBLISHERS, "--outstanding", outstanding,
@@ -157,7 +158,7 @@ def publish(b):
 
 
 def write(b):
-    """The sync server's write, where a flush of the disk takes 1 ms."""
+    """The sync server's write, with a disk whose flush takes 1 ms."""
     with b.rig.slow_disk() as server:
         b.publish(("write", "own"), "own", PUBLISHERS, "--insert", server=server)
         b.publish(("write", "none"), "none", PUBLISHERS, "--insert", server=server)
@@ -185,16 +186,18 @@ def memory(b):
 
 
 def hosts(b):
-    """20 hosts on one server: a relay and 16 workers each, or one bare listener each."""
+    """20 hosts on one server: each with a relay and 16 workers, or each with one bare
+    listener."""
     b.direct("hosts", HOSTS, side="bare")
-    # Each user has one stream, at one worker of one host. Were each of the 320 workers to hear all, 320 processes would
-    # wake here for a notify, where of 20 real hosts each would wake 16.
+    # Each user has one stream, at one worker of one host. If each of the 320 workers heard all changes, a notify would
+    # wake 320 processes on this machine; on 20 real hosts it wakes 16 on each.
     b.ours("hosts", HOSTS * 16, "--own", relays=HOSTS, side="own")
     b.ours("hosts", HOSTS * 16, relays=HOSTS)
 
 
 def syncd(b):
-    """The sync server, 4 workers: a write over HTTP, committed, announced, heard on a stream; 32 clients, each in turn."""
+    """The sync server with 4 workers: a write over HTTP, committed, announced, heard on a
+    stream; 32 clients, each in turn."""
     if not os.path.exists(SYNCD):
         return
     with b.rig.postgres() as server, b.rig.database(server) as conninfo, b.rig.relays(conninfo) as (host,):
@@ -223,7 +226,7 @@ class Row:
         self.at_least, self.at_most = at_least, at_most
 
     def result(self, figures):
-        """Median, least and greatest over the rounds; nothing when a side is missing."""
+        """Median, least and greatest over the rounds. Nothing if a side is missing."""
         values = figures.values.get(self.figure)
         if self.over:
             below = figures.values.get(self.over)
@@ -238,7 +241,7 @@ class Row:
         return median >= self.at_least if self.at_least else median <= self.at_most
 
     def goodness(self, median):
-        """1 is just enough, more is better."""
+        """1 just meets the target; more is better."""
         return median / self.at_least if self.at_least else self.at_most / median
 
 

@@ -1,9 +1,9 @@
-/* What it costs to take a notification off the LISTEN connection: CPU time of this process, in nanoseconds,
- * for
+/* The cost of reading a notification from the LISTEN connection: CPU time of this process, in
+ * nanoseconds, for
  *
- *   bare     PQconsumeInput, PQnotifies, PQfreemem, and nothing done with it
- *   relay    the same, with what the relay does to each: decode, encode into the backlog, look for who wants
- * it jansson  the same as bare, with jansson alone
+ *   bare     PQconsumeInput, PQnotifies, PQfreemem, without decoding
+ *   relay    the same, and what the relay does: decode, encode into the backlog, look for subscribers
+ *   jansson  the same as bare, and decoding with jansson
  *
  *   bench-drain CONNINFO NOTIFICATIONS
  *
@@ -22,7 +22,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* As many as a few transactions of a busy server bring at once. */
+/* Notifications that a few transactions of a busy server bring at once. */
 #define PORTION 2000
 
 static struct fanout fanout;
@@ -66,7 +66,7 @@ static void take_relay(const PGnotify *notify)
 	struct decoded decoded;
 
 	if (decode_notification(&decode, notify->relname, wire_str(notify->extra), &decoded) < 0)
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	fanout_decoded(&fanout, &decoded, 0);
 	decoded_release(&decoded);
 }
@@ -76,7 +76,7 @@ static void take_jansson(const PGnotify *notify)
 	json_t *root = json_loads(notify->extra, 0, NULL);
 
 	if (!json_string_value(json_object_get(root, "p")) || !json_string_value(json_object_get(root, "c")))
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	json_decref(root);
 }
 
@@ -108,7 +108,7 @@ static void open_fanout(struct config *config)
 	decode = (struct decode){.config = config};
 	if (fanout_open(&fanout, ev_default_loop(EVFLAG_AUTO), config, &requests) < 0)
 		die("no fan-out");
-	/* The ring's pages are the kernel's to give the first time round. */
+	/* In the first round the kernel must allocate the ring's pages. */
 	struct decoded decoded = {.topic = 1,
 		.channel = &config->channels[0],
 		.change = {.pubkey = wire_str("pubkey"), .client_id = wire_str("client")}};
@@ -141,8 +141,8 @@ int main(int argc, char **argv)
 	check(conn, PQexec(conn, "LISTEN " BENCH_CHANNEL));
 	open_fanout(&config);
 	int portions = atoi(argv[2]) / PORTION;
-	/* The first turn of each warms it up. The sides take turns, so that what else the machine does falls
-	 * on all. */
+	/* The first turn of each side warms it up. The sides take turns, so that other load on the machine
+	 * affects all of them. */
 	for (int portion = -1; portion < portions; portion++)
 		for (int i = 0; i < N_SIDES; i++) {
 			if (write(requests[1], "", 1) != 1)

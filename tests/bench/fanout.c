@@ -36,13 +36,13 @@ struct fanout {
 	struct listen listen;
 	struct source source;
 	struct page *page;
-	double batch; /* changes at once; a fraction is made up for by the next */
-	double rate;  /* times a second; 0: as fast as it goes */
+	double batch; /* changes at once; a fraction carries over to the next */
+	double rate;  /* times a second; 0: as fast as possible */
 	double seconds;
-	bool hold;                       /* when all listen, say so and wait for a line */
+	bool hold;                       /* when all listen, print that and wait for a line */
 	const char *relays, *postmaster; /* pids */
 
-	double owed;    /* of a change */
+	double owed;    /* fraction of a change */
 	uint64_t sent;  /* since the listeners started */
 	uint64_t heard; /* by the slowest of them, or by all where each hears its own; as last looked at */
 };
@@ -79,7 +79,7 @@ static void await_heard(struct fanout *f, uint64_t behind)
 	}
 }
 
-/* Publish for so long, then wait until all is heard. */
+/* Publish for this long, then wait until all is heard. */
 static void publish(struct fanout *f, double seconds)
 {
 	uint64_t start = clock_ns(), end = start + (uint64_t)(seconds * NSEC_PER_SEC), n = 0;
@@ -115,7 +115,7 @@ static void measure(struct fanout *f)
 	publish(f, f->seconds / 4 < 0.3 ? f->seconds / 4 : 0.3);
 	struct account before = account(f);
 	uint64_t sent = f->sent, start = clock_ns(), source_cpu = thread_cpu_ns();
-	/* Under full load it would say how long the queue is, and cost a clock a change. */
+	/* Under full load latency would only show how long the queue is, and cost a clock read a change. */
 	if (f->rate > 0)
 		f->page->record_from = start;
 	publish(f, f->seconds);
@@ -207,7 +207,7 @@ int main(int argc, char **argv)
 	struct fanout f = {.batch = 1, .seconds = 1, .listen.users = 10000, .source.users = 10000};
 
 	parse(&f, argc, argv);
-	/* Whatever hangs, it ends. */
+	/* It ends even if something hangs. */
 	alarm((unsigned)f.seconds + 3 * DEADLINE_SECONDS);
 	if (f.side->source == &source_floor)
 		f.source.floor = floor_listen(f.listen.addresses);

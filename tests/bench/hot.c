@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define WORKERS 16
-/* Frames that come in one turn of the loop, or are received at once. */
+/* Frames that come in one iteration of the loop, or are received at once. */
 #define TURN 16
 #define SUBSCRIPTIONS 1000
 
@@ -36,7 +36,7 @@ static void open_relay(void)
 	static const struct worker_requests requests;
 	static char name[] = "bench-hot";
 
-	/* All defaults, whatever the environment says; the channel is the default too. */
+	/* All defaults, independent of the environment; the channel is the default too. */
 	clearenv();
 	if (config_load(&config, 1, (char *[]){name, NULL}) != 0)
 		die("no configuration");
@@ -136,7 +136,7 @@ static void run_route(unsigned times)
 		die("a route is missing");
 }
 
-/* Turns of the loop in which some frames come, and go out to all workers. */
+/* Iterations of the loop in which some frames come, and go out to all workers. */
 static void run_turns(unsigned times, unsigned frames)
 {
 	struct decoded decoded;
@@ -146,7 +146,7 @@ static void run_turns(unsigned times, unsigned frames)
 		for (unsigned frame = 0; frame < frames; frame++)
 			fanout_decoded(&fanout, &decoded, 0);
 		ev_run(loop, EVRUN_NOWAIT);
-		/* No round is to wait for the one before. */
+		/* No round must wait for the previous one. */
 		empty_peers();
 	}
 }

@@ -35,7 +35,7 @@ static void heard_decoded(const struct page *page, struct slot *slot, const PGno
 	const char *client_id = json_string_value(json_object_get(root, "c"));
 
 	if (!pubkey || !client_id)
-		die("this is no change: %s", notify->extra);
+		die("this is not a change: %s", notify->extra);
 	count_heard(page, slot, client_id);
 	json_decref(root);
 }
@@ -126,7 +126,7 @@ void listen_ours(const struct listen *l, struct page *page, unsigned index)
 	int r = pgherald_open(&options, &h);
 	if (r == 0 && !l->own)
 		r = pgherald_subscribe(h, BENCH_CHANNEL, NULL, on_live, &ours);
-	/* They become live in their order, so the last one says that all are. */
+	/* Subscriptions become live in order, so the last one says that all are live. */
 	for (unsigned user = index; l->own && r == 0 && user < l->users; user += l->listeners) {
 		user_pubkey(user, pubkey);
 		bool last = user + l->listeners >= l->users;
@@ -204,7 +204,7 @@ void listen_nats(const struct listen *l, struct page *page, unsigned index)
 	if (s != NATS_OK)
 		die("nats: %s", natsStatus_GetText(s));
 	ours.slot->ready = true;
-	/* Its callback runs in a thread of the library's. */
+	/* The callback runs in a thread of the library. */
 	while (!page->end)
 		pause();
 }

@@ -1,5 +1,5 @@
-/* One listener each: a process that hears all, or its own users' changes, and counts them. Each does what an
- * app of its kind does for a change: receive it, decode it, run a callback. */
+/* The kinds of listeners: a process that hears all changes, or those of its own users, and counts them. Each
+ * does what an app does for a change: receive it, decode it, run a callback. */
 #pragma once
 
 #include "bench.h"
@@ -7,14 +7,14 @@
 struct listen {
 	const char *addresses; /* of connections or sockets; listener i takes the ith */
 	unsigned users, listeners;
-	bool own; /* listener i hears the users i, i + listeners, ...; ours only */
+	bool own; /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
 };
 
-/* These return only when the page says the end; on any failure they die(). NULL in the list: not built. */
+/* These return only when page->end is set, and die() on any failure. NULL: not built. */
 typedef void listen_fn(const struct listen *listen, struct page *page, unsigned index);
 
 listen_fn listen_direct; /* libpq, jansson */
-listen_fn listen_bare;   /* libpq, and nothing done with it */
+listen_fn listen_bare;   /* libpq, without decoding */
 listen_fn listen_ours;   /* libpgherald */
 listen_fn listen_redis;  /* hiredis */
 listen_fn listen_nats;   /* libnats */

@@ -1,10 +1,12 @@
 #!/usr/bin/python3 -B
-"""Installs what is missing, builds, measures everything side by side on servers of its own, and prints each row with its target.
+"""Installs what is missing, builds, measures all sides on servers of its own, and prints each
+row with its target.
 
     tests/bench/run [--quick] [--json FILE] [--plot FILE] [--only CASE]... [--rounds N]
 
-A round measures every side of every comparison in turn; a ratio is of the same round, and the table has its median,
-least and greatest. Ends with 1 when a row misses its target. --quick: one short round, to see that it all runs."""
+A round measures every side of every comparison in turn. A ratio compares figures of one round;
+the table has its median, least and greatest. Exit status 1: a row misses its target. --quick
+runs one short round, to check that everything works."""
 
 import argparse
 import os
@@ -18,8 +20,8 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 
 
 def build():
-    """The release build, of its own: with what it takes to profile it. Redis and NATS are left to whoever wants them: to
-    install one starts a server."""
+    """A release build of its own, with what profiling needs. It does not install Redis and
+    NATS, because installing one starts a server."""
     directory = os.path.join(TOP, "build-bench")
     steps = [[os.path.join(TOP, "tests", "deps")]]
     if not os.path.exists(os.path.join(directory, "build.ninja")):

@@ -5,8 +5,8 @@
  *
  * SIDE own: each on a connection of its own, one round trip a change; relay: through libpgherald, K requests
  * outstanding. With --insert each change is also a row: written and notified in one statement on side own;
- * written and committed, then published, on side relay; written, and nobody told, on side none. Prints one
- * line of JSON. */
+ * written and committed, then published, on side relay; written, without a notification, on side none. Prints
+ * one line of JSON. */
 #include "bench.h"
 
 #include "pgherald.h"

@@ -10,7 +10,7 @@ import sys
 
 from cases import CASES, ROWS, WIDEST, WIDTHS, Figures
 
-# The floor is not among them: it sends as many frames a second as the relay did.
+# Without the floor: it sends as many frames a second as the relay did.
 SIDES = {"direct": ("#c0392b", "a LISTEN connection each"), "ours": ("#1f6fb2", "pgherald, all changes"),
          "own": ("#17a589", "pgherald, each worker its own users"), "redis": ("#d68910", "Redis pub/sub"),
          "nats": ("#7d3c98", "NATS")}
@@ -44,7 +44,7 @@ def table(figures, skipped, failures, cases):
 
 
 def sides(figures, cases):
-    """The figures behind the ratios: medians, a line for each side and width."""
+    """The figures of the ratios: medians, a line for each side and width."""
     units = {"rate": ("/s", 1), "deliveries": ("deliveries/s", 1), "frames": ("frames a send", 1),
              "sender": ("us CPU of the sender a delivery", 1000), "cpu": ("us CPU of all a notify", 1000),
              "relay": ("us CPU of the relay a notify", 1000), "p50": ("us p50", 1), "p99": ("us p99", 1)}

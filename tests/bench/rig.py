@@ -1,4 +1,5 @@
-"""What a benchmark runs on: PostgreSQL, relays, Redis and NATS of its own, and the load generators."""
+"""What a benchmark runs on: PostgreSQL, relays, Redis and NATS of its own, and the load
+generators."""
 
 import contextlib
 import io
@@ -20,7 +21,7 @@ from harness.servers import Postgres, free_port, make_template
 from harness.syncd import SYNCD, Syncd
 
 GENERATORS = os.path.join(BUILD, "tests", "bench")
-# One for each direct listener, and some.
+# One for each direct listener, and some more.
 SETTINGS = """
 max_connections = 400
 shared_buffers = 64MB
@@ -29,7 +30,7 @@ wal_buffers = 8MB
 
 
 class Failure(Exception):
-    """A measurement that did not come about."""
+    """A measurement that did not succeed."""
 
 
 class Quiet(contextlib.redirect_stdout):
@@ -44,8 +45,8 @@ def program(name):
 
 
 def measure(run, name, *arguments, env=None, seconds=300, held=None):
-    """Run a load generator to its end and return what it measured. held: called when all its processes stand, before it
-    goes on."""
+    """Run a load generator to its end and return what it measured. held: called when all its
+    processes are ready, before it continues."""
     process = run.spawn([program(name), *map(str, arguments), *(["--hold"] if held else [])], env,
                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     try:
@@ -66,7 +67,7 @@ def measure(run, name, *arguments, env=None, seconds=300, held=None):
 
 
 class WithEnvironment:
-    """A run whose processes get some more environment."""
+    """A run whose processes get more environment variables."""
 
     def __init__(self, run, **environment):
         self._run, self._environment = run, environment
@@ -91,14 +92,15 @@ class Rig:
 
     @contextlib.contextmanager
     def postgres(self):
-        """The server of all measurements but those that need one of their own; it runs to the end."""
+        """The server of all measurements except those that need one of their own. It runs to
+        the end."""
         if not self._postgres:
             self._postgres = self._start(self.run)
         yield self._postgres
 
     @contextlib.contextmanager
     def slow_disk(self):
-        """A server that flushes its WAL, which takes 1 ms."""
+        """A server whose flush of the WAL takes 1 ms."""
         library = shutil.copy(program("slow_fsync.so"), self.run.directory)
         server = self._start(WithEnvironment(self.run, LD_PRELOAD=library), "fsync = on\n")
         try:
@@ -119,7 +121,7 @@ class Rig:
 
     @contextlib.contextmanager
     def database(self, server):
-        """Its connection string: on the Unix socket, on every side."""
+        """Its connection string: the Unix socket, for every side."""
         database = server.database()
         try:
             yield f"postgresql:///{database.name}?host={server.directory}&port={server.port}&user=app"
@@ -158,7 +160,7 @@ class Rig:
 
     @contextlib.contextmanager
     def redis(self):
-        """Redis on a Unix socket, that drops no slow subscriber."""
+        """Redis on a Unix socket, which drops no slow subscriber."""
         path = os.path.join(self.run.subdirectory("redis"), "redis.sock")
         argv = ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no",
                 "--maxclients", "4000", "--client-output-buffer-limit", "pubsub 0 0 0"]
@@ -179,7 +181,7 @@ class Rig:
 
 
 def cpu_seconds(pids):
-    """Of all their threads, and those of their children that have ended."""
+    """Of all their threads, and of their children that have ended."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
@@ -188,7 +190,7 @@ def cpu_seconds(pids):
 
 
 def have(server, library):
-    """Why this side is left out; nothing when it is not."""
+    """Why this side is left out; nothing if it is not."""
     if not shutil.which(server, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin"):
         return f"no {server}; apt-get install {server} {library}-dev, and build anew"
     linked = subprocess.run(["ldd", program("bench-fanout")], capture_output=True, text=True).stdout

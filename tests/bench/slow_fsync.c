@@ -1,4 +1,4 @@
-/* LD_PRELOAD: a disk whose flush takes a millisecond, whatever this machine has. */
+/* For LD_PRELOAD: a disk whose flush takes a millisecond, on any machine. */
 #include <time.h>
 #include <unistd.h>
 

@@ -81,7 +81,7 @@ static void postgres_publish(struct source *s, unsigned n)
 
 const struct source_kind source_postgres = {postgres_open, postgres_publish};
 
-/* The floor: the cheapest that a relay of this kind could be. It encodes nothing, routes nothing and reads
+/* The floor: the least that a relay of this kind could cost. It encodes nothing, routes nothing and reads
  * nothing. */
 
 struct floor {
@@ -107,7 +107,7 @@ struct floor *floor_listen(const char *path)
 	return floor;
 }
 
-/* Read one frame; what the client sends before it has an answer is small, and comes in whole frames. */
+/* Read one frame. What the client sends before it has an answer is small, and comes in whole frames. */
 static enum wire_type next_frame(int fd, char *buf, size_t *len, size_t size, struct wire_frame *frame)
 {
 	static struct wire_decoder *decoder;
@@ -167,7 +167,7 @@ static void floor_open(struct source *s)
 	for (unsigned i = 0; i < SOURCE_BATCH_MAX; i++) {
 		user_pubkey(some_user(s), pubkey);
 		stamped_client_id(clock_ns(), client_id);
-		/* A seq as large as those of a relay that has run for a while. */
+		/* A seq as large as in a relay that has run for a while. */
 		struct wire_frame frame = {.type = WIRE_CHANGE,
 			.change = {.seq = 1000000 + i,
 				.channel = wire_str(BENCH_CHANNEL),

@@ -12,13 +12,13 @@ struct source {
 	void *connection;
 };
 
-/* No more at once than this. */
+/* Most changes at once. */
 #define SOURCE_BATCH_MAX 4096
 
 struct source_kind {
 	void (*open)(struct source *source);
-	/* n changes, in one transaction or pipelined; returns when they are committed or sent. NULL: not
-	 * built. */
+	/* Publish n changes, in one transaction or pipelined. Returns when they are committed or sent. NULL:
+	 * not built. */
 	void (*publish)(struct source *source, unsigned n);
 };
 

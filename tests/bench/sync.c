@@ -1,5 +1,5 @@
-/* One measurement of client/examples/syncd: N processes, each a device of a user of its own, that writes a
- * record over and over, and writes again when it has heard of the last on a stream.
+/* One measurement of client/examples/syncd: N processes, each a device of its own user. It writes a record,
+ * waits until a stream tells of that, and writes again.
  *
  *   bench-sync --clients N --port PORT [--seconds S]
  *
@@ -18,7 +18,8 @@
 #include <unistd.h>
 
 #define REPLY_MAX 4096
-/* So far apart are the clients' users among all that the server has: no two share a page of an index. */
+/* Distance between the clients' users among all users of the server, so that no two share a page of an index.
+ */
 #define USERS_APART 300
 
 struct sync_load {
@@ -44,7 +45,7 @@ static void send_all(int fd, const char *text, size_t len)
 		die("send: %s", strerror(errno));
 }
 
-/* Read until what was read has this in it. */
+/* Read until the text contains this. */
 static void await_text(int fd, char *buf, const char *text)
 {
 	size_t n = 0;

@@ -1,4 +1,5 @@
-"""The database of a run: its servers, who may connect to them, and where changes of which channel are written."""
+"""The database of a run: its servers, who may connect to them, and where changes of which
+channel are written."""
 
 import os
 import random
@@ -18,8 +19,8 @@ from harness.worker import CHANNEL
 # Channels next to that of the data-sync tables. Their changes are rows of site.changed.
 OTHERS = ("orders", "tickets")
 
-# An operator with more channels writes the recovery function for them. recovery.sql writes it for one channel alone, each
-# time that it is run. In the same transaction, this makes of it one for all channels.
+# An operator with more channels writes the recovery function for them. recovery.sql writes it for one channel only, each
+# time that it runs. In the same transaction, this extends it to all channels.
 OTHERS_SQL = """
 CREATE SCHEMA site AUTHORIZATION app;
 GRANT USAGE ON SCHEMA site TO PUBLIC;
@@ -49,8 +50,8 @@ CREATE EVENT TRIGGER join_channels ON ddl_command_end WHEN TAG IN ('CREATE FUNCT
     EXECUTE FUNCTION site.join_channels();
 """
 
-# Recovery as the origin did it, the wrong way: what is newer than the application's clock was at the last notification, by
-# updated_at, which is the clock of a transaction's start.
+# Recovery as the origin did it, the wrong way: rows whose updated_at is after the application's clock at the last
+# notification. updated_at is the time when a transaction started.
 TIMESTAMPS_SQL = """
 CREATE SCHEMA pgherald;
 GRANT USAGE ON SCHEMA pgherald TO PUBLIC;
@@ -72,14 +73,15 @@ INSERT INTO records (user_id, id, data, revision) SELECT user_id, 'r' || revisio
 WRITE_OTHERS = "INSERT INTO site.changed SELECT %(channel)s, unnest(%(users)s), pg_current_xact_id()"
 
 SETTINGS = "max_connections = 250\n"  # a crowd of writers, next to all others
-EPOCH = 3  # of the transaction ids: with it they have 11 digits, as on a server that has lived long
+EPOCH = 3  # of the transaction ids: with it they have 11 digits, as on an old server
 
 RUN_SQL = ("SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint,"
            " (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint")
 
 
 def quiet_port():
-    """A free port that the kernel gives to nobody who connects: a server may be gone for a while, and come back to it."""
+    """A free port that the kernel assigns to no client: a server may be gone for a while and
+    come back to it."""
     while True:
         port = random.randrange(20000, 32000)
         with socket.socket() as s:
@@ -103,14 +105,15 @@ def lsn_of(text):
 
 
 def is_of_run(checkpoint, runs):
-    """The token's second part names the run of the server, in microseconds; it was the timeline once, in hexadecimal."""
+    """The second part of a token names the run of the server, in microseconds. In old tokens
+    it is the timeline, in hexadecimal."""
     timeline, started = runs
     part = checkpoint.split(";")[1]
     return part == str(started) or (len(part) == 8 and int(part, 16) == timeline)
 
 
 def passes(checkpoint, moment):
-    """Whether nothing from before this moment is owed to who has this checkpoint."""
+    """Whether a worker with this checkpoint is owed nothing from before this moment."""
     return (is_of_run(checkpoint, moment.runs) and lsn_of(checkpoint.split(";")[2]) >= moment.lsn
             and sees(checkpoint, moment.xid))
 
@@ -127,7 +130,7 @@ class Site:
         self.channels = channels
         self._things = []
         self._lock = threading.Lock()
-        # the places of the one that takes writes, and of those that may take over: all that a relay knows
+        # the addresses of the server that accepts writes and of its possible successors: all that a relay knows
         self.ports = [quiet_port() for _ in range(3)]
         self.postgres = self._add(Postgres(run, template, self.ports[0]))
         with open(os.path.join(self.postgres.data, "postgresql.conf"), "a") as conf:
@@ -143,15 +146,15 @@ class Site:
         return thing
 
     def server(self, port):
-        """One without files yet."""
+        """A server, without files yet."""
         return self._add(Postgres(self.run, None, port))
 
     def with_standby(self):
-        """A pair of the server that takes writes and a new standby, in step with it."""
+        """The server that accepts writes, and a new standby in step with it."""
         return self._add(Pair(self.run, self.postgres, self.spare_port()))
 
     def servers(self):
-        """All there ever were."""
+        """All servers that there ever were."""
         pairs = [thing for thing in self._things if isinstance(thing, Pair)]
         return [thing for thing in self._things if isinstance(thing, Postgres)] + [pair.standby for pair in pairs]
 
@@ -184,7 +187,8 @@ class Site:
         self._data.migrate("recovery_down")
 
     def lead_ways(self, roles):
-        """Start what leads to the server: the pool, and the way that can be made to swallow what is sent."""
+        """Start what leads to the server: the pool, and the way that can be made to swallow
+        what is sent."""
         self.bouncer = self._add(Bouncer(self.run, self.postgres))
         with open(os.path.join(self.bouncer.directory, "users"), "a") as file:
             file.writelines(f'"{role}" "{PASSWORD}"\n' for role in roles)
@@ -214,10 +218,10 @@ class Site:
     def way_url(self, role):
         return f"postgresql://{role}:{PASSWORD}@127.0.0.1:{self.way.port}/{self.database.name}"
 
-    # The server that takes writes
+    # The server that accepts writes
 
     def note_server(self):
-        """It was started, or another took its place."""
+        """The server was started, or another took its place."""
         self.runs = tuple(self.sql(RUN_SQL)[0])
 
     def lead_to(self, server):
@@ -260,7 +264,7 @@ class Site:
         return Moment(xid, lsn_of(lsn), self.runs)
 
     def present(self):
-        """The users of all changes that the database has."""
+        """The users of all changes that the database contains."""
         query = "SELECT user_id FROM user_revisions"
         if len(self.channels) > 1:
             query += " UNION ALL SELECT id FROM site.changed"
@@ -272,12 +276,12 @@ class Site:
         return {row[0] for row in rows}
 
     def terminate(self, name, role=None):
-        """Backends of this name; all of a relay's when it is None."""
+        """Backends with this application name; or, with None, all backends of a relay."""
         try:
             self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (%s IS NULL OR application_name = %s)"
                      " AND (%s IS NULL OR usename = %s) AND application_name LIKE 'pgherald%%'", (name, name, role, role))
         except psycopg2.Error:
-            pass  # the server is away; that fault is on already
+            pass  # the server is away: that fault is active already
 
     def close(self):
         failure = None
@@ -291,12 +295,13 @@ class Site:
 
 
 def write(cursor, channel, users):
-    """A change of each of these, in the transaction that is open."""
+    """A change of each of these users, in the open transaction."""
     cursor.execute(WRITE_USERS if channel == CHANNEL else WRITE_OTHERS, {"channel": channel, "users": list(users)})
 
 
 class Barred:
-    """While it lasts, a server lets in only who comes by its Unix socket: the driver, and no relay."""
+    """While it lasts, a server accepts only connections on its Unix socket: the driver's,
+    and no relay's."""
 
     def __init__(self, server):
         self.server = server
@@ -306,7 +311,7 @@ class Barred:
         with open(self._path) as file:
             self._text = file.read()
         self._write("local all all trust\nhost replication all 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 reject\n")
-        if self.server.process:  # else it begins so
+        if self.server.process:  # otherwise it starts like this
             self._reload()
             wait_until(self._refuses, "the server lets nobody in")
         return self

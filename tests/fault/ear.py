@@ -1,4 +1,5 @@
-"""A plain LISTEN connection of the driver: how often each change is announced by relays, and which relay leads."""
+"""A plain LISTEN connection of the driver. It knows how often relays announce each change,
+and which relay leads."""
 
 import json
 import select
@@ -20,7 +21,8 @@ class Announced(NamedTuple):
 
 
 class Ear:
-    """Writers give a client id, relays that announce give none: that tells them apart."""
+    """Writers give a client id, and announcements of relays have none: that tells them
+    apart."""
 
     def __init__(self, site):
         self.site = site
@@ -79,8 +81,8 @@ class Ear:
                 self.announced[change["p"]] = Announced(a.times + 1, a.first, now) if a else Announced(1, now, now)
 
     def _canary(self, words, now):
-        """MAGIC RELAY NUMBER XID TOKEN CLAIM, and more. A relay claims "?" when its term begins, and "-" or "!" when it does
-        not answer for others."""
+        """MAGIC RELAY NUMBER XID TOKEN CLAIM, and more. A relay claims "?" when its term
+        begins, and "-" or "!" when it does not answer for others."""
         relay, claim = words[1], words[5]
         self.canaries.append((now, relay))
         if claim == "?" and self._claims.get(relay) != "?":
@@ -90,7 +92,7 @@ class Ear:
             self.leader = relay
 
     def forget(self, users):
-        """What was announced once at the most, and long ago."""
+        """Forget changes that were announced at most once, and long ago."""
         for user in users:
             if user in self.announced and self.announced[user].times <= 1:
                 del self.announced[user]

@@ -1,10 +1,11 @@
-"""Which GAPs a fault excuses. Where recovery is installed no GAP may come but those that nothing could have spared: each such
-fault says for which relays, and for how long. A GAP that none excuses counts as a failure."""
+"""Which GAPs a fault excuses. Where recovery is installed, a GAP may come only if nothing
+could have avoided it. Each such fault says for which relays, and for how long. A GAP without
+an excuse counts as a failure."""
 
 import time
 
-SOON = 5     # seconds: what is under way when the fault ends
-GRACE = 60   # a relay may wait for 30 seconds before it looks, and a worker may be away
+SOON = 5     # seconds for what is in progress when the fault ends
+GRACE = 60   # seconds: a relay may wait 30 seconds before it looks, and a worker may be away
 TRICKLE = 30 # the longer it takes until a worker that reads slowly has read what it was sent
 
 
@@ -30,13 +31,14 @@ class Excuses:
         self._all = []
 
     def add(self, reason, hosts, times=2, grace=GRACE):
-        """From now on, until it is closed, and for a while beyond: so many GAPs of each worker of these relays."""
+        """From now on, until it is closed and for a while after that: this many GAPs of each
+        worker of these relays."""
         excuse = Excuse(reason, hosts, times, grace)
         self._all.append(excuse)
         return excuse
 
     def sort(self, member):
-        """Its GAPs: ({reason: how many are excused for it}, the texts of the others)."""
+        """The GAPs of a worker: ({reason: how many it excuses}, the texts of the others)."""
         excused, bad, used = {}, [], {}
         for at, text in member.gaps:
             for excuse in reversed(self._all):

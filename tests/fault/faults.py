@@ -1,5 +1,5 @@
-"""What goes wrong. Each fault is a function of the system and of a random generator, and returns when it is over, or when
-what it did needs no undoing."""
+"""The faults. Each is a function of the system and of a random generator. It returns when
+the fault is over, or when what it did needs no undoing."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def terminate_publisher(system, rng):
 
 
 def terminate_recovery(system, rng):
-    """Until one was in the middle of it, or for a while."""
+    """Until one was killed in the middle of a recovery, or for a while."""
     end = time.monotonic() + rng.random() * 2
     while time.monotonic() < end:
         system.site.terminate("pgherald recovery")
@@ -38,7 +38,8 @@ def crash_postgres(system, rng):
 
 
 def crash_backend(system, rng):
-    """PostgreSQL ends all others too, recovers as after a crash, and goes on as the same run of the server."""
+    """PostgreSQL ends all other backends too, recovers as after a crash, and goes on as the
+    same run of the server."""
     try:
         pids = system.site.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
                                " AND pid <> pg_backend_pid()")
@@ -74,7 +75,8 @@ def freeze_postgres(system, rng):
 
 
 def half_open(system, rng):
-    """The steady relay's way to PostgreSQL swallows what is sent, and says nothing; then it is whole again, or ends."""
+    """The steady relay's way to PostgreSQL swallows what is sent, without an error. Then it
+    works again, or is cut."""
     try:
         system.site.way.freeze()
         time.sleep(rng.uniform(0.5, 9))
@@ -109,7 +111,8 @@ def stop_relay(system, rng):
 
 
 def jump_clock(system, rng):
-    """The wall clock of one relay, by up to a year; and back again some other time."""
+    """Make the wall clock of one relay jump, by up to a year, and back again at some other
+    time."""
     jump(system.hosts.jumper, rng.choice((0, -3600, 3600, -86400, 86400 * 365)))
 
 
@@ -128,7 +131,7 @@ def restart_bouncer(system, rng):
 
 
 def second_relay(system, rng):
-    """It must be refused, and disturb nobody."""
+    """A second relay on the same socket: it must be refused, and disturb nothing."""
     relay = rng.choice(system.hosts.all)
     second = system.twin(relay)
     status = second.process.wait(20)
@@ -136,7 +139,7 @@ def second_relay(system, rng):
 
 
 def burst(system, rng):
-    """Many changes at once, that nobody notifies."""
+    """Many changes at once without a NOTIFY."""
     system.driver.burst(rng.choice((50, 500, 3000)), rng)
 
 
@@ -147,7 +150,7 @@ def overrun(system, rng):
 
 
 def long_transaction(system, rng):
-    """It stays open over what comes next."""
+    """A transaction that stays open over the faults that follow."""
     system.driver.hold(rng.uniform(3, 20), rng)
 
 

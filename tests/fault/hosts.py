@@ -1,4 +1,4 @@
-"""The relays of a run, a host each, and what sets one apart from another."""
+"""The relays of a run, each on a host, and the differences between them."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from database import OTHERS, Rights
 from harness.ops import Operator, objects
 from harness.worker import CHANNEL
 
-# What a run's relays differ in, chosen as faults are: by name.
+# The differences between the relays of a run, selected by name like faults.
 CONDITIONS = {
     "channels": "relays have different channels, and of some two neither has all of the other's",
     "intervals": "relays have different checkpoint intervals",
@@ -20,18 +20,18 @@ CONDITIONS = {
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
 
-# How often a run has it that is told nothing.
+# How often a run has each, if it is not told which.
 OFTEN = {"nobody-reconciles": 0.1}
 USUALLY = 0.7
 
-# Under valgrind a relay takes long for what it does in an interval, and would lose the lead for it.
+# Under valgrind a relay is slow, and would lose the lead in a short interval.
 SLOWNESS = 3 if os.environ.get("PGHERALD_LAUNCHER") else 1
 INTERVAL = 0.5 * SLOWNESS
 INTERVALS = tuple(round(seconds * SLOWNESS, 1) for seconds in (0.4, 0.6, 1.0, 1.6))
-UNRECONCILED_INTERVAL = 3 * SLOWNESS  # whatever is notified sooner must not be lost
+UNRECONCILED_INTERVAL = 3 * SLOWNESS  # a change that is notified sooner must not be lost
 ALL = (CHANNEL, *OTHERS)
 ORDERS, TICKETS = (CHANNEL, OTHERS[0]), (CHANNEL, OTHERS[1])
-# of the two that are killed now and then, and of the steady one
+# for the two that are killed now and then, and for the steady one
 CHANNEL_SETS = (
     (ORDERS, TICKETS, ALL),
     (ORDERS, TICKETS, (CHANNEL,)),
@@ -42,12 +42,13 @@ CHANNEL_SETS = (
 
 
 def chosen(rng):
-    """What the relays of a run differ in that is told nothing."""
+    """The differences between the relays, if the run is not told any."""
     return [name for name in sorted(CONDITIONS) if rng.random() < OFTEN.get(name, USUALLY)]
 
 
 class Host(Relay):
-    """channels: what it is configured for. reconciles: whether it is let announce what nobody notified."""
+    """channels: the ones it is configured for. reconciles: whether it may announce changes
+    that were never notified."""
 
     def __init__(self, run, name, role, rights, channels, interval, urls, reconciles=True, **environment):
         super().__init__(run, "relay", DATABASE_URL=urls[0], DATABASE_DIRECT_URL=urls[1],
@@ -71,7 +72,7 @@ class Host(Relay):
         return self.reconciles and self.rights.tables
 
     def asked(self, line):
-        """What it tells an operator, or None when it does not answer."""
+        """What it tells an operator; None if it does not answer."""
         try:
             operator = Operator(self)
             try:
@@ -82,7 +83,7 @@ class Host(Relay):
             return None
 
     def __str__(self):
-        """What sets it apart."""
+        """Its differences from the others."""
         lacks = [] if self.reconciles else ["does not reconcile"]
         lacks += [f"may not read the {what}" for what, may in self.rights._asdict().items() if not may]
         return ", ".join([f"{self.name}: {' '.join(self.channels)}, every {self.interval} s", *lacks])
@@ -105,9 +106,10 @@ def roles_of(names):
 
 
 class Hosts:
-    """Three. Two are killed now and then: one publishes through the pool; the other directly, and its wall clock jumps. The
-    third, which reaches PostgreSQL by a way that can swallow what is sent, lives as long as the run, so that it shows what
-    grows. And some more."""
+    """Three hosts, and some more. Two are killed now and then: one publishes through the
+    pool; the other publishes directly, and its wall clock jumps. The third reaches
+    PostgreSQL by a way that can swallow what is sent. It lives as long as the run, so it
+    shows what grows."""
 
     def __init__(self, run, site, rng, names, roles, environment):
         sets = rng.choice(CHANNEL_SETS) if "channels" in names else ((CHANNEL,),) * 3
@@ -140,16 +142,17 @@ class Hosts:
             with_jumping_clock(self.jumper, jumping_clock(run))
 
     def _leaders(self, but=None):
-        """The sets of channels of those for whom no other answers, when all are well, of the ones that believe each other."""
+        """When all are well, among those that believe each other: the sets of channels of
+        the relays for which no other answers."""
         sets = {frozenset(h.channels) for h in self.all if h.answers and h.rights.key and h is not but}
         return {s for s in sets if not any(s < other for other in sets)}
 
     def n_leaders(self):
-        """How many announce the same change at the most, when all are well."""
+        """How many relays at most announce the same change, when all are well."""
         return len(self._leaders()) + sum(1 for h in self.all if h.answers and not h.rights.key)
 
     def led(self, but=None):
-        """Those for whom somebody other than this one answers, or who need nobody."""
+        """Relays for which another than this one answers, or which need none."""
         leaders = self._leaders(but)
         return [h for h in self.all if h is not but and (not h.reconciles or not h.rights.key and h.answers
                                                          or any(set(h.channels) <= s for s in leaders))]

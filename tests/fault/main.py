@@ -1,16 +1,18 @@
 #!/usr/bin/python3 -B
-"""Runs the fault suite: writers, workers and faults, with a model beside them that knows what must be heard.
+"""Runs the fault suite: writers, workers and faults, and a model next to them that knows what must be heard.
 
     tests/fault/run --seed 1 --seconds 60
     tests/fault/run --soak --json soak.json       half an hour
     tests/fault/run --seed 1 --seconds 60 --faults terminate-upstream,kill-relay,channels
     tests/fault/run --seed 1 --seconds 30 --timestamps    the wrong way: this must lose
 
-One seed is one sequence of faults, and one choice of what the relays differ in. PGHERALD_BUILD names the build directory
-(default: build). Ends with a table and a verdict. Exits with 1 when anything was lost, a GAP came that no fault excuses, a
-relay or a worker does not go on at the end, or something was announced more often than PROTOCOL.md allows; with 2 when
-something else went wrong: so when memory or descriptors grew without bound, of the relay and the worker that live as long as
-the run. Latency is told, and judged by nobody.
+One seed is one sequence of faults, and one choice of the differences between the relays.
+PGHERALD_BUILD names the build directory (default: build). A run ends with a table and a verdict.
+
+Exit status 1: a change was lost, a GAP came that no fault excuses, a relay or a worker does not
+go on at the end, or a change was announced more often than PROTOCOL.md allows. Exit status 2:
+something else went wrong, for example memory or descriptors grew without bound in the relay and
+the worker that live as long as the run. Latency is reported, and does not count.
 """
 
 import argparse

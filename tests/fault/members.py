@@ -14,12 +14,12 @@ from harness.subscriber import Subscriber
 from harness.worker import SUBSCRIBE, Bye, Change, Checkpoint, Gap, Ok, Upstream, Welcome
 
 STORE_SECONDS = 0.3  # how often a worker stores its cursor
-TRICKLE = 36         # bytes at once: a change, about
+TRICKLE = 36         # bytes at once: about a change
 TRICKLE_SECONDS = 0.002
 
 
 class Member:
-    """A worker: what it is owed from when on, and what it heard."""
+    """A worker: since when it is owed what, and what it heard."""
 
     def __init__(self, name, relay, pubkeys=None):
         self.name = name
@@ -37,11 +37,11 @@ class Member:
         return channel in self.channels and (self.pubkeys is None or user in self.pubkeys)
 
     def trouble(self):
-        """Why it is not live, or None; apart from what it has not heard."""
+        """Why it is not live, or None. What it has not heard does not count."""
         return None if self.subscribed_at else "never got OK to its subscription"
 
     def fold(self, user, owed):
-        """Only count it from now on."""
+        """From now on only count these."""
         n = self.heard.pop(user, 0)
         self.n_owed_folded += owed
         self.n_heard_folded += n > 0
@@ -49,17 +49,17 @@ class Member:
 
 
 class Bare(Member):
-    """One that speaks the protocol bare, in a thread. It stores its cursor now and then; what it did since is undone by
-    a kill, as a database would undo it."""
+    """A worker that speaks the protocol without the library, in a thread. It stores its
+    cursor now and then. A kill undoes what it did since, as a database would."""
 
     def __init__(self, model, name, relay, pubkeys=None, slow=0, trickles=False, witness=False):
         super().__init__(name, relay, pubkeys)
         self.model = model
         self.slow = slow
         self.trickles = trickles
-        self.witness = witness  # it says when changes came
+        self.witness = witness  # told when changes came
         self.checkpoints = deque(maxlen=8)  # (when it came, checkpoint)
-        self.last_live = None  # the clock at the last notification, of a time when the upstream was up
+        self.last_live = None  # the clock at the last notification while the upstream was live
         self._up = True
         self._worker = None
         self._cursor = self._stored = None
@@ -189,11 +189,11 @@ class Bare(Member):
         self.slow = 0
 
     def passed(self, moment, since):
-        """Whether a checkpoint that came since then is beyond this moment."""
+        """Whether a checkpoint came since then that is after this moment."""
         return any(at > since and passes(checkpoint, moment) for at, checkpoint in list(self.checkpoints))
 
     def n_checkpoints(self, runs, since):
-        """How many different ones of this run of the server came since then."""
+        """How many different checkpoints of this run of the server came since then."""
         return len({checkpoint for at, checkpoint in list(self.checkpoints) if at > since and is_of_run(checkpoint, runs)})
 
     def trouble(self):
@@ -213,7 +213,7 @@ class Bare(Member):
 
 
 class Library(Member):
-    """One that uses the C library: pgherald-cat, with its cursor in a file."""
+    """A worker that uses the C library: pgherald-cat, with its cursor in a file."""
 
     def __init__(self, model, run, name, relay, pubkeys=None):
         super().__init__(name, relay, pubkeys)
@@ -243,7 +243,7 @@ class Library(Member):
         return self
 
     def take(self):
-        """Read what it printed since."""
+        """Read what it has printed since the last time."""
         for output, position in list(self._read.items()):
             with open(output, "rb") as file:
                 file.seek(position)
@@ -257,8 +257,8 @@ class Library(Member):
                 self._take_line(json.loads(line))
 
     def come_back(self):
-        """Start again after a kill. From the thread that lives as long as the run: a process ends with the thread that
-        started it."""
+        """Start again after a kill. Call it in the thread that lives as long as the run: a
+        process ends with the thread that started it."""
         if self._killed:
             self._killed = False
             self.process.wait()
@@ -292,7 +292,7 @@ class Library(Member):
 
     def kill(self):
         if not os.path.exists(self._cursor):
-            return  # nothing to come back with
+            return  # there is no cursor to resume from
         self._killed = True
         self.process.kill()
 

@@ -1,4 +1,5 @@
-"""Which fault comes after which. One seed is one sequence, whatever the machine's speed; that says only how far a run comes."""
+"""The order of the faults. One seed is one sequence, whatever the machine's speed. The speed
+only decides how far a run comes."""
 
 import random
 from typing import NamedTuple, Optional
@@ -11,12 +12,12 @@ FAULTS = {f.__name__.replace("_", "-"): f for f in (*ORDINARY, *RIGHTS, *SWITCHE
 SWITCH_NAMES = [f.__name__.replace("_", "-") for f in SWITCHES]
 # how often in one round of all switches
 OFTEN = {"failover-restart": 2}
-# What leaves no other fault its footing.
+# Faults during which no other fault is possible.
 SEVERE_NAMES = {f.__name__.replace("_", "-") for f in SEVERE} | set(SWITCH_NAMES)
-# After these no relay has a reason to announce anything once more.
+# After these no relay has a reason to announce anything again.
 HARMLESS = {"freeze-worker", "kill-worker", "second-relay", "burst", "overrun", "long-transaction", "crowd", "jump-clock"}
 BESIDE = ("freeze-worker", "kill-worker", "terminate-upstream", "burst")
-FEW = 4        # names: of so few each may come at any time
+FEW = 4        # names: with this few, each may come at any time
 SWITCH_AFTER = (3, 5)  # other faults
 
 
@@ -24,7 +25,7 @@ class Step(NamedTuple):
     name: str
     seed: str
     beside: Optional[str]  # a second fault, at the same time
-    recovers: bool         # whether the relays are waited for after it
+    recovers: bool         # whether to wait for the relays after it
     pause: float           # seconds, before the next
 
 
@@ -43,8 +44,8 @@ class Deck:
 
 
 def _names(rng, names):
-    """So that a short run has a fair choice: each comes once before any comes again, and a switch of servers, which takes
-    longest, comes now and then."""
+    """So that even a short run has a fair selection: each name comes once before any comes
+    again. A switch of servers, which takes longest, comes now and then."""
     switches = [name for name in names if name in SWITCH_NAMES]
     others = [name for name in names if name not in SWITCH_NAMES]
     if len(names) <= FEW:
@@ -65,7 +66,7 @@ def steps(seed, names):
     for number, name in enumerate(_names(rng, names)):
         beside = rng.choice([n for n in BESIDE if n in names] or [name])
         second = rng.random() < 0.25
-        # one of the two must leave the other its footing
+        # one of the two must leave the other possible
         beside = beside if second and beside != name and name not in SEVERE_NAMES else None
         # What is away for ever longer is hit by nothing more; what has only just come back, at its weakest.
         recovers = rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""The table at the end of a run, of its figures."""
+"""The table of figures at the end of a run."""
 
 from harness.table import table
 

@@ -1,4 +1,5 @@
-"""What an operator does to a relay's role, and to the recovery function, under a running service."""
+"""What an operator does to a relay's role and to the recovery function while the service
+runs."""
 
 import time
 
@@ -7,12 +8,12 @@ import psycopg2
 from excuses import SOON
 from harness.procs import wait_until
 
-TAKES_OVER = 20  # seconds: another relay must have taken over long before
-ASKS = 4         # seconds: until a relay that has come back asks what it missed
+TAKES_OVER = 20  # seconds: another relay must have taken over well before
+ASKS = 4         # seconds until a relay that is back asks what it missed
 
 
 def _a_leader(system, rng):
-    """The relay that leads, if it is one that may ask; else any such."""
+    """The relay that leads, if it may ask; otherwise any that may ask."""
     system.await_relays()
     able = [host for host in system.hosts if host.answers] or [host for host in system.hosts if host.rights.tables]
     for host in able:
@@ -22,14 +23,14 @@ def _a_leader(system, rng):
 
 
 def _another_takes_over(system, host, what):
-    """What is committed now is announced, and passed, by the relays for whom this one is not the only one to answer."""
+    """The relays that are not alone in answering announce and pass what is committed now."""
     since = time.monotonic()
     try:
-        # where nobody reconciles, only what is notified moves checkpoints
+        # without reconciliation, only notifications move checkpoints
         system.driver.one_each("takeover", "while a relay is hindered", notify=not system.hosts.n_leaders())
         moment = system.site.moment()
     except psycopg2.Error:
-        return  # another fault is on
+        return  # another fault is active
     end = since + TAKES_OVER
     led = system.hosts.led(but=host)
     while stands := [h for h in led if not system.passed(h, moment, since)]:
@@ -42,7 +43,8 @@ def _another_takes_over(system, host, what):
 
 
 def revoke_select(system, rng):
-    """A relay cannot ask for a while. Its own workers have a gap if it misses something meanwhile; nobody else's may."""
+    """A relay cannot ask for a while. Its own workers have a gap if it misses something
+    meanwhile. No other relay's may."""
     host = _a_leader(system, rng)
     excuse = system.excuses.add("a role that may not read", [host], times=10, grace=SOON)
     system.site.revoke(host.role)
@@ -70,7 +72,8 @@ def connection_limit(system, rng):
 
 
 def statement_timeout(system, rng):
-    """A relay's role has a time for statements that suffices for all but a recovery that waits: somebody changes the table."""
+    """The statement_timeout of a relay's role is enough for all statements except a recovery
+    that waits: another session changes the table."""
     host = rng.choice([host for host in system.hosts if host.rights.tables])
     milliseconds = rng.choice((50, 100, 250))
     system.await_relays()
@@ -81,7 +84,7 @@ def statement_timeout(system, rng):
             _await_question(system, host.role)
             time.sleep(milliseconds / 1000 * 2)
     except psycopg2.errors.LockNotAvailable:
-        pass  # a long transaction is on
+        pass  # a long transaction is open
     finally:
         system.site.sql(f"ALTER ROLE {host.role} RESET statement_timeout")
         system.site.terminate(None, host.role)
@@ -97,11 +100,11 @@ def _await_question(system, role):
 
 
 def migration(system, rng):
-    """recovery.sql is taken down and installed again, under load. Meanwhile an outage is a gap, and nobody finds what was not
-    notified; what was committed before and is not announced yet must be all the same. Relays find the function again when
-    they reconnect."""
+    """recovery.sql is removed and installed again, under load. Meanwhile an outage is a gap,
+    and no relay finds what was not notified. What was committed before and is not announced
+    yet must still be announced. Relays find the function again when they reconnect."""
     between = rng.uniform(0, 2)
-    reconnects = rng.random() < 0.5  # one that does so meanwhile finds no function
+    reconnects = rng.random() < 0.5  # a relay that reconnects meanwhile finds no function
     host = rng.choice(system.hosts.all)
     excuse = system.excuses.add("recovery that is not installed", system.hosts, times=5, grace=SOON)
     began = time.monotonic()

@@ -1,5 +1,6 @@
-"""The end of a run: no more faults. All that is owed is heard, every checkpoint moves past a last change, every worker is
-live, and then, in the calm, nothing is announced that need not be."""
+"""The end of a run, without further faults. Everything that is owed is heard, every
+checkpoint moves past a last change, every worker is live, and then, in the calm, no change
+is announced without need."""
 
 import time
 
@@ -9,11 +10,11 @@ from report import report
 from verdict import judge
 
 RELAYS_SECONDS = 60    # until all relays hear
-OWED_SECONDS = 90      # until all that is owed is heard, but by who reads at its own pace
-TRICKLE_SECONDS = 30   # without anything new, for who does: longer than a relay may keep it waiting
+OWED_SECONDS = 90      # until everything owed is heard, except by workers that read at their own pace
+TRICKLE_SECONDS = 30   # without anything new, for those workers: longer than a relay may keep them waiting
 RESTS_SECONDS = 30     # until no relay writes any more
 MOVES_SECONDS = 30     # until every checkpoint is past a last change, and every worker has heard it
-QUIET_SECONDS = 20     # for what is kept a while after the last fault
+QUIET_SECONDS = 20     # for what is kept for a while after the last fault
 CALM_CHANGES = 15      # of each kind, on each channel
 CALM_PAUSE = 0.05
 
@@ -47,8 +48,8 @@ def settle(system):
 
 
 def _left(system, find, seconds, progresses=False):
-    """Wait until nothing is in the way. find() returns what is; returns that of the deadline. progresses: as long as ever less
-    is in the way, there is no deadline."""
+    """Wait until nothing remains in the way. find() returns what does; returns what remains
+    at the deadline. progresses: there is no deadline as long as less and less remains."""
     end = time.monotonic() + seconds
     least = None
     while True:
@@ -62,7 +63,7 @@ def _left(system, find, seconds, progresses=False):
 
 
 def _hear_all(system, seconds):
-    """What the database has is owed. What is missing at the end is found by the verdict."""
+    """What the database has is owed. The verdict finds what is missing at the end."""
     model, present = system.model, system.site.present()
 
     def missing(members):
@@ -75,7 +76,7 @@ def _hear_all(system, seconds):
 
 
 def _reads_to_the_end(system, member):
-    """What it is owed twice it reads at its own pace too, before it comes to what is new."""
+    """It reads at its own pace what it is owed twice, too, before it comes to what is new."""
     end, frames = time.monotonic() + TRICKLE_SECONDS, member.n_frames
     while member.trouble() and time.monotonic() < end:
         system.take()
@@ -85,9 +86,9 @@ def _reads_to_the_end(system, member):
 
 
 def _all_move(system, what, count):
-    """Some changes of each channel that are notified, as many that are not (if anybody would find them), and then none: each
-    worker hears them, and is live, and each relay's checkpoint comes to be beyond them. Returns the users of those that were
-    notified."""
+    """Some changes of each channel with a NOTIFY, as many without (if any relay would find
+    them), and then none. Each worker hears them and is live, and each relay's checkpoint
+    moves past them. Returns the users of the changes with a NOTIFY."""
     since, told, users = time.monotonic(), [], []
     kinds = ("told", "silent") if system.hosts.n_leaders() else ("told",)
     for n in range(count):
@@ -108,7 +109,8 @@ def _all_move(system, what, count):
 
 
 def _rest(system):
-    """Nothing happens any more: then no relay writes. One that believes no other keeps them awake, and they it."""
+    """Nothing happens any more, so no relay writes. A relay that believes no other keeps the
+    others awake, and they keep it awake."""
     for host in system.hosts:
         if not host.rights.key:
             host.stop()

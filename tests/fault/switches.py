@@ -1,4 +1,4 @@
-"""Another server takes the place of the one that took the writes, and does not have all that it had."""
+"""Another server replaces the one that accepted writes, and lacks some of what that one had."""
 
 import os
 import time
@@ -13,8 +13,9 @@ LOOKS = 8   # seconds: how long a new server waits for relays to come
 
 
 def _loses(system, what):
-    """Call it before the next server's history ends. It excuses a GAP where nothing could have spared it: a relay that has no
-    checkpoint from before, of this run of the server, has nothing to go back to."""
+    """Call it before the next server's history ends. It excuses a GAP that nothing could
+    have avoided: a relay without a checkpoint from before, of this run of the server, has
+    nothing to go back to."""
     return system.excuses.add(what, [host for host in system.hosts if not system.knows(host)])
 
 
@@ -24,8 +25,9 @@ def _promote(server):
 
 
 def _write_past(system, server, lsn, rng):
-    """Changes that relays must find, with transaction ids and log positions that the last server gave away too. lsn: its
-    last. Writers come back with them; relays are still kept out."""
+    """Changes that relays must find, with transaction ids and log positions that the last
+    server had used too. lsn: the last server's. Writers come back with these changes, while
+    relays are still kept out."""
     system.site.postgres = server
     system.driver.few(FEW, rng)
     while _last_lsn(server) <= lsn:
@@ -38,12 +40,13 @@ def _last_lsn(server):
 
 
 def failover(system, rng):
-    """The standby misses the last of what the primary commits."""
+    """The standby misses the last changes that the primary commits."""
     _fail_over(system, rng, "a failover")
 
 
 def failover_restart(system, rng):
-    """And it is restarted before any relay has seen it: then it has forgotten where its timeline began."""
+    """The new primary is restarted before any relay has seen it, so it has forgotten where
+    its timeline began."""
     _fail_over(system, rng, "a failover", rng.choice(("fast", "immediate")))
 
 
@@ -68,8 +71,8 @@ def _fail_over(system, rng, what, restart=None):
 
 
 def double_failover(system, rng):
-    """The standby is promoted, and dies. Another standby never heard of that promotion: it is promoted too, and gives its
-    timeline the same number."""
+    """The standby is promoted, and dies. Another standby, which never heard of that
+    promotion, is promoted too, and gives its timeline the same number."""
     site, apart, longer = system.site, rng.uniform(0.2, 1), rng.uniform(0.2, 1)
     pair = site.with_standby()
     first, second = pair.primary, pair.standby
@@ -77,7 +80,7 @@ def double_failover(system, rng):
     try:
         _copy(first, third, way.port)
         third.start()
-        # relays that look at the second server get checkpoints of it, of which the third has never heard
+        # relays that connect to the second server get checkpoints of it, which the third does not know
         excuse = system.excuses.add("a double failover", system.hosts)
         way.close()
         time.sleep(apart)
@@ -110,15 +113,15 @@ def _wait_for_some(system):
 
 
 def set_back(system, rng):
-    """The disk is set back to a copy from a while ago: the same timeline, on which other things are written now. Before any
-    relay is back it is past what the checkpoints know."""
+    """The disk is set back to an earlier copy: the same timeline, on which other changes are
+    written now. Before any relay is back, the server is past what the checkpoints know."""
     site, goes_on = system.site, rng.uniform(1, 4)
     old = site.postgres
     copy = site.server(old.port)
     excuse = _loses(system, "a disk that was set back")
     _copy(old, copy)
     end = time.monotonic() + goes_on
-    while time.monotonic() < end:  # what is checkpointed now will be undone
+    while time.monotonic() < end:  # checkpoints of this time will be undone
         system.take()
         time.sleep(0.05)
     lsn = _last_lsn(old)
@@ -133,7 +136,8 @@ def set_back(system, rng):
 
 
 def _copy(server, into, port=None):
-    """A copy of its files, as they are now; a standby that follows it through this port, or a server of its own."""
+    """A copy of its files as they are now: a standby that follows it through this port, or a
+    server of its own."""
     server.run.call([pg_bin("pg_basebackup"), "-h", server.directory, "-p", str(server.port), "-U", "postgres",
                      "-D", into.data, "-N", "-c", "fast", "-X", "stream", *(["-R"] if port else [])], unprivileged=True)
     if port:

@@ -1,4 +1,4 @@
-"""The system under test, with its writers, its workers and what goes wrong, for one run."""
+"""The system under test, with its writers, its workers and its faults, for one run."""
 
 import os
 import random
@@ -23,15 +23,15 @@ from harness.worker import CHANNEL
 from writers import Driver, Writer
 
 WRITERS = 10
-USERS = 20000  # ids a writer may reach, for those who subscribe by pubkey
+USERS = 20000  # ids that a writer may reach, for workers that subscribe by pubkey
 STARTS = 90    # seconds: until a relay is back
 RECOVERS = 10  # seconds: for how long the next fault waits for the relays
 FOLD_EVERY = 10
-LATE = 0.1     # the share of writers' notifications, where a relay waits for them
+LATE = 0.1     # share of the notifications that come late, if a relay waits for them
 
 
 def default_names(seed):
-    """All faults, and of the conditions those that this seed has."""
+    """All faults, and the conditions that this seed has."""
     return sorted(FAULTS) + chosen(random.Random(f"{seed}-conditions"))
 
 
@@ -113,7 +113,7 @@ class System:
             self._enlist(Bare(self.model, "all-" + host.name.split()[-1], host))
         if os.path.exists(CAT):
             self._enlist(Library(self.model, self.run, "library-pubkeys", hosts.first[0], self._some_users(500)))
-        # what may be frozen and killed; not those by which latency and memory are told, nor who reads at its own pace
+        # what may be frozen and killed: not the members that measure latency and memory, nor those that read at their own pace
         self.victims = list(self.members)
         if "trickle" in self.names:
             self._enlist(Bare(self.model, "trickle", self.rng.choice(hosts.all), trickles=True))
@@ -125,7 +125,8 @@ class System:
         self.members.append(self._add(member))
 
     def _some_users(self, count):
-        """A part of the ids that the writers will use first, and some by which all is tried at the end."""
+        """Some of the ids that the writers will use first, and some with which everything is
+        tried at the end."""
         some = {f"w{self.rng.randrange(WRITERS)}-{self.rng.randrange(1, max(count, 2000))}" for _ in range(count)}
         return some | {f"{what}-{kind}-{channel}-0" for what in (LAST, CALM) for kind in ("told", "silent")
                        for channel in self.site.channels}
@@ -144,14 +145,15 @@ class System:
         return all(member.subscribed_at for member in self.members)
 
     def take(self):
-        """What must be done now and then by the thread that lives as long as the run."""
+        """What the thread that lives as long as the run must do now and then."""
         for member in self.members:
             if isinstance(member, Library):
                 member.take()
                 member.come_back()
 
     def _tick(self):
-        """Keep the application's clock of the last notification, which stands still while the upstream is away."""
+        """Keep the application's clock of the last notification. It stands still while the
+        upstream is away."""
         witness = self.members[0]
         while not self._stop.wait(0.05):
             if witness.last_live:
@@ -163,13 +165,14 @@ class System:
     # What faults need
 
     def switched(self):
-        """Another server has taken the place of the last."""
+        """Another server has replaced the last one."""
         self._switched_at = time.monotonic()
 
     def start_relay(self, relay):
-        """It may have to wait for PostgreSQL, and gives up after a while: then it is started again, as systemd would."""
+        """The relay may have to wait for PostgreSQL, and gives up after a while. Then it is
+        started again, as systemd would do it."""
         if time.monotonic() < self._switched_at + GRACE:
-            # what it knew of the server before is gone, and a worker may have a checkpoint that only that would explain
+            # what it knew of the old server is gone, and a worker may have a checkpoint that only that would explain
             self.excuses.add("a restart after a switch", [relay]).close()
         end = time.monotonic() + STARTS
         while True:
@@ -187,7 +190,7 @@ class System:
         return twin
 
     def all_listen(self):
-        """Those that wait for long before they try again are made to."""
+        """Relays that wait long before they try again are made to try at once."""
         try:
             listening = self.site.listening()
         except psycopg2.Error:
@@ -200,7 +203,7 @@ class System:
         return not deaf
 
     def await_relays(self):
-        """Until all hear again, or for a while."""
+        """Until all relays hear again, or for a while."""
         end = time.monotonic() + RECOVERS
         while time.monotonic() < end and not self.all_listen():
             self.take()
@@ -210,12 +213,13 @@ class System:
         return [m for m in self.members if m.relay is host and isinstance(m, Bare)]
 
     def knows(self, host):
-        """Whether it has passed checkpoints of the server as it runs now, since it was started: if that goes, it has something
-        to go back to."""
+        """Whether it has passed checkpoints of the server as it runs now, since it was
+        started. Then it has something to go back to if that server goes."""
         return any(member.n_checkpoints(self.site.runs, host.started_at) >= 2 for member in self._workers_of(host))
 
     def passed(self, host, moment, since):
-        """Whether a worker of it has had a checkpoint since then that is beyond this moment."""
+        """Whether one of its workers has had a checkpoint since then that is after this
+        moment."""
         return any(member.passed(moment, since) for member in self._workers_of(host))
 
     # The run
@@ -253,7 +257,7 @@ class System:
         self.model.fault(name, began, name not in HARMLESS)
 
     def details(self, verdict):
-        """What helps to find out why: what is known of what was lost, and the logs."""
+        """What helps to find the cause: what is known of what was lost, and the logs."""
         lost = set().union(*verdict.lost.values())
         rows = self.site.sql("SELECT user_id, to_jsonb(u) ->> 'changed_xid', (SELECT min(updated_at) FROM records r WHERE"
                              " r.user_id = u.user_id) FROM user_revisions u WHERE user_id = ANY(%s) ORDER BY 3", (list(lost),))
@@ -280,7 +284,7 @@ class System:
 
 
 def one_run(run, seed, seconds, **options):
-    """The whole of it. Returns the verdict."""
+    """A whole run. Returns the verdict."""
     with System(run, seed, **options) as system:
         system.storm(seconds)
         verdict = settle(system)

@@ -1,4 +1,5 @@
-"""Bounded runs of the fault suite; tests/fault/run does longer ones, and says more. And what of the suite can be tried alone."""
+"""Short runs of the fault suite, and tests of those parts that can run alone.
+tests/fault/run does longer runs, and reports more."""
 
 from collections import Counter
 from itertools import islice
@@ -50,7 +51,8 @@ def test_relays_that_differ(run, template, request):
 
 @pytest.mark.parametrize("timestamps", [False, True], ids=["snapshots", "timestamps"])
 def test_recovery_by_timestamps_loses_what_recovery_by_snapshot_does_not(run, template, request, timestamps):
-    """The model must notice the wrong way: the application's clock against updated_at, under the same storm."""
+    """The model must notice the wrong way: the application's clock against updated_at, under
+    the same storm."""
     verdict = one(run, template, request, 8, names=["terminate-upstream"], timestamps=timestamps, silent=0)
     if timestamps:
         assert verdict.n_lost > 0, "the wrong way was not noticed"
@@ -121,7 +123,7 @@ def test_a_gap_is_excused_for_its_relay_and_its_time_only(monkeypatch):
 # What is announced
 
 def announced(user, times, first, last, leads=1, faults=(), terms=()):
-    """What is found of this one, in a system whose relays have an interval of a second."""
+    """What the verdict finds, in a system whose relays have an interval of a second."""
     model = Model()
     model.disturbed += faults
     ear = SimpleNamespace(announced={user: Announced(times, first, last)},

@@ -1,4 +1,5 @@
-"""The end: hold what was heard against what was owed, and all else that was promised."""
+"""The end: compare what was heard with what was owed, and check everything else that was
+promised."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from ear import CALM
 class Verdict(NamedTuple):
     lost: dict        # member -> users
     gaps: dict        # member -> texts of the GAPs that nothing excuses
-    stands: list      # who does not go on, in words
+    stands: list      # relays and workers that do not go on, in words
     repeated: list    # what was announced more often than PROTOCOL.md allows, in words
     errors: list      # what else went wrong
     figures: dict     # what the report says, for programs
@@ -43,7 +44,7 @@ def judge(system, present):
         if bad:
             gaps[member.name] = bad
         counts = member.heard.copy()
-        # what was folded and came once more is a duplicate
+        # what was folded and came again is a duplicate
         heard = member.n_heard_folded + sum(1 for user, n in counts.items() if n > 0 and user in known)
         deliveries = member.n_deliveries_folded + sum(counts.values())
         rows.append({"member": member.name, "owed": member.n_owed_folded + len(owed), "heard": heard,
@@ -60,9 +61,10 @@ def judge(system, present):
 
 
 def announced_too_often(system):
-    """Outside of faults and changes of lead no change is announced twice, and none that was notified is announced. Where
-    relays have different channels, each of those that lead may announce it. A term that begins allows one more time, and so
-    does a fault, to each: what it breaks off is tried again. In the calm at the end the lead may change hands once, since a
+    """Outside of faults and changes of lead no change is announced twice, and no change that
+    was notified is announced. If relays have different channels, each of those that lead may
+    announce it. A new term allows one more time. So does a fault, to each leader: what it
+    interrupts is tried again. In the calm at the end the lead may change once, because a
     machine may be busy, and no more."""
     model, ear, leads = system.model, system.ear, max(1, system.hosts.n_leaders())
     faults, found = list(model.disturbed), []
@@ -80,8 +82,9 @@ def announced_too_often(system):
 
 
 def latency_by_minute(model):
-    """From the return of COMMIT, in the writer, until the witness has decoded the CHANGE: of what was notified at once and
-    heard live. Both are threads of this driver, whose turn they wait for; so much of it is the driver's own."""
+    """From the return of COMMIT in the writer until the witness has decoded the CHANGE, for
+    changes that were notified at once and heard live. Both are threads of this driver and
+    wait for their turn, so part of the time is the driver's own."""
     rows = []
     for minute, seconds in sorted(model.latencies.items()):
         ordered = sorted(seconds)

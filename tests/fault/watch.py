@@ -1,10 +1,10 @@
-"""Memory and descriptors of processes over a run, and whether they grow without bound."""
+"""Memory and descriptors of processes during a run, and whether they grow without bound."""
 
 import os
 import threading
 import time
 
-SLACK = 1 << 20         # bytes of growth that mean nothing: a page here and there, a longer list
+SLACK = 1 << 20         # bytes of growth that do not count: a few pages, a longer list
 JUDGED_AFTER = 100      # samples
 
 
@@ -18,22 +18,25 @@ def fds(pid):
 
 
 def keeps_what_is_freed(pid):
-    """A sanitizer does for a while, and valgrind, so of theirs memory tells nothing."""
+    """A sanitizer and valgrind keep freed memory for a while, so memory says nothing under
+    them."""
     with open(f"/proc/{pid}/maps") as maps:
         text = maps.read()
     return "libasan" in text or "vgpreload" in text
 
 
 def growth(samples):
-    """By how much memory grew for good. A heap grows to its high-water mark, a burst or a recovery lifts it for a while or for
-    ever, and that is no leak; so the lowest of the last quarter is compared with the highest of the first half. What leaks
-    steadily is beyond it by a quarter of all that it leaks; what is bounded comes back under its own mark."""
+    """By how much memory grew for good. A heap grows to its high-water mark. A burst or a
+    recovery raises it for a while or for ever, which is not a leak. So the lowest value of
+    the last quarter is compared with the highest of the first half. A steady leak exceeds it
+    by a quarter of all that it leaks. Memory that is bounded comes back below its own mark."""
     half, quarter = samples[:len(samples) // 2], samples[-(len(samples) // 4):]
     return max(0, min(quarter) - max(half))
 
 
 class Watched:
-    """One process, which may be started anew. judged: it never is, so its growth tells something."""
+    """One process, which may be started again. judged: it is never started again, so its
+    growth says something."""
 
     def __init__(self, name, pid, judged):
         self.name = name
@@ -46,7 +49,7 @@ class Watched:
         try:
             self.samples.append(rss(self._pid()))
         except OSError:
-            pass  # it is being started anew
+            pass  # it is being restarted
 
     def fds_now(self):
         return fds(self._pid())
@@ -89,7 +92,8 @@ class Watch:
             self._stop.wait(1)
 
     def finish(self, deadline):
-        """All is quiet now. What is only kept for a while may go first. Returns the errors."""
+        """The system is quiet now. What is kept only for a while may go first. Returns the
+        errors."""
         self.close()
         end = time.monotonic() + deadline
         while time.monotonic() < end and any(one.judged and one.fds_now() > one.fds[0] for one in self._all):

@@ -1,4 +1,5 @@
-"""Who writes: programs that commit and then tell, or die before; many changes at once; transactions that stay open."""
+"""The writers: programs that commit and then notify, or die before; many changes at once;
+transactions that stay open."""
 
 import contextlib
 import itertools
@@ -19,12 +20,12 @@ CROWD_PACE = 0.02
 
 
 def payload(user, client="driver"):
-    """With a client id, which tells it from what relays announce."""
+    """A payload with a client id, which tells it from an announcement by a relay."""
     return json.dumps({"p": user, "c": client})
 
 
 class Writer:
-    """Commits changes, a third of them slowly, and then tells of them, or dies before."""
+    """Commits changes, a third of them slowly, and then notifies them, or dies before."""
 
     def __init__(self, model, number, seed, site, hosts, silent, late, pace=0.01):
         self.model = model
@@ -33,7 +34,7 @@ class Writer:
         self.site = site
         self.hosts = list(hosts)
         self.silent = silent  # the share that never notifies
-        self.late = late      # the share that does so only a while after the commit
+        self.late = late      # the share that notifies only a while after the commit
         self.pace = pace
         self._connection = None
         self._publisher = self._host = None
@@ -138,7 +139,7 @@ class Writer:
 
 
 class Driver:
-    """What the driver writes itself. Every user of its own is new."""
+    """What the driver itself writes. Each of its users is new."""
 
     def __init__(self, model, site):
         self.model = model
@@ -151,7 +152,8 @@ class Driver:
         return f"{what}{next(self._numbers)}"
 
     def commit(self, users, channel, kind, notify=False):
-        """One transaction with a change of each, and perhaps the NOTIFYs after it. Raises what PostgreSQL raises."""
+        """One transaction with a change of each user, and perhaps the NOTIFYs after it.
+        Raises what PostgreSQL raises."""
         connection = self.site.connect()
         began = time.monotonic()
         try:
@@ -173,7 +175,7 @@ class Driver:
             connection.close()
 
     def few(self, count, rng):
-        """So many transactions, every other of which is notified."""
+        """This many transactions, every other one with a NOTIFY."""
         name, connection = self._name("few"), self.site.connect()
         try:
             for n in range(count):
@@ -200,13 +202,13 @@ class Driver:
         self.model.notified(user)
 
     def one_each(self, what, kind, notify):
-        """A change of each channel."""
+        """One change of each channel."""
         for channel in self.site.channels:
             self.commit([self._name(what)], channel, kind, notify)
 
     @contextlib.contextmanager
     def table_locked(self):
-        """As by somebody who changes the table. Writers wait, and so does recovery."""
+        """Lock the table like a session that alters it. Writers wait, and so does recovery."""
         connection = self.site.connect()
         try:
             connection.cursor().execute("SET lock_timeout = '3s'; LOCK TABLE user_revisions IN ACCESS EXCLUSIVE MODE")
@@ -219,10 +221,11 @@ class Driver:
         try:
             self.commit([f"{name}-{n}" for n in range(count)], rng.choice(self.site.channels), "in bursts", notify)
         except psycopg2.Error:
-            pass  # another fault is on
+            pass  # another fault is active
 
     def hold(self, seconds, rng):
-        """A transaction with a change that nobody notifies stays open so long, whatever else happens."""
+        """A transaction with a change that is never notified stays open this long, whatever
+        else happens."""
         thread = threading.Thread(target=self._hold, args=(self._name("long"), rng.choice(self.site.channels), seconds))
         thread.start()
         self._holders.append(thread)
@@ -244,8 +247,9 @@ class Driver:
             pass  # the server went away with it
 
     def crowd(self, seconds, rng):
-        """So many writers at once, behind a transaction that stays open, that the text of a snapshot is longer than what a
-        checkpoint may carry. Each tells of its change, once."""
+        """This many writers at once, with an older transaction that stays open, so that the
+        text of a snapshot is longer than a checkpoint may carry. Each notifies its change
+        once."""
         name, channel, numbers = self._name("crowd"), rng.choice(self.site.channels), itertools.count()
         connections, waiting = [], deque()
 

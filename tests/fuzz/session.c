@@ -5,6 +5,7 @@
  * seqs. */
 #include "input.h"
 
+#include "fanout/connection.h"
 #include "local_relay.h"
 #include "log.h"
 
@@ -133,7 +134,7 @@ static void close_peer(struct peer *p)
 	p->fd = -1;
 }
 
-static void turn(void)
+static void iterate(void)
 {
 	local_relay_run();
 	take(&all, SIZE_MAX);
@@ -241,7 +242,7 @@ static void hear(struct input *in)
 		 * take. */
 		for (int i = 0; i < 20; i++) {
 			local_relay_hear("log", (struct wire_str){payload, CHANGE_PAYLOAD_MAX});
-			turn();
+			iterate();
 		}
 		break;
 	default:
@@ -276,19 +277,19 @@ static void step(struct input *in)
 			close_peer(p);
 		else
 			shutdown(p->fd, what & 0x40 ? SHUT_RD : SHUT_WR);
-		turn();
+		iterate();
 		if (what & 8)
 			open_peer(p, what & 0x40);
 		break;
 	case 6: {
-		struct worker *w = fanout_worker_by_id(&relay->fanout, input_byte(in));
+		struct worker *w = workers_find_id(&relay->fanout.workers, input_byte(in));
 		/* 1 and 2 are the workers that behave. */
 		if (w && w->id > 2)
 			connection_close(w, WIRE_BYE_EVICTED, "an operator ended this connection");
 		break;
 	}
 	default:
-		turn();
+		iterate();
 	}
 }
 
@@ -300,7 +301,7 @@ static void settle(struct peer *p)
 		len = p->len;
 		uint64_t last = p->last_seq;
 		for (int i = 0; i < 4; i++) {
-			turn();
+			iterate();
 			take(p, SIZE_MAX);
 		}
 		if (last != p->last_seq)
@@ -331,7 +332,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	subscribe(&all, "data", NULL);
 	subscribe(&all, "log", NULL);
 	subscribe(&one, "data", users[1]);
-	turn();
+	iterate();
 	must(all.len == 0 && !all.ended);
 	for (int i = 0; i < ANYHOW; i++)
 		open_peer(&anyhow[i], i != 0);

@@ -1,7 +1,7 @@
 """The tables of a data-sync service, and its writers.
 
-A write is what that service commits: a record, and the user's revision counted up. To notify is a second step, of its own,
-which a test leaves out where it is about what is missed.
+A write is what that service commits: a record, and the user's revision counted up. Notifying is
+a separate step, which a test omits if it is about missed changes.
 """
 
 import os
@@ -65,7 +65,7 @@ class DataSync:
             database.sql(TABLES)
 
     def migrate(self, *names, directory=SQL, user="app", **variables):
-        """Run some of relay/sql."""
+        """Run some files of relay/sql."""
         return psql(self.run, self.database.server, self.database.name,
                     *(os.path.join(directory, name + ".sql") for name in names), user=user, **variables)
 
@@ -74,12 +74,12 @@ class DataSync:
         return self
 
     def write(self, *users):
-        """Commit one transaction with a change of each user, and tell nobody."""
+        """Commit one transaction with a change of each user, without a NOTIFY."""
         transaction = Transaction(self, users)
         transaction.commit()
 
     def begin(self, *users):
-        """The same, but it stays open."""
+        """The same, but the transaction stays open."""
         return Transaction(self, users)
 
     def write_many(self, first, last, prefix="u"):
@@ -93,12 +93,12 @@ class DataSync:
         self.database.notify(CHANNEL, '{"p":"%s"}' % user)
 
     def change(self, user):
-        """Write, then notify: a writer as it should be."""
+        """Write, then notify: what a correct writer does."""
         self.write(user)
         self.notify(user)
 
     def function(self, body, language="plpgsql", returns="TABLE (channel text, value text)", volatile="VOLATILE"):
-        """Another pgherald.changes_since, as some operator writes it."""
+        """Install another pgherald.changes_since, as an operator may write it."""
         self.database.sql("CREATE SCHEMA IF NOT EXISTS pgherald; DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot);"
                           f" CREATE FUNCTION pgherald.changes_since(since pg_snapshot) RETURNS {returns}"
                           f" LANGUAGE {language} {volatile} AS $function$ {body} $function$")

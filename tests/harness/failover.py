@@ -1,4 +1,4 @@
-"""A primary and its asynchronous standby, with a way between them that can be cut."""
+"""A primary and its asynchronous standby, with a connection between them that can be cut."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from harness.servers import PASSWORD, Postgres, free_port, pg_bin
 
 
 class Forward:
-    """socat on a port of its own, which leads now here, now there, now nowhere."""
+    """A socat on a port of its own, whose target can be changed or removed."""
 
     def __init__(self, run, target):
         self.run = run
@@ -22,7 +22,7 @@ class Forward:
         self._start(target)
 
     def lead_newcomers_to(self, target):
-        """Who is connected stays connected to where it led."""
+        """New connections go to this target. Existing ones stay where they are."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self._start(target)
@@ -33,14 +33,14 @@ class Forward:
             stderr=subprocess.DEVNULL)
 
     def freeze(self):
-        """Whatever is sent is lost on the way, and nobody is told."""
+        """Everything that is sent is lost on the way, without an error."""
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def thaw(self):
         os.killpg(self.process.pid, signal.SIGCONT)
 
     def close(self):
-        """Nothing goes through any more; who is connected is cut off."""
+        """Let nothing through any more, and cut existing connections."""
         if self.process:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -51,20 +51,20 @@ class Pair:
     """The primary, and a standby that streams from it through a Forward."""
 
     def __init__(self, run, primary, port=None):
-        """port: the standby's, else a free one."""
+        """port: the standby's; a free one by default."""
         self.run = run
         self.primary = primary
         self.way = Forward(run, primary.port)
         with open(os.path.join(primary.data, "pg_hba.conf"), "a") as file:
             file.write("host replication all 127.0.0.1/32 trust\n")
-        # a checkpoint after a crash would remove what the standby has still to receive
+        # a checkpoint after a crash would remove WAL that the standby must still receive
         primary.sql("ALTER SYSTEM SET wal_keep_size = '128MB'")
         primary.sql("SELECT pg_reload_conf()")
         self.standby = Postgres(run, None, port)
         self._follow()
 
     def _follow(self):
-        """Let the standby begin as a copy of the primary."""
+        """Start the standby as a copy of the primary."""
         self.run.call([pg_bin("pg_basebackup"), "-h", self.primary.directory, "-p", str(self.primary.port), "-U", "postgres",
                        "-D", self.standby.data, "-R", "-N", "-c", "fast", "-X", "stream"], unprivileged=True)
         with open(os.path.join(self.standby.data, "postgresql.auto.conf"), "a") as file:
@@ -74,7 +74,7 @@ class Pair:
         self.in_step()
 
     def in_step(self):
-        """Wait until the standby has all that is committed by now."""
+        """Wait until the standby has everything that is committed by now."""
         self.primary.sql("CREATE TABLE IF NOT EXISTS in_step (n int); INSERT INTO in_step VALUES (1)")  # so that it is flushed
         lsn = self.primary.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
         wait_until(lambda: self.standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0],
@@ -87,14 +87,15 @@ class Pair:
                    "the end of streaming")
 
     def fail_over(self):
-        """The primary dies, the standby takes its place. Returns the new primary."""
+        """The primary dies, and the standby takes its place. Returns the new primary."""
         self.primary.stop("immediate")
         self.standby.sql("SELECT pg_promote()")
         wait_until(lambda: not self.standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
         return self.standby
 
     def renew(self):
-        """After a failover: a new standby at the address of the one that died follows the new primary."""
+        """After a failover: a new standby, at the address of the one that died, follows the
+        new primary."""
         gone, self.primary = self.primary, self.standby
         gone.close()
         self.way.lead_to(self.primary.port)
@@ -102,7 +103,7 @@ class Pair:
         self._follow()
 
     def url(self, database, user="app", password=PASSWORD):
-        """Both, whichever takes writes."""
+        """Both hosts; libpq takes the one that accepts writes."""
         return (f"postgresql://{user}:{password}@127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}/{database}"
                 "?target_session_attrs=read-write")
 
@@ -113,7 +114,7 @@ class Pair:
 
 
 def lead(bouncer, server):
-    """Let this pgbouncer pool another server from now on."""
+    """From now on this pgbouncer pools another server."""
     path = os.path.join(bouncer.directory, "ini")
     with open(path) as file:
         text = file.read()

@@ -1,5 +1,5 @@
-"""What a process has open, and whether it still needs it. A descriptor that is left open is found here, at the end of whichever
-test leaves it."""
+"""What a process has open, and whether it still needs it. A test that leaves a descriptor
+open in a relay fails here, at its end."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from collections import Counter
 
 from harness.procs import wait_until
 
-# What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
+# What a relay has open in addition to its sockets: libev's, the timer of its pace, and the lock of each path that it claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
 # To PostgreSQL: the upstream, the publisher, a recovery for all and three for some.
 SESSIONS = 6
@@ -17,14 +17,15 @@ OF_A_CAT = {"[eventpoll]": 1, "[timerfd]": 1, "[eventfd]": 1, "socket": 1, "[sig
 
 
 def _open_files(pid):
-    """Each but the standard three, as its target: a path, socket:[INODE], anon_inode:[eventpoll], ..."""
+    """Each descriptor except the standard three, as its target: a path, socket:[INODE],
+    anon_inode:[eventpoll], ..."""
     found = []
     try:
         for fd in map(int, os.listdir(f"/proc/{pid}/fd")):
             if fd > 2:
                 found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     except OSError:
-        pass  # closed meanwhile, or it ended
+        pass  # the descriptor was closed meanwhile, or the process ended
     return found
 
 
@@ -41,14 +42,15 @@ def _beyond(have, may):
 
 
 def _unix_sockets():
-    """{inode: (state, path, inode of its peer, 0 when that is gone)}"""
+    """{inode: (state, path, inode of its peer, or 0 if the peer is gone)}"""
     shown = subprocess.run(["ss", "-xaH"], capture_output=True, text=True, check=True).stdout
     return {int(m[3]): (m[1], m[2], int(m[4]))
             for m in re.finditer(r"^\S+ +(\S+) +\d+ +\d+ +(\S+) +(\d+) +\* +(\d+) *$", shown, re.M)}
 
 
 def _left_by_relay(relay):
-    """{what: how many or which}: what is open that nobody needs: a connection whose worker is gone, a session too many, anything else."""
+    """{what: how many, or which} of open descriptors that the relay does not need: a
+    connection whose worker is gone, a surplus session, anything else."""
     targets = _open_files(relay.process.pid)
     left = _beyond([k for k in map(_kind, targets) if k != "socket"], OF_A_RELAY)
     inodes = [int(t[8:-1]) for t in targets if _kind(t) == "socket"]
@@ -58,7 +60,7 @@ def _left_by_relay(relay):
     for inode in inodes:
         state, path, peer = unix.get(inode, (None, "", 0))
         if os.path.dirname(path) not in own:
-            sessions += (state, path) != ("UNCONN", "*")  # which tells systemd
+            sessions += (state, path) != ("UNCONN", "*")  # the socket that notifies systemd
         elif state == "ESTAB" and not peer:
             left[f"a connection to {os.path.basename(path)} whose peer is gone"] = inode
     if sessions > SESSIONS:

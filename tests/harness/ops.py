@@ -1,4 +1,4 @@
-"""The ops socket: an operator who stays, and what its replies say."""
+"""The ops socket: an operator who stays connected, and what the replies say."""
 
 import json
 import re
@@ -30,7 +30,7 @@ class Operator:
             self.text += data.decode()
 
     def asks(self, line):
-        """One whole reply."""
+        """Send a command, and return the whole reply."""
         self.text = ""
         self.say(line)
         self.reads(lambda text: text.endswith("\n\n"))
@@ -46,7 +46,7 @@ def objects(reply):
 
 
 def metric(relay, name, **labels):
-    """A sample's value, as Prometheus reads it."""
+    """The value of a sample, as Prometheus reads it."""
     label = "".join(f'{{{k}="{v}"}}' for k, v in labels.items())
     found = re.search(rf"^{re.escape(name + label)} (\S+)$", relay.ops("metrics"), re.M)
     assert found, f"no {name}{label} in {relay.ops('metrics')}"

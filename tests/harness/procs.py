@@ -1,7 +1,9 @@
-"""Processes and waiting. Whatever a run starts ends with it, however the run itself ends.
+"""Processes, and waiting. Everything that a run starts ends with it, however the run itself
+ends.
 
-Every process started here works inside one directory, the run's. A janitor, a process of its own, sees the run end, by
-kill -9 too, and kills whatever still works in that directory, then removes it.
+Every process started here works inside one directory, the run's. A janitor, a process of its
+own, notices the end of the run, even by kill -9. It kills every process that still works in
+that directory, then removes it.
 """
 
 import ctypes
@@ -17,7 +19,7 @@ DEADLINE = 15  # seconds for what should take far less: a wait that reaches it h
 
 
 def wait_until(condition, what, deadline=DEADLINE):
-    """Wait for condition() to be true, and return what it returned."""
+    """Wait until condition() is true, and return what it returned."""
     end = time.monotonic() + deadline
     while True:
         result = condition()
@@ -62,8 +64,9 @@ def signal_all(pids, number):
 
 
 def leftovers(directory):
-    """Processes that work in this directory, as {pid: command line}. PostgreSQL writes its titles over its
-    environment and changes directory; other daemons may leave the directory. So look at both."""
+    """Processes that work in this directory, as {pid: command line}. PostgreSQL overwrites
+    its environment with its title and changes directory; other daemons may leave the
+    directory. So this looks at both."""
     found = {}
     for pid in _processes():
         try:
@@ -87,7 +90,7 @@ class Run:
     """One run: its directory, its processes, its janitor."""
 
     def __init__(self):
-        # Not below TMPDIR: the path of a Unix socket has 107 bytes at most.
+        # Not below TMPDIR: the path of a Unix socket has at most 107 bytes.
         self.directory = tempfile.mkdtemp(prefix="pgherald-", dir="/tmp")
         os.chmod(self.directory, 0o755)
         self._janitor = subprocess.Popen(
@@ -102,7 +105,8 @@ class Run:
         return path
 
     def spawn(self, argv, env=None, unprivileged=False, **options):
-        """Start a process that dies with this one. PostgreSQL and pgbouncer refuse to run as root: unprivileged."""
+        """Start a process that dies with this one. It runs unprivileged, because PostgreSQL
+        and pgbouncer refuse to run as root."""
         # A clean environment: nothing of the tester's PG* variables or locale, and no HOME with a .pgpass.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "PGHERALD_RUN": self.directory,
                        "HOME": "/nonexistent"}
@@ -139,7 +143,7 @@ def unprivileged_argv(argv):
 
 
 def give_away(path):
-    """Let the unprivileged user own a directory."""
+    """Make the unprivileged user the owner of a directory."""
     if os.geteuid() == 0:
         shutil.chown(path, "nobody", "nogroup")
 

@@ -16,15 +16,15 @@ BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
 CAT = os.path.join(BUILD, "client", "tools", "pgherald-cat")
 
-# What a server says to a session that it ends while libpq is still connecting: libpq prints it itself, since its notice receiver can
-# be set on a connection only once there is one.
+# What a server sends to a session that it ends while libpq is still connecting. libpq prints it itself, because its notice
+# receiver can be set only on a connection that exists.
 OF_LIBPQ = re.compile(r"(FATAL|WARNING|DETAIL|HINT):  \S.*")
 LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
 REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
 
 
 def check_output(who, text, secrets=()):
-    """What holds of all that a program of ours prints."""
+    """Checks that hold for everything that a program of ours prints."""
     report = REPORT.search(text)
     assert not report, f"a sanitizer reports on {who}: {text[max(0, report.start() - 200):][:8000]}"
     for secret in (PASSWORD, *secrets):
@@ -32,7 +32,7 @@ def check_output(who, text, secrets=()):
 
 
 class Relay:
-    """One daemon: one host."""
+    """One daemon, which stands for one host."""
 
     def __init__(self, run, name="relay", flags=(), **environment):
         self.run = run
@@ -52,7 +52,7 @@ class Relay:
     # Running
 
     def launch(self):
-        """Start it, and do not wait."""
+        """Start it without waiting."""
         with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
             self.process = self.run.spawn([*self.launcher, DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
         self._may_have_ended = self._told_to_end = False
@@ -78,12 +78,13 @@ class Relay:
                 raw.write(b"")
             return True
         except BrokenPipeError:
-            return True  # it turns this one away
+            return True  # it refuses this connection
         except (FileNotFoundError, ConnectionRefusedError):
             return False
 
     def fails(self, deadline=15):
-        """Wait for the end of a start that must fail: one line that says why. Returns it."""
+        """Wait for the end of a start that must fail with one line that says why. Returns
+        that line."""
         self._may_have_ended = True
         try:
             status = self.process.wait(deadline)
@@ -110,7 +111,7 @@ class Relay:
             raise AssertionError(f"the relay goes on {deadline} s after it was told to end: {self.log()}") from None
 
     def stop(self):
-        """The graceful end, which every test's relays take at last."""
+        """End it with SIGTERM. Every relay of a test ends like this."""
         self.terminate()
         status = self.wait_exit()
         assert status == 0, f"exit status {status}: {self.log()}"
@@ -127,7 +128,7 @@ class Relay:
         self.process.send_signal(signal.SIGCONT)
 
     def disconnect(self, but=()):
-        """Close all connections to it, but some."""
+        """Close all connections to it, except these."""
         for worker in self._workers:
             if worker not in but:
                 worker.close()
@@ -176,13 +177,13 @@ class Relay:
     # Connecting
 
     def connect(self, name="test", resume=None):
-        """A worker that has said HELLO, and waits for nothing."""
+        """A worker that has sent HELLO, without waiting for anything."""
         worker = Worker(self.path, name, resume)
         self._workers.append(worker)
         return worker
 
     def worker(self, *channels, pubkeys=None):
-        """A worker that is subscribed: to all of the change channel, unless told otherwise."""
+        """A worker that is subscribed, by default to all of the change channel."""
         worker = self.connect()
         for channel in channels or (CHANNEL,):
             answer = worker.subscribe(channel, pubkeys)
@@ -202,7 +203,7 @@ class Relay:
 
 
 class Cat:
-    """pgherald-cat, and the JSON lines it prints."""
+    """pgherald-cat, and the JSON lines that it prints."""
 
     def __init__(self, run, *arguments):
         directory = run.subdirectory("cat")
@@ -241,7 +242,8 @@ class Cat:
                              deadline)
 
     def sees(self, state, after=0):
-        """Wait until it tells that the upstream is in this state, beyond its first `after` lines."""
+        """Wait until it reports that the upstream is in this state, after its first `after`
+        lines."""
         wait_until(lambda: [o for o in self.lines()[after:] if o["type"] == "upstream" and o["state"] == state],
                    f"upstream {state} from pgherald-cat")
 

@@ -13,12 +13,12 @@ import psycopg2.extensions
 
 from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
-# In every URL the relays get, although the servers trust everyone: it may appear in no output (see relay.py).
+# In every URL that the relays get, although the servers trust every client. It must not appear in any output (see relay.py).
 PASSWORD = "Sesame7Open"
 
 
 def pg_bin(name):
-    """A program of PostgreSQL's; Debian keeps the servers' out of PATH."""
+    """Path of a program of PostgreSQL. Debian keeps the server's programs out of PATH."""
     found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))
     if found:
         return found[-1]
@@ -44,7 +44,8 @@ log_line_prefix = '%m %a '
 
 
 def make_template(run):
-    """A cluster that others are copied from: initdb takes seconds, a copy tenths of one."""
+    """A cluster from which others are copied: initdb takes seconds, a copy tenths of a
+    second."""
     directory = run.subdirectory("template")
     give_away(directory)
     data = os.path.join(directory, "data")
@@ -102,7 +103,8 @@ class Postgres:
         return [self.process.pid, *children(self.process.pid)]
 
     def freeze(self):
-        """Stop the server whole, as a hung machine would: its sockets stay open, nothing answers."""
+        """Stop the whole server, like a machine that hangs: its sockets stay open, and
+        nothing answers."""
         self.process.send_signal(signal.SIGSTOP)
         signal_all(self.processes(), signal.SIGSTOP)
 
@@ -137,7 +139,7 @@ class Postgres:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def database(self, encoding="UTF8"):
-        """A database of its own: notifications do not leave theirs."""
+        """Make a database. Notifications do not leave their database."""
         name = "db_" + uuid.uuid4().hex[:8]
         self.sql(f"CREATE DATABASE {name} OWNER app TEMPLATE template0 ENCODING '{encoding}'")
         return Database(self, name)
@@ -157,7 +159,7 @@ class Postgres:
         wait_until(refused, "PostgreSQL asks for a password")
 
     def standby(self):
-        """A hot standby of this server, streaming."""
+        """A hot standby that streams from this server."""
         standby = Postgres(self.run, None)
         self.run.call([pg_bin("pg_basebackup"), "-h", self.directory, "-p", str(self.port), "-U", "postgres",
                        "-D", standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
@@ -176,7 +178,7 @@ class Database:
         return self.server.sql(query, params, database=self.name, user=user)
 
     def notify(self, channel, payload):
-        """As a plain client publishes, in a transaction of its own."""
+        """Publish as a plain client does, in a transaction of its own."""
         self.sql("SELECT pg_notify(%s, %s)", (channel, payload))
 
     def listen(self, *channels):
@@ -188,14 +190,14 @@ class Database:
             (application_name,), user="postgres")]
 
     def terminate(self, application_name):
-        """Kill the backends of this name; there must be one."""
+        """Kill the backends with this application name; there must be one."""
         killed = self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                           " WHERE datname = current_database() AND application_name = %s",
                           (application_name,), user="postgres")
         assert killed, f"no backend is called {application_name!r}"
 
     def close(self):
-        """Drop it, whoever is still connected: a pool, for one."""
+        """Drop the database, even if somebody is connected, for example a pool."""
         self.server.sql(f"DROP DATABASE {self.name} WITH (FORCE)")
 
     def queue_usage(self):
@@ -203,7 +205,7 @@ class Database:
 
 
 class Listener:
-    """A plain LISTEN connection, as any other client of PostgreSQL has one."""
+    """A plain LISTEN connection, like that of any other client."""
 
     def __init__(self, database, channels):
         self._connection = database.server.connect(database.name, "app")
@@ -231,7 +233,7 @@ class Listener:
 
 
 class Bouncer:
-    """pgbouncer in transaction mode, before one server."""
+    """pgbouncer in transaction mode in front of one server."""
 
     def __init__(self, run, server, ignore_startup_parameters=""):
         self.run = run

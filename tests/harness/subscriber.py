@@ -1,4 +1,5 @@
-"""A worker that keeps a cursor as PROTOCOL.md says, may stop reading, and holds the relay to the rules of resuming."""
+"""A worker that keeps a cursor as PROTOCOL.md says, can stop reading, and checks the relay
+against the rules of resuming."""
 
 import os
 import socket
@@ -7,7 +8,8 @@ from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, E
 
 
 class Subscriber(Worker):
-    """Worker, and: cursor, (epoch, seq, checkpoint) to resume from; None before WELCOME."""
+    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. Before WELCOME the
+    cursor is unset (None)."""
 
     def __init__(self, path, name="test", resume=None, receive_buffer=None):
         self._given = resume
@@ -55,11 +57,11 @@ class Subscriber(Worker):
         self._follow(frame)
 
     def of(self, kind):
-        # It is asked at every frame, of which a recovery has many.
+        # Called at every frame, and a recovery has many frames.
         return self._byes if kind is Bye else super().of(kind)
 
     def _check_backlog(self, frame):
-        # After a catch-up from the database, a CHECKPOINT (and a GAP before it) stands where the worker does.
+        # After a catch-up from the database, a CHECKPOINT (and a GAP before it) has the seq of the worker's place.
         if isinstance(frame, (Checkpoint, Gap)) and frame.seq == self._seq:
             assert frame.seq is not None
             self._seq -= 1
@@ -100,7 +102,7 @@ class Subscriber(Worker):
         return [c.checkpoint for c in self.of(Checkpoint)]
 
     def hears_all(self, users, deadline=30):
-        """Wait until each of these was heard."""
+        """Wait until the worker has heard each of these."""
         wanted = set(users)
 
         def heard():
@@ -114,8 +116,8 @@ class Subscriber(Worker):
         self.wait_until(heard, f"changes of {len(wanted)} users", deadline)
 
     def passes(self, data, deadline=20, notify=None):
-        """Wait for a checkpoint that sees all that is committed by now. Returns it. Relays that do not reconcile take turns only
-        when they hear something: notify."""
+        """Wait for a checkpoint that sees everything that is committed by now, and return
+        it. Relays that do not reconcile take turns only when they hear something: notify."""
         xid = data.database.sql("SELECT pg_current_xact_id()::text::bigint")[0][0]
         if notify:
             data.notify(notify)
@@ -128,7 +130,8 @@ class Subscriber(Worker):
 
 
 def sees(checkpoint, xid):
-    """Whether the snapshot in a relay's token sees this transaction as over. The token is opaque to workers; tests look into it."""
+    """Whether the snapshot in a relay's token sees this transaction as over. Tokens are
+    opaque to workers, but tests look into them."""
     xmin, xmax, running = checkpoint.split(";")[3].split(":")
     return xid < int(xmax) and str(xid) not in running.split(",")
 
@@ -143,7 +146,7 @@ def subscriber(relay, pubkeys=None, channel=CHANNEL, **options):
 
 
 def resumed(relay, cursor, pubkeys=None, channel=CHANNEL, wait=True, **options):
-    """A subscriber that resumes; caught up, unless told not to wait."""
+    """A subscriber that resumes. By default, waits until it is caught up."""
     worker = Subscriber(relay.path, resume=cursor, **options)
     relay._workers.append(worker)
     worker.ask(SUBSCRIBE, channel, pubkeys)
@@ -154,6 +157,7 @@ def resumed(relay, cursor, pubkeys=None, channel=CHANNEL, wait=True, **options):
 
 
 def grew_by_at_most(relay, before, limit):
-    """Whether its memory did. A sanitizer keeps what is freed for a while, so there it cannot be told: then the answer is yes."""
+    """Whether the memory grew by at most this. A sanitizer keeps freed memory for a while;
+    then the answer is always yes."""
     with open(f"/proc/{relay.process.pid}/maps") as maps:
         return "libasan" in maps.read() or relay.rss() - before < limit

@@ -1,4 +1,5 @@
-"""client/examples/syncd, as operations: start it, write and read records, listen; and a stream that a test reads or does not."""
+"""client/examples/syncd, as operations: start it, write and read records, listen; and a
+stream that a test reads or does not read."""
 
 import base64
 import http.client
@@ -38,7 +39,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Stream:
-    """One open GET .../listen. Nothing is read but when it is asked for."""
+    """One open GET .../listen. It reads only when it is asked to."""
 
     def __init__(self, syncd, user, receive_buffer=None, headers=None):
         self.socket = syncd.connect(receive_buffer)
@@ -48,7 +49,7 @@ class Stream:
         self.head, self.text, self.ended, self._raw = {}, "", False, b""
 
     def poll(self):
-        """Take what has come: the head, then the chunks' text."""
+        """Read what has arrived: the head, then the text of the chunks."""
         self.socket.setblocking(False)
         try:
             while not self.ended:
@@ -82,14 +83,14 @@ class Stream:
 
     @property
     def worker(self):
-        """The pid of the worker that serves it."""
+        """The pid of the worker that serves this stream."""
         wait_until(lambda: self.poll().head, "the stream's head")
         assert self.head["status"] == 200, self.head
         return int(self.head["x-syncd-worker"])
 
     @property
     def events(self):
-        """Those that have come, as (name, data)."""
+        """The events that have arrived, as (name, data)."""
         found = []
         for block in self.poll().text.split("\n\n")[:-1]:
             fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
@@ -98,7 +99,7 @@ class Stream:
         return found
 
     def hears(self, *expected, after=0):
-        """Wait until these are its events, beyond the first `after`."""
+        """Wait until these are its events, after the first `after`."""
         wait_until(lambda: self.events[after:] == list(expected) or self.ended and self.events[after:] == list(expected),
                    lambda: f"{expected} on a stream, not {self.events[after:]}; ended: {self.ended}")
         return self
@@ -161,7 +162,7 @@ class Syncd:
         return self
 
     def fails(self):
-        """A start that must fail: one line says why. Returns it."""
+        """A start that must fail with one line that says why. Returns that line."""
         self.launch()
         try:
             status = self.process.wait(DEADLINE)
@@ -211,7 +212,7 @@ class Syncd:
             http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method, path, body=None, client=None, **headers):
-        """One request; its own connection, unless one is given."""
+        """Send one request, on a new connection unless one is given."""
         connection = client or self.client()
         try:
             connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
@@ -245,7 +246,8 @@ class Syncd:
         return stream
 
     def listen_at(self, user, condition):
-        """A stream at a worker whose pid fulfils a condition: which worker takes a connection is the kernel's to say."""
+        """A stream at a worker whose pid fulfils a condition. The kernel chooses the worker
+        that accepts."""
         def found():
             stream = self.listen(user)
             return stream if condition(stream.worker) else stream.close()

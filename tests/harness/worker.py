@@ -1,7 +1,7 @@
-"""A worker that speaks PROTOCOL.md bare, and holds the relay to it.
+"""A worker that speaks PROTOCOL.md without the library, and checks the relay against it.
 
-Every frame that arrives is checked: its types, its order by seq, that it was asked for, that each request is answered
-once. A relay that breaks the protocol fails whatever test is running.
+It checks every frame: its types, its order by seq, that the worker subscribed to it, that each
+request is answered once. A relay that violates the protocol fails the test that is running.
 """
 
 import select
@@ -48,7 +48,7 @@ class Change(NamedTuple):
 class Message(NamedTuple):
     seq: Optional[int]
     channel: str
-    payload: Any  # str, or bytes where it is no UTF-8
+    payload: Any  # str, or bytes if it is not UTF-8
     flags: int
 
 
@@ -96,7 +96,7 @@ def _is(value, kind):
 
 
 def decode(elements):
-    """A frame of the relay's from its msgpack array."""
+    """Decode a frame of the relay from its msgpack array."""
     assert isinstance(elements, list) and elements, f"not a frame: {elements!r}"
     kind = FRAMES.get(elements[0])
     assert kind, f"a type no relay sends: {elements!r}"
@@ -108,7 +108,7 @@ def decode(elements):
 
 
 class Raw:
-    """A connection that sends what it is told, well formed or not."""
+    """A connection that sends any bytes, well formed or not."""
 
     def __init__(self, path, deadline=DEADLINE):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -130,7 +130,7 @@ class Raw:
         while True:
             try:
                 data = self.socket.recv(65536)
-            except ConnectionResetError:  # the end too, of one who was still sending
+            except ConnectionResetError:  # this is the end too, if we were still sending
                 break
             if not data:
                 break
@@ -162,12 +162,13 @@ class Worker:
         try:
             self.socket.sendall(pack(HELLO, 1, name, resume))
         except BrokenPipeError:
-            pass  # it is turned away already: BYE is there to be read
+            pass  # it is refused already: BYE can be read
 
     # Receiving
 
     def pump(self, timeout=0, most=None):
-        """Take in what has arrived, at most so many bytes (or self.bite), waiting at most timeout for something. True if there was something."""
+        """Receive at most this many bytes (or self.bite), waiting at most timeout. Returns
+        whether any came."""
         if self.closed or not select.select([self.socket], [], [], timeout)[0]:
             return False
         try:
@@ -283,7 +284,7 @@ class Worker:
         self.wait_until(lambda: payload in self.payloads, f"a MESSAGE {payload[:60]!r}")
 
     def sees(self, state, after=0):
-        """Wait for UPSTREAM in this state, beyond the first `after` frames."""
+        """Wait for UPSTREAM in this state, after the first `after` frames."""
         self.wait_until(lambda: [f for f in self.frames[after:] if isinstance(f, Upstream) and f.state == state],
                         f"UPSTREAM {state}")
 
@@ -309,7 +310,7 @@ class Worker:
         return self._last_id
 
     def ask_raw(self, data, ids):
-        """Send bytes as they are, whose requests must be answered under these ids."""
+        """Send bytes as they are. The requests in them must be answered under these ids."""
         self._asked.update((id, (None, None, None)) for id in ids)
         self.write(data)
 
@@ -343,7 +344,7 @@ class Worker:
         return self.answer(self.ask(SEND, channel, payload))
 
     def ping(self):
-        """When it returns, all that the relay had for this worker is here."""
+        """When it returns, everything that the relay had for this worker has arrived."""
         return self.answer(self.ask(PING))
 
     def close(self):

@@ -88,7 +88,7 @@ class Member:
 
 
 class Crowd:
-    """Whoever is sent away comes again."""
+    """Connections that come again when they are closed."""
 
     def __init__(self, *groups):
         self._poll = select.epoll()
@@ -297,7 +297,7 @@ def is_whole(payload):
 
 
 def canaries(connection, seconds):
-    """Those that come within that time, and look like true ones. Whoever may connect hears them."""
+    """Those that come within that time, and look like true ones. Any role that may connect hears them."""
     select.select([connection], [], [], seconds)
     connection.poll()
     heard = [n.payload for n in connection.notifies if n.pid != connection.info.backend_pid and is_whole(n.payload)]
@@ -375,7 +375,7 @@ ATTACKS = {
     "role-garbage": lambda: role_floods(CHANNEL, lambda i: '{"p":%d' % i, 500),
     "role-canaries": lambda: role_floods(CANARY, lambda i: f"pgherald2 {i} " + "x" * 2000, 100),
 }
-# Those of a role keep a server process busy besides themselves.
+# Those of a role also keep a server process busy.
 OF_A_ROLE = {"forged-canaries", "repeated-canaries", "role-changes", "role-long", "role-garbage", "role-canaries"}
 
 

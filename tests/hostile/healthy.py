@@ -143,7 +143,7 @@ class Hearers:
 
 
 class Resumer:
-    """A new connection each time. How long: from the connect to the OK behind what it missed."""
+    """A new connection each time. How long: from the connect to the OK after what it missed."""
 
     def __init__(self, path, token):
         self.path, self.token = path, token

@@ -13,7 +13,7 @@ so what an attacker takes from everybody on the machine is not laid at the relay
 Ends with a table, and exits with 1 when an attack hurt anybody: when something was lost or refused, came as a GAP or BYE,
 when the LISTEN connection was not kept, the relay had more memory than its unit allows, root's status, metrics or health were not
 answered, or a resume was not; or when the time from publish to heard was more than 3 times that without the attack. With
---untimed time is told and judged by nobody. Exits with 2 when something else went wrong.
+--untimed time is reported, and does not count. Exits with 2 when something else went wrong.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Fixtures. A test says which hosts, servers and workers it needs; they end with it."""
+"""Fixtures. A test names the hosts, servers and workers that it needs; they end with the
+test."""
 
 import os
 
@@ -14,7 +15,7 @@ from harness.syncd import SYNCD, Syncd
 
 
 class Cleanup:
-    """Closes what a test made, last first, all of it, and then fails with what failed first."""
+    """Closes everything that a test made, last first, and then fails with the first failure."""
 
     def __init__(self):
         self._things = []
@@ -58,7 +59,8 @@ def run():
 
 @pytest.fixture
 def without_sanitizers(monkeypatch):
-    """The daemon as it is installed: what a sanitizer takes would drown what a test measures, or be more than it allows."""
+    """The daemon as it is installed. The cost of a sanitizer would hide what the test
+    measures, or exceed what it allows."""
     monkeypatch.setattr("harness.relay.DAEMON", os.path.join(INSTALLED, "relay", "pgherald"))
 
 
@@ -76,7 +78,7 @@ def template(run):
 
 @pytest.fixture(scope="session")
 def pg(run, template):
-    """A server that no test stops or breaks; each takes a database of its own in it."""
+    """A server that no test stops or breaks. Each test takes a database of its own in it."""
     pg = Postgres(run, template).start()
     yield pg
     pg.close()
@@ -84,7 +86,7 @@ def pg(run, template):
 
 @pytest.fixture(scope="session")
 def bouncer(run, pg):
-    """pgbouncer in transaction mode before it."""
+    """pgbouncer in transaction mode in front of `pg`."""
     bouncer = Bouncer(run, pg).start()
     yield bouncer
     bouncer.close()
@@ -97,7 +99,7 @@ def db(pg, cleanup):
 
 @pytest.fixture
 def own_pg(run, template, cleanup):
-    """A server to stop, to freeze, to break."""
+    """A server that the test may stop, freeze or break."""
     return cleanup.add(Postgres(run, template)).start()
 
 
@@ -119,7 +121,8 @@ def make_relay(run, cleanup):
 
 @pytest.fixture
 def start_relay(make_relay):
-    """start_relay(database, bouncer): the normal case, publishing through a pool. Without one: directly."""
+    """start_relay(database, bouncer) starts a relay that publishes through the pool. Without
+    a bouncer it publishes directly."""
     def start(database, bouncer=None, **environment):
         url = bouncer.url(database) if bouncer else database.direct_url
         return make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=database.direct_url, **environment).start()
@@ -146,7 +149,7 @@ def local_relay(make_relay):
 
 @pytest.fixture
 def listen(cleanup):
-    """A plain LISTEN connection, as a Go instance has one."""
+    """A plain LISTEN connection, like that of a Go instance."""
     return lambda database, *channels: cleanup.add(database.listen(*channels))
 
 
@@ -167,13 +170,13 @@ def make_syncd(run, cleanup):
 
 @pytest.fixture
 def liar(own_pg, cleanup):
-    """A way to the server that may change its answers."""
+    """A way to the server that can change its answers."""
     return cleanup.add(Liar(own_pg.port))
 
 
 @pytest.fixture
 def deceived(make_relay, own_db, liar):
-    """A relay, not started yet, whose connections go that way."""
+    """A relay, not started yet, whose connections go through the liar."""
     url = f"postgresql://app:{PASSWORD}@127.0.0.1:{liar.port}/{own_db.name}?sslmode=disable&gssencmode=disable"
     return lambda **environment: make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, **environment)
 

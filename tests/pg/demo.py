@@ -1,4 +1,5 @@
-"""What tests/demo shows. It stands on the same operations as the tests, waits for what it says, and fails if it fails."""
+"""What tests/demo shows. It uses the same operations as the tests, waits for what it
+announces, and fails if that does not come."""
 
 import os
 import shlex
@@ -32,7 +33,7 @@ def command(text):
 
 
 class Curl:
-    """One that listens."""
+    """A curl that listens to a stream."""
 
     def __init__(self, process):
         self.process = process
@@ -47,7 +48,7 @@ class Demo:
         self.run = run
         self.things = []
         self.channel = CHANNEL
-        # Only a database of the user's own may need the user's PGPASSFILE, PGSSLMODE and the like.
+        # Only the user's own database may need the user's PGPASSFILE, PGSSLMODE and the like.
         self.environment = {}
         self.start_database()
         self.hosts = {name: self.start_relay(name) for name in ("A", "B")}
@@ -93,7 +94,8 @@ class Demo:
                              env={**self.environment, "PGAPPNAME": "psql"}).strip()
 
     def all_hear(self, pubkey):
-        """Wait until every worker has printed the change, and show what each printed since the last time."""
+        """Wait until every worker has printed the change, and show what each has printed
+        since the last time."""
         printed = {}
         for name, cat in self.workers.items():
             cat.hears(pubkey)

@@ -1,4 +1,5 @@
-"""A way to PostgreSQL that changes what the server answers: as a server that is broken or hostile would."""
+"""A way to PostgreSQL that changes the server's answers, as a broken or hostile server
+would."""
 
 import socket
 import struct
@@ -12,13 +13,13 @@ ENDLESS_BYTES = 256 << 20
 
 
 def cut_description(payload):
-    """Of a RowDescription, the first column."""
+    """Remove the first column of a RowDescription."""
     name_end = payload.index(b"\0", 2) + 1
     return struct.pack("!H", 1) + payload[2:name_end + 18]
 
 
 def cut_row(payload):
-    """Of a DataRow, the first column."""
+    """Remove the first column of a DataRow."""
     length, = struct.unpack("!i", payload[2:6])
     return struct.pack("!H", 1) + payload[2:6 + max(length, 0)]
 
@@ -29,8 +30,8 @@ def nulls(payload):
 
 
 class Liar:
-    """Listens on a port of its own, and leads to a server. lie(fragment, how): what it does to the answers to statements that
-    contain the fragment, until honest()."""
+    """Listens on a port of its own, and forwards to a server. lie(fragment, how) changes the
+    answers to statements that contain the fragment, until honest()."""
 
     def __init__(self, port):
         self._target = port
@@ -74,7 +75,7 @@ class Liar:
 
     @staticmethod
     def _forward(source, target, change, state):
-        """Message by message; the first of a client has no type."""
+        """Forward message by message. A client's first message has no type."""
         stream, started = source.makefile("rb"), change.__name__ != "_watch_statements"
         try:
             while True:

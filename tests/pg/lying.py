@@ -1,4 +1,4 @@
-"""A relay whose way to PostgreSQL leads through a liar, and what must hold of it."""
+"""A relay whose way to PostgreSQL leads through a liar, and what must hold for it."""
 
 from harness.procs import wait_until
 from harness.subscriber import subscriber
@@ -12,7 +12,8 @@ def is_live(host):
 
 
 def survives(host, liar, data, fragment, how, provoke):
-    """It lies until the lie was told, while the relay is provoked to ask. Afterwards all is as it should be."""
+    """Lie until the lie was told, while the relay is made to ask. Afterwards everything must
+    be as before."""
     worker = subscriber(host)
     before = host.rss()
     liar.lie(fragment, how)

@@ -1,7 +1,8 @@
-"""A machine: the real systemd with the real units, in a container over an overlay of this system.
+"""A machine: the real systemd with the real units, in a container over an overlay of this
+system.
 
-It shares the network with the tests, so PostgreSQL is reached by TCP as from anywhere; and sees PostgreSQL's directory, for
-its Unix socket. What it writes goes with it.
+It shares the network with the tests, so it reaches PostgreSQL by TCP. It also sees PostgreSQL's
+directory, for its Unix socket. What it writes is removed with it.
 """
 
 import os
@@ -12,7 +13,7 @@ import subprocess
 from harness.procs import children, signal_all, wait_until
 from harness.relay import BUILD, TOP
 
-# What is installed: without sanitizers, which the sandbox of the units does not suit.
+# The build that is installed: without sanitizers, which do not work in the sandbox of the units.
 INSTALLED = os.path.join(TOP, os.environ.get("PGHERALD_INSTALLED_BUILD", BUILD))
 
 TARGET = """
@@ -23,7 +24,7 @@ After=pgherald@main.service
 
 
 def why_not():
-    """The reason why there can be no machine here; None when there can."""
+    """The reason why a machine cannot run here; None if it can."""
     for program in ("systemd-nspawn", "/lib/systemd/systemd", "meson"):
         if not shutil.which(program):
             return f"there is no {program}"
@@ -46,12 +47,12 @@ class Machine:
             os.mkdir(os.path.join(self.directory, name))
         layers = f"lowerdir=/,upperdir={self.directory}/upper,workdir={self.directory}/work"
         run.call(["mount", "-t", "overlay", "overlay", "-o", layers, self.root])
-        # Only what is tested: nothing that this system's administrator has installed.
+        # Only what is tested, nothing that this system's administrator has installed.
         shutil.rmtree(self.path("/etc/systemd/system"))
         os.mkdir(self.path("/etc/systemd/system"))
 
     def path(self, inside):
-        """Where a file of the machine is before it runs."""
+        """The path of the machine's file before the machine runs."""
         return self.root + inside
 
     def write(self, inside, text, mode=0o644):
@@ -61,13 +62,13 @@ class Machine:
         os.chmod(self.path(inside), mode)
 
     def install(self):
-        """As "meson install" puts it."""
+        """Install as `meson install` does."""
         self.run.call(["meson", "install", "-C", INSTALLED, "--no-rebuild", "--quiet", "--destdir", self.root])
         self.call_before("systemd-sysusers")
         return self
 
     def call_before(self, *argv):
-        """Run a program in it before it boots."""
+        """Run a program in the machine before it boots."""
         return self.run.call(["systemd-nspawn", *self._options(), "--as-pid2", *argv], env=self._env)
 
     _env = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
@@ -133,13 +134,13 @@ class Machine:
 
     @property
     def socket(self):
-        """The workers' socket, as a path outside."""
+        """The path of the workers' socket, as seen from outside."""
         return f"/proc/{self.leader}/root/run/pgherald/main/relay.sock"
 
     def close(self):
         if self._process and self._process.poll() is None:
             print(f"--- journal of {self.directory}\n{self.journal()}")
-            # With the first process go all the others.
+            # All other processes end with the first.
             signal_all([self.leader] if self.leader else [], signal.SIGKILL)
             self._process.terminate()
             self._process.wait()

@@ -1,4 +1,5 @@
-"""What the tests of the promise share: the relays' canaries as they pass, roles of less right, and what no checkpoint may pass."""
+"""What the tests of the promise share: watching the relays' canaries, roles with fewer
+rights, and what no checkpoint may pass."""
 
 import hashlib
 import json
@@ -10,7 +11,7 @@ from harness.worker import Change, Checkpoint, Message
 
 
 class Canary(NamedTuple):
-    """The words of one. claim: what its sender settled, or a mark."""
+    """The words of one canary. claim: what its sender has settled, or a mark."""
     relay: str
     nonce: str
     xid: str
@@ -37,7 +38,8 @@ class Canaries:
         return [c for c in found if epoch in (None, c.relay)]
 
     def wait_for(self, condition, what, epoch=None, after=0, deadline=20):
-        """The first that fulfils it, of this relay, beyond the first `after` of all."""
+        """The first canary of this relay that fulfils the condition, after the first `after`
+        of all."""
         def found():
             return [c for c in self.all()[after:] if epoch in (None, c.relay) and condition(c)]
         return wait_until(found, f"a canary: {what}", deadline)[0]
@@ -47,8 +49,8 @@ class Canaries:
 
 
 def forge(database, template, token, claim, since, channels=None, key=None, relay="0123456789abcdef"):
-    """NOTIFY what another relay of these channels would send, whose claim is this. template: a true canary's payload. It is signed
-    with the relays' key, unless another is given."""
+    """NOTIFY what another relay of these channels would send with this claim. template: the
+    payload of a true canary. It is signed with the relays' key, unless another key is given."""
     magic, _, nonce, xid, _, _, _, their_channels, *_ = template.split(" ")
     if key is None:
         key = bytes(database.sql("SELECT key FROM pgherald.relay_key")[0][0])
@@ -58,7 +60,8 @@ def forge(database, template, token, claim, since, channels=None, key=None, rela
 
 
 def turns(worker, data, canaries, count, epoch=None):
-    """Let this many canaries pass, under a trickle of changes, without which there are none."""
+    """Let this many canaries pass. A trickle of changes runs meanwhile; without it there are
+    none."""
     before = len(canaries.all(epoch))
     n = 0
     while len(canaries.all(epoch)) < before + count:
@@ -68,13 +71,14 @@ def turns(worker, data, canaries, count, epoch=None):
 
 
 def silent(data, users):
-    """Write each in a transaction of its own, and tell nobody."""
+    """Write each user in a transaction of its own, without a NOTIFY."""
     for user in users:
         data.write(user)
 
 
 def passes_nothing_unheard(worker, data, but=()):
-    """Whatever a CHECKPOINT sees, the worker has heard before it: so a recovery from there loses nothing."""
+    """The worker has heard everything that a CHECKPOINT sees before that CHECKPOINT. So a
+    recovery from there loses nothing."""
     xids = data.database.sql("SELECT user_id, changed_xid::text::bigint FROM user_revisions")
     heard = set()
     for frame in worker.frames:
@@ -88,12 +92,12 @@ def passes_nothing_unheard(worker, data, but=()):
 
 
 def role_that_may_read(database, name="lesser"):
-    """A role of its own for one relay, with the rights that the manual asks for. Returns its URL."""
+    """Make a role for one relay, with the rights that the manual asks for. Returns its URL."""
     database.server.sql(f"CREATE ROLE {name} LOGIN")
     database.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public, pgherald TO {name}")
     return database.server.url(database.name, name)
 
 
 def reconciliation(relay):
-    """What `status` says of it."""
+    """What `status` says of reconciliation."""
     return json.loads(relay.ops("status json"))["reconciliation"]

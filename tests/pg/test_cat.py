@@ -1,4 +1,4 @@
-"""pgherald-cat: the library as a user meets it first."""
+"""pgherald-cat: the library as a user first meets it."""
 
 import json
 import signal
@@ -60,7 +60,7 @@ def test_another_channel(start_relay, db, bouncer, cat):
 
 
 def test_it_comes_back_when_the_relay_does(relay, cat):
-    """The library reconnects by itself, after a graceful end and after a crash."""
+    """The library reconnects by itself after a graceful end and after a crash of the relay."""
     one = cat("--socket", relay.path).subscribed()
     for end in (relay.stop, relay.kill):
         end()

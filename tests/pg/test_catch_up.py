@@ -1,5 +1,5 @@
-"""Workers that catch up from the database, each at its own pace: none begins again, none holds up another, and what is kept for
-all of them together has a limit."""
+"""Workers catch up from the database, each at its own pace: none starts again, none holds up
+another, and the memory for all of them has a limit."""
 
 import os
 import time
@@ -31,7 +31,8 @@ def start(start_relay, db, bouncer, data):
 
 
 def cursors(relay, data, count):
-    """So many cursors of workers that were there, each with another checkpoint. None of them is in the backlog's epoch."""
+    """Cursors of this many earlier workers, each with another checkpoint. None is in the
+    backlog's epoch."""
     worker = subscriber(relay)
     found = []
     while len(found) < count:
@@ -65,7 +66,8 @@ def nothing_is_kept(relay):
 # Slow readers
 
 def test_a_slow_steady_reader_gets_each_change_once(start, data):
-    """A frame each 2 ms, for so long that it may seem to take nothing; then it reads on."""
+    """It reads a frame every 2 ms, for so long that it could seem to read nothing; then it
+    reads at full speed."""
     relay = start()
     cursor, = cursors(relay, data, 1)
     data.write_many(1, USERS)
@@ -81,7 +83,7 @@ def test_a_slow_steady_reader_gets_each_change_once(start, data):
 
 
 def test_more_than_the_memory_holds_comes_at_the_pace_of_who_reads(start, data):
-    """Nobody else waits, so whoever reads is waited for."""
+    """No other worker waits, so the relay waits for the reader."""
     relay = start(PGHERALD_RECOVERY_SIZE="256K")
     cursor, = cursors(relay, data, 1)
     data.write_many(1, USERS, LONG)
@@ -111,7 +113,7 @@ def test_a_fast_one_does_not_wait_for_a_slow_one_that_asks_the_same(start, data)
     fast.caught_up()
     got_each_about_once(fast)
     assert metric(relay, "pgherald_recovery_questions_total") == asked + 1
-    # what the slow one has yet to get can be seen
+    # the operator sees what the slow one must still get
     left = {w["state"]: w["to_recover"] for w in objects(relay.ops("workers json"))}
     assert left["catching-up"] > 0 and left["live"] == 0, left
     slow.caught_up()
@@ -120,8 +122,9 @@ def test_a_fast_one_does_not_wait_for_a_slow_one_that_asks_the_same(start, data)
 
 
 def test_a_catch_up_that_outlasts_checkpoints_and_backlog_goes_on_from_where_it_was_asked(start, db, data):
-    """Meanwhile more checkpoints come than the relay remembers, and more changes than the backlog holds. What is missed by then
-    is asked for, and not all of it again."""
+    """Meanwhile more checkpoints come than the relay remembers, and more changes than the
+    backlog holds. The relay then asks for what is still missing, and not for everything
+    again."""
     relay = start(PGHERALD_BACKLOG_SIZE="64K")
     cursor, = cursors(relay, data, 1)
     data.write_many(1, USERS)
@@ -144,7 +147,8 @@ def test_a_catch_up_that_outlasts_checkpoints_and_backlog_goes_on_from_where_it_
 
 
 def test_it_goes_on_when_it_is_asked_again_in_the_middle(start, db, data):
-    """The backend that recovers is killed twice. What the next answer has and the first had not comes too."""
+    """The backend that recovers is killed twice. What is in the next answer and was not in
+    the first one comes too."""
     relay = start(PGHERALD_RECOVERY_RATE="2000")
     cursor, = cursors(relay, data, 1)
     data.write_many(1, 3000)
@@ -224,7 +228,8 @@ def resumed_by_another(relay, cursor):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_a_user_that_fills_the_memory_hurts_itself_alone(start, data):
-    """Many of its workers ask much and read nothing. Those of another come meanwhile, and find room at once."""
+    """Many workers of one user ask for much and read nothing. Workers of another user come
+    meanwhile, and find room at once."""
     relay = start(PGHERALD_RECOVERY_SIZE="1M", PGHERALD_SOCKET_MODE="0666")
     theirs = cursors(relay, data, 4)
     data.write_many(1, USERS, LONG)
@@ -237,7 +242,7 @@ def test_a_user_that_fills_the_memory_hurts_itself_alone(start, data):
     assert metric(relay, "pgherald_limit_reached_total", limit="recovery_size") == 0, "it had to wait"
     got_each_about_once(worker, users=100)
     assert kept(relay) <= 1 << 20
-    # and much, when the other user is told of gaps already
+    # and much, when the relay already tells the other user of gaps
     worker.close()
     worker = resumed(relay, theirs[0])
     got_each_about_once(worker, LONG)

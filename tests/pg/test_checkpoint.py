@@ -1,4 +1,5 @@
-"""Checkpoints come, one fleet shares their cost, an idle one costs nothing; and an upstream that is dead without a word is noticed."""
+"""Checkpoints come, one fleet shares their cost, and an idle fleet costs nothing. The relay
+notices an upstream that is silently dead."""
 
 import os
 import signal
@@ -87,7 +88,8 @@ def test_a_long_snapshot_is_shortened_and_nothing_is_lost(start_relay, own_db, o
 
 
 def test_an_idle_fleet_consumes_no_transaction_id(start_relay, own_db, own_data):
-    """Nothing happens for the number of probes that five minutes have at the default interval. Nor does the WAL grow."""
+    """Nothing happens for as many probes as five minutes have at the default interval. The
+    WAL does not grow either."""
     relays = [start_relay(own_db, PGHERALD_CHECKPOINT_INTERVAL="0.1") for _ in range(3)]
     worker = subscriber(relays[0])
     own_data.change("alice")
@@ -116,7 +118,7 @@ def test_an_idle_fleet_consumes_no_transaction_id(start_relay, own_db, own_data)
 
 
 def canaries_while(listener, worker, data, seconds):
-    """How many canaries there were, under a steady trickle of changes."""
+    """How many canaries there were during a steady trickle of changes."""
     before = len(listener._poll())
     end = time.monotonic() + seconds
     n = 0
@@ -128,7 +130,8 @@ def canaries_while(listener, worker, data, seconds):
 
 
 def test_twenty_relays_cost_what_one_costs(start_relay, own_db, own_bouncer, own_data, cleanup):
-    """Canaries on the server in a number of intervals: by one relay, by twenty. The figures are printed."""
+    """Canaries on the server in a number of intervals: of one relay, and of twenty. The test
+    prints the figures."""
     interval, intervals = 0.4, 8
     listener = cleanup.add(own_db.listen("pgherald_canary"))
     relays = [start_relay(own_db, own_bouncer, PGHERALD_CHECKPOINT_INTERVAL=str(interval))]
@@ -150,7 +153,8 @@ def test_twenty_relays_cost_what_one_costs(start_relay, own_db, own_bouncer, own
 # A dead upstream
 
 def is_noticed_and_healed(worker, data, name, since):
-    """The connection is dead since then. It is noticed, replaced, and what was missed is recovered."""
+    """The connection has been dead since then. The relay notices it, replaces it, and
+    recovers what was missed."""
     data.write(name)
     data.notify(name)
     worker.wait_until(lambda: [f for f in worker.frames if getattr(f, "state", "") == "down"], "it is noticed",
@@ -175,7 +179,7 @@ def test_a_frozen_backend(start_relay, own_db, own_bouncer, own_data):
 
 
 def test_a_frozen_backend_of_an_idle_server(start_relay, own_db, own_bouncer, own_data):
-    """Nothing is written, so only the probe can tell."""
+    """Nothing is written, so only the probe can detect it."""
     relay = start_relay(own_db, own_bouncer)
     worker = subscriber(relay)
     pid, = own_db.backends("pgherald upstream")
@@ -190,8 +194,8 @@ def test_a_frozen_backend_of_an_idle_server(start_relay, own_db, own_bouncer, ow
 
 
 class Blackhole:
-    """A way to PostgreSQL on which packets vanish: a network namespace for the relay, and between it and the server a
-    link whose other end gets a hardware address that is nobody's."""
+    """A way to PostgreSQL on which packets vanish. The relay gets a network namespace. The
+    other end of the link to the server gets a hardware address that no host has."""
 
     def __init__(self, run):
         self.run = run
@@ -253,7 +257,8 @@ def test_packets_vanish(run, own_pg, own_db, own_data, make_relay, cleanup):
 
 
 def test_a_pooler_takes_the_direct_urls_place(run, own_pg, own_db, own_data, own_bouncer, make_relay, cleanup):
-    """Someone puts pgbouncer where the direct URL leads. LISTEN through it succeeds, and hears nothing: no false life."""
+    """The direct URL now leads to pgbouncer. LISTEN through it succeeds and hears nothing:
+    the relay must not call that live."""
     front = cleanup.add(Forward(own_pg.port))
     relay = make_relay(DATABASE_URL=own_bouncer.url(own_db),
                        DATABASE_DIRECT_URL=f"postgresql://app:{PASSWORD}@127.0.0.1:{front.port}/{own_db.name}").start()
@@ -274,7 +279,7 @@ def test_a_pooler_takes_the_direct_urls_place(run, own_pg, own_db, own_data, own
 
 
 class Forward:
-    """socat on a port, which leads now here, now there."""
+    """A socat on a port, whose target can be changed."""
 
     def __init__(self, target):
         self.port = free_port()

@@ -1,5 +1,6 @@
-"""The thread in which the relay connects: it succeeds, fails, is not waited for any more, outlives the relay. tests/run has this file
-run under the thread sanitizer, which reports what thread and loop do to the same memory."""
+"""The thread in which the relay connects: it succeeds, fails, is no longer awaited, or
+outlives the relay. tests/run runs this file under the thread sanitizer, which reports races
+between thread and loop."""
 
 import os
 import signal
@@ -14,7 +15,7 @@ TIMES = 5
 
 
 class Deaf:
-    """The server takes connections and does not answer; who is connected already goes on."""
+    """The server accepts connections and does not answer. Existing connections go on."""
 
     def __init__(self, server, relay):
         self.server = server
@@ -38,7 +39,7 @@ def relay(make_relay, own_db):
 
 
 def kill_backend(db, name):
-    """Without asking the server, which may be deaf."""
+    """Kill it without asking the server, which may not answer."""
     backend, = db.backends(name)
     return lambda: os.kill(backend, signal.SIGTERM)
 
@@ -69,7 +70,8 @@ def test_it_cannot_connect(relay, own_pg):
 
 
 def test_nobody_waits_any_more_for_what_is_connecting(run, relay, own_pg, own_db):
-    """A worker's catch-up connects when the upstream goes, which ends it; it is made good later."""
+    """A worker's catch-up is connecting when the upstream is lost, which ends it. It is done
+    again later."""
     data = DataSync(run, own_db).recoverable()
     own_db.terminate("pgherald upstream")  # it looks for the function when it connects
     worker = subscriber(relay)

@@ -1,12 +1,13 @@
-"""PostgreSQL crashes, and gives the transaction ids away again that it had not flushed. No checkpoint that a worker or the relay goes
-back to may have seen them: it would take what their new owners change for old."""
+"""PostgreSQL crashes, and uses again the transaction ids that it had not flushed. No
+checkpoint of a worker or of the relay may have seen these ids: it would take the changes of
+their new owners for old ones."""
 
 import pytest
 
 from harness.datasync import DataSync
 from harness.subscriber import resumed, subscriber
 
-# No turn in between, which would flush.
+# No turn in between: it would flush.
 SELDOM = {"PGHERALD_CHECKPOINT_INTERVAL": "3600"}
 
 
@@ -21,8 +22,8 @@ def data(run, own_db):
 
 
 class Ids:
-    """Transactions that take an id and are over, committed or not, before anything of them is on disk, as one that only notifies
-    is with every setting."""
+    """Transactions that take an id and end, committed or not, before any of it is on disk. A
+    transaction that only notifies is like that with every setting."""
 
     def __init__(self, database):
         self.database = database
@@ -39,7 +40,7 @@ class Ids:
 
 
 def crash(data, ids):
-    """With the last of the ids not flushed. At once others take them."""
+    """Crash before the last of the ids are flushed. New transactions take these ids at once."""
     ids.take(20)
     server = data.database.server
     server.stop("immediate")

@@ -1,4 +1,4 @@
-"""Every worker of every host hears every change, its publisher too, in commit order."""
+"""Every worker of every host hears every change, the publisher included, in commit order."""
 
 import threading
 
@@ -141,7 +141,7 @@ def test_every_worker_hears_the_same_order_which_is_that_of_the_commits(relays, 
 
 
 def test_ok_to_a_subscribe_is_the_moment_from_which_nothing_is_missed(relay, db):
-    """While changes pour in, each new worker hears every one from its first on."""
+    """While changes come all the time, each new worker hears every one from its first on."""
     stop = threading.Event()
     published = []
 
@@ -168,7 +168,7 @@ def test_ok_to_a_subscribe_is_the_moment_from_which_nothing_is_missed(relay, db)
         worker.hears(published[-1])
         first = published.index(worker.pubkeys[0])
         assert worker.pubkeys == published[first:]
-    # nothing between the OK and the first change: the others, who heard it all, show no seq there
+    # nothing between the OK and the first change: the others heard everything, and show no seq there
     seqs = {c.pubkey: c.seq for c in workers[0].changes}
     for worker in workers[1:]:
         missed = [p for p, seq in seqs.items() if worker.of(Ok)[0].seq < seq < worker.changes[0].seq]
@@ -176,7 +176,8 @@ def test_ok_to_a_subscribe_is_the_moment_from_which_nothing_is_missed(relay, db)
 
 
 def test_no_recovery_on_first_connect(start_relay, db, bouncer):
-    """What changed before a relay's first LISTEN is nobody's to be told: there was no one to miss it."""
+    """Changes from before a relay's first LISTEN are told to no worker, because none missed
+    them."""
     db.sql("""
         CREATE SCHEMA pgherald;
         CREATE SEQUENCE pgherald.calls;
@@ -205,7 +206,7 @@ def test_other_databases_and_channels_are_not_heard(relay, db, pg, cleanup):
 
 
 def test_channels_with_odd_names(start_relay, db, bouncer, listen):
-    """A channel's name is an identifier that someone chose: capitals, quotes, 63 bytes."""
+    """A channel's name is any identifier: capitals, quotes, 63 bytes."""
     names = ["Mixed-Case", 'quo"ted', "sp ace", "x" * 63]
     relay = start_relay(db, bouncer, PGHERALD_CHANNELS=",".join(names))
     plain = listen(db, *names)

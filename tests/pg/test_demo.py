@@ -1,4 +1,4 @@
-"""tests/demo: what it shows is true, it ends, and nothing that it starts survives it."""
+"""tests/demo: what it shows is true, it ends, and no process that it starts survives it."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from harness.servers import PASSWORD
 
 @pytest.fixture
 def demo(run, cleanup):
-    """Start the demo, with its output in a pipe and no build of its own."""
+    """Start the demo with its output in a pipe, without building."""
     def start(*arguments, **environment):
         process = run.spawn([os.path.join(TOP, "tests", "demo"), *arguments], {"PGHERALD_BUILD": BUILD, **environment},
                             cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")

@@ -1,5 +1,5 @@
-"""A standby takes the primary's place, without the last that the primary committed: what follows is recovered exactly, or workers
-are told of a gap."""
+"""A standby takes the primary's place, without the last changes that the primary committed.
+What follows is recovered exactly, or workers are told of a gap."""
 
 import os
 
@@ -28,7 +28,8 @@ class Site:
         self.worker = subscriber(self.relay)
 
     def cut_and_commit(self):
-        """The standby receives nothing more; the primary goes on, and its checkpoints with it, far beyond what the standby has."""
+        """The standby receives nothing more. The primary goes on, and its checkpoints go far
+        beyond what the standby has."""
         for n in range(5):
             self.data.change(f"kept{n}")
         self.worker.passes(self.data)
@@ -59,7 +60,8 @@ def site(run, own_pg, make_relay, cleanup):
 
 
 def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
-    """The new primary counts the lost transactions' ids anew. A bare snapshot would take the new changes for old ones."""
+    """The new primary uses the ids of the lost transactions again. A bare snapshot would
+    take the new changes for old ones."""
     site.cut_and_commit()
     site.pair.primary.stop("immediate")
     site.sees_down = site.seen = len(site.worker.frames)
@@ -67,7 +69,7 @@ def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
     standby.sql("SELECT pg_promote()")
     wait_until(lambda: not standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
     site.db.server = standby
-    # at once, before the relay is back: with ids that the old primary gave away too
+    # at once, before the relay is back: with ids that the old primary had used too
     for n in range(12):
         site.data.write(f"new{n}")
     assert site.xid() < site.last_of_old, "the ids are reused; else this test shows nothing"
@@ -90,7 +92,8 @@ def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
 
 
 def test_a_resuming_workers_cursor_is_treated_the_same_way(site):
-    """It was away over the failover; the relay knows an older checkpoint than the worker's."""
+    """The worker was away during the failover. The relay knows an older checkpoint than the
+    worker's."""
     site.cut_and_commit()
     site.worker.ping()
     cursor = site.worker.cursor
@@ -122,7 +125,8 @@ def test_a_relay_that_started_since_does_not_know_and_says_so(site):
 
 
 def test_a_checkpoint_that_the_standby_had_needs_no_history(site):
-    """The relay starts anew after the failover, but the worker's checkpoint is of before the fork."""
+    """The relay restarts after the failover, but the worker's checkpoint is from before the
+    fork."""
     site.worker.passes(site.data)
     site.pair.in_step()
     site.worker.ping()
@@ -142,12 +146,13 @@ def test_a_checkpoint_that_the_standby_had_needs_no_history(site):
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_new_primary_that_was_restarted_does_not_know_where_it_forked(site, mode):
-    """Before the relay could ask. After a crash it knows where crash recovery ended, which is not the fork."""
+    """It was restarted before the relay could ask. After a crash it knows where crash
+    recovery ended, which is not the fork."""
     site.cut_and_commit()
     site.fail_over()
     for n in range(12):
         site.data.write(f"new{n}")
-    # the relay may have been quicker: then it must have it all; else it says that it cannot know
+    # the relay may have been quicker: then it must have everything; otherwise it says that it cannot know
     site.pair.standby.restart(mode)
     cursor = ("gone", 1, site.worker.checkpoints()[-1])
     site.sees("live")
@@ -162,10 +167,10 @@ def test_a_new_primary_that_was_restarted_does_not_know_where_it_forked(site, mo
 
 
 def test_what_nobody_notified_is_announced_where_the_past_means_nothing(site):
-    """The new primary was restarted before the relay looked. Whether it can be exact or is a gap: what is written from the relay's
-    return on is announced all the same."""
+    """The new primary was restarted before the relay looked. Whether recovery is exact or a
+    gap: what is written after the relay's return is announced in both cases."""
     site.cut_and_commit()
-    site.relay.freeze()  # what it hears last, and what it does first, is in the tests' hand
+    site.relay.freeze()  # so the test decides what it hears last, and what it does first
     site.fail_over()
     site.pair.standby.restart("immediate")
     site.relay.thaw()
@@ -177,13 +182,14 @@ def test_what_nobody_notified_is_announced_where_the_past_means_nothing(site):
 
 
 def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
-    """The relay is still connected to it with what it last recovered by; it must ask the new one, which its upstream hears."""
+    """The relay is still connected to the old primary with the connection of its last
+    recovery. It must ask the new one, which its upstream hears."""
     db = own_pg.database()
     data = DataSync(run, db).recoverable()
     pair = cleanup.add(Pair(run, own_pg))
     way = cleanup.add(Forward(run, own_pg.port))
     url = f"postgresql://app:{PASSWORD}@127.0.0.1:{way.port}/{db.name}"
-    # nothing else makes good what recovery misses, and its connections stay for a minute
+    # no reconciliation finds what recovery misses, and recovery's connections stay for a minute
     relay = make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, PGHERALD_RECONCILE="no", PGHERALD_CHECKPOINT_INTERVAL="20").start()
     worker = subscriber(relay)
     cursor = ("another", *worker.cursor[1:])
@@ -205,11 +211,11 @@ def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
     worker.hears("new")
     assert "new" in resumed(relay, cursor).recovered
     assert not worker.gaps
-    db.terminate("pgherald recovery")  # the relay is told to end before their minute is over, and more than one counts as left open
+    db.terminate("pgherald recovery")  # the relay ends before their minute is over, and more than one connection counts as left open
 
 
 def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup):
-    """A dump restored into a new cluster, at the address of the old one."""
+    """A dump was restored into a new cluster at the address of the old one."""
     db = own_pg.database()
     data = DataSync(run, db).recoverable()
     way = cleanup.add(Forward(run, own_pg.port))
@@ -235,7 +241,8 @@ def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup)
 
 
 def test_a_server_set_back_to_an_earlier_time_is_a_gap(run, own_pg, make_relay, cleanup):
-    """A copy of its files from before is started in its place: the checkpoint is of a future that it does not have."""
+    """An earlier copy of the server's files is started in its place. The checkpoint is from
+    a future that this copy does not have."""
     db = own_pg.database()
     data = DataSync(run, db).recoverable()
     own_pg.stop("fast")
@@ -261,7 +268,8 @@ def test_a_server_set_back_to_an_earlier_time_is_a_gap(run, own_pg, make_relay, 
 
 
 def test_the_relay_stays_with_the_primary(site):
-    """Both hosts named: it finds the one that takes writes, before and after."""
+    """The URL names both hosts. The relay finds the one that accepts writes, before and
+    after."""
     assert site.db.backends("pgherald upstream")
     site.fail_over()
     site.sees("live")

@@ -1,4 +1,5 @@
-"""What is installed carries the marks of the flags that make a bug harder to exploit. Each mark is missing without its flag."""
+"""What is installed shows the effects of the compiler flags that make a bug harder to
+exploit. Each effect is missing without its flag."""
 
 import glob
 import json
@@ -67,7 +68,8 @@ def test_it_looks_for_libraries_nowhere_else(binary):
 
 
 def test_an_overrun_on_the_stack_is_noticed(binary):
-    """In functions of ours: msgpack-c, of which the library has a copy, is built with it anyway."""
+    """In our own functions. msgpack-c, of which the library contains a copy, is built with
+    the flag anyway."""
     functions = re.findall(r"^\w+ <([\w.@]+)>:\n((?:.+\n)+)", binary.code(), re.M)
     noticing = {name.split("@")[0] for name, code in functions if "<__stack_chk_fail" in code}
     assert noticing & {"main", "pgherald_open"}
@@ -78,7 +80,7 @@ def test_libc_checks_the_sizes_of_buffers(binary):
 
 
 def test_libc_knows_sizes_that_the_compiler_does_not(run):
-    """Level 3 leaves no mark of its own in a binary."""
+    """Level 3 leaves no visible effect of its own in a binary."""
     with open(os.path.join(INSTALLED, "compile_commands.json")) as file:
         ours = [c["command"] for c in json.load(file) if re.match(r"\.\./\.\./(relay|proto|client)/", c["file"])]
     assert len(ours) > 40
@@ -88,7 +90,7 @@ def test_libc_knows_sizes_that_the_compiler_does_not(run):
 
 @needs_x86
 def test_no_frame_jumps_over_the_guard_page(binary):
-    """Large frames are taken a page at a time, each touched."""
+    """Large stack frames are allocated a page at a time, and each page is touched."""
     code = binary.code()
     steps = [int(step, 16) for step in re.findall(r"sub +\$0x([0-9a-f]{1,8}),%rsp", code)]
     assert max(steps) <= PAGE
@@ -97,7 +99,8 @@ def test_no_frame_jumps_over_the_guard_page(binary):
 
 @needs_x86
 def test_indirect_calls_land_on_functions_only(binary, request):
-    """The linker marks no program for it, since Debian's crt1.o is not built so; each function has its landing pad all the same."""
+    """The linker does not mark a program for it, because Debian's crt1.o is built without
+    it. Each function still has its landing pad."""
     entries = "main" if "libpgherald" not in request.node.name else r"pgherald_\w+"
     found = re.findall(rf"^\w+ <(?:{entries})(?:@@\w+)?>:\n +\w+:\t(\w+)", binary.code(), re.M)
     assert found and set(found) == {"endbr64"}

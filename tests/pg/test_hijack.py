@@ -1,9 +1,12 @@
-"""A role that may create functions, operators and types where another searches for them gets none of its own run: not by who runs the
-migrations, not by who writes the table, not by the relay.
+"""A role may create functions, operators and types in a schema that others search. None of them
+runs: not for the role that runs the migrations, not for writers of the table, not for the
+relay.
 
-It plants overloads of all that the SQL uses, in a schema that everybody's search_path has: with the types that built-in ones have,
-which counts where its schema comes before pg_catalog, and with others that would match better. Each says in the server's log, which
-no rollback undoes, that it ran and as whom."""
+The role plants overloads of everything that the SQL uses, in a schema that is in everybody's
+search_path. Some have the types of the built-in functions, which counts if the schema comes
+before pg_catalog. Others would match better. Each writes to the server's log, which no rollback
+undoes, that it ran and as whom.
+"""
 
 import glob
 import os
@@ -88,7 +91,7 @@ def read(path):
 
 
 def statements():
-    """The SQL in the relay's sources: the literals of each macro or call that has some."""
+    """The SQL in the relay's sources: the literals of each macro or call that contains SQL."""
     for path in glob.glob(os.path.join(TOP, "relay", "**", "*.[ch]"), recursive=True):
         text = re.sub(r"/\*.*?\*/", "", read(path), flags=re.S).replace("\\\n", "\n")
         for group in re.findall(r'(?:"(?:[^"\\\n]|\\.)*"[\s\w]*)+', text):
@@ -98,14 +101,14 @@ def statements():
 
 
 def used():
-    """The names that are called in the migrations and by the relay."""
+    """The names that the migrations and the relay call."""
     texts = [re.sub(r"--.*", "", read(path)) for path in glob.glob(os.path.join(SQL, "*.sql"))]
     return sorted(set(re.findall(r"\b([a-z_][a-z0-9_]*)\(", " ".join(texts + [sql for _, sql in statements()]))))
 
 
 @pytest.fixture(scope="module")
 def planted(run, template):
-    """A server with a database that has the plants."""
+    """A server with a database that contains the plants."""
     names = used()
     assert {"concat_ws", "pg_notify", "unnest", "count", "format", "to_json", "length", "set_config"} <= set(names)
     server = Postgres(run, template).start()
@@ -120,7 +123,8 @@ def planted(run, template):
 
 @pytest.fixture
 def make(run, planted, cleanup):
-    """make(path): the tables in a database where everybody has this search_path, and no statement of the test's own that searches."""
+    """make(path): the tables in a database where everybody has this search_path. The test's
+    own statements search nothing."""
     def make(path):
         name = f"db_{len(planted.sql('SELECT 1 FROM pg_database'))}"
         planted.sql(f"CREATE DATABASE {name} OWNER app TEMPLATE planted")
@@ -146,14 +150,14 @@ def ran(data):
     ("before-pg_catalog", "SELECT 1::bigint::text", "type text"),
 ])
 def test_the_plants_run_where_a_name_is_not_qualified(make, path, statement, plant):
-    """Else the other tests show nothing."""
+    """Otherwise the other tests show nothing."""
     data = make(path)
     data.database.sql(statement)
     assert f"{plant} ran as app" in ran(data)
 
 
 def write(data, *statements):
-    """As an application does, whose own statements search for nothing."""
+    """Write as an application does; its own statements search nothing."""
     for statement in statements:
         data.database.sql(statement)
 
@@ -191,7 +195,7 @@ def test_no_plant_runs_in_a_relays_life(make, start_relay, path):
     assert worker.hears("reconciled").flags == 0
     cursor = worker.cursor
     seen = len(worker.frames)
-    # by way of another database, since this statement searches
+    # through another database, because this statement searches
     data.database.server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgherald upstream'"
                              " AND datname = %s", (data.database.name,))
     write(data, "INSERT INTO public.user_revisions VALUES ('missed', 1)")
@@ -213,7 +217,7 @@ KEYWORDS = {"coalesce", "extract"}
 
 
 def unqualified(sql):
-    """What is searched for in a search_path."""
+    """The names that are looked up in the search_path."""
     sql = re.sub(r"'[^']*'", "''", sql)
     sql = sql.replace("''::pg_catalog.", "").replace("OPERATOR(pg_catalog.", "OPERATOR(")
     found = [name for name in re.findall(r'(?<![\w.])([a-z_][a-z0-9_]*)\(', sql) if name not in KEYWORDS]

@@ -1,4 +1,5 @@
-"""No worker can hurt another: whatever one sends, or does not read, the others hear every change."""
+"""No worker can hurt another: whatever one sends or does not read, the others hear every
+change."""
 
 import random
 import signal
@@ -15,7 +16,8 @@ SUBSCRIBE = pack(1, 1, CHANNEL, None)
 
 @pytest.fixture
 def relay(local_relay):
-    """What a worker sends is judged before any database comes in: the cheapest relay serves."""
+    """What a worker sends is checked before any database is involved, so a relay in local
+    mode is enough."""
     return local_relay
 
 
@@ -25,7 +27,7 @@ def same_fds(relay, fds):
 
 @pytest.fixture
 def bystanders(relay):
-    """Two workers who must notice nothing, and a check that they did not."""
+    """Two workers that must notice nothing, and a check that they did not."""
     workers = [relay.worker(), relay.worker(pubkeys=["alice"])]
     told = [0]
 
@@ -74,7 +76,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("what", GARBAGE)
 def test_garbage_ends_its_own_connection_alone(relay, bystanders, what):
-    """After a proper HELLO, and as the first bytes."""
+    """After a correct HELLO, and as the first bytes."""
     for hello in (HELLO, b""):
         if what == "a second hello" and not hello:
             continue
@@ -112,7 +114,7 @@ def test_random_bytes(relay, bystanders):
 
 
 def test_broken_frames(relay, bystanders):
-    """Each proper frame with one byte changed or its end cut off."""
+    """Each correct frame, with one byte changed or its end cut off."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
@@ -187,7 +189,8 @@ def test_half_a_frame_and_then_silence(relay, bystanders, part):
 
 @pytest.mark.parametrize("moment", ["within a frame", "before its answers are read", "at once"])
 def test_a_worker_that_is_killed(relay, bystanders, run, moment):
-    """kill -9 of a real process: the kernel closes its socket, data unread or half sent."""
+    """kill -9 of a real process. The kernel closes its socket, with data unread or half
+    sent."""
     data = {"within a frame": HELLO + SUBSCRIBE + SUBSCRIBE[:7],
             "before its answers are read": HELLO + SUBSCRIBE + pack(5, 1) * 1000,
             "at once": b""}[moment]
@@ -207,7 +210,7 @@ def test_500_workers_connect_at_once(start_relay, db, bouncer):
     publisher = relay.worker()
     publisher.publish("before")
     fds = relay.fds()
-    # No one waits for an answer before all have connected.
+    # None waits for an answer before all have connected.
     workers = [relay.connect(f"w{i}") for i in range(500)]
     asked = [(w, w.ask(1, CHANNEL, None if i % 2 else ["alice"])) for i, w in enumerate(workers)]
     for worker, id in asked:
@@ -232,8 +235,8 @@ def test_a_storm_of_connects_leaves_no_open_file(relay, bystanders):
 
 
 def test_a_worker_that_reads_nothing_holds_up_nobody(start_relay, db, bouncer):
-    """It falls behind by more than its socket holds; the others, and PostgreSQL's queue, do not notice. When it reads
-    again it gets everything, or GAP tells it that it did not."""
+    """It falls behind by more than its socket holds. The others, and PostgreSQL's queue, do
+    not notice. When it reads again it gets everything, or GAP tells it that it did not."""
     relay = start_relay(db, bouncer)
     healthy, stalled, stalled_by_pubkey = relay.worker(), relay.worker(), relay.worker(pubkeys=["last", "u7" + "x" * 200])
     total = 0

@@ -1,4 +1,5 @@
-"""The workers of client/examples that are written in other languages: each speaks the protocol from its own msgpack."""
+"""The workers in client/examples that are written in other languages: each speaks the
+protocol with its own msgpack."""
 
 import json
 import os
@@ -17,7 +18,7 @@ NPM_SECONDS = 120
 
 
 class Example:
-    """One such worker, which keeps its cursor and its output over its lives."""
+    """One such worker, which keeps its cursor and its output over several lives."""
 
     def __init__(self, run, argv, relay):
         self._run, self._argv, self._relay = run, argv, relay
@@ -34,7 +35,7 @@ class Example:
         return self
 
     def lines(self, life=None):
-        """Those of its present life. The last may have been cut by a kill."""
+        """The lines of its present life. A kill may have cut the last one."""
         with open(os.path.join(self._directory, f"out{life or self._lives}"), "rb") as out:
             return [line.rstrip() for line in out.read().decode("utf-8").split("\n")[:-1]]
 
@@ -59,7 +60,8 @@ class Example:
         return self
 
     def stores(self, epoch):
-        """Wait until its cursor on disk is of this run of the relay: it prints first, and stores then."""
+        """Wait until its cursor on disk is of this run of the relay. It prints first, and
+        stores then."""
         def stored():
             with open(os.path.join(self._directory, "cursor")) as file:
                 return json.load(file)[0] == epoch
@@ -78,7 +80,7 @@ class Example:
 
 @pytest.fixture(scope="session")
 def node(run):
-    """The command line of the worker for Node, beside what it imports."""
+    """The command line of the worker for Node, next to what it imports."""
     for program in ("node", "npm"):
         if not shutil.which(program):
             pytest.skip(f"there is no {program}")
@@ -131,7 +133,8 @@ def test_it_publishes(relay, example, language, db, listen):
 
 
 def test_it_resumes_after_a_kill(relay, example, db):
-    """In the middle of a stream, again and again: nothing is lost, and no life hears anything twice."""
+    """It is killed in the middle of a stream, again and again. Nothing is lost, and no life
+    hears anything twice."""
     worker, users = example(relay), [f"u{i}" for i in range(60)]
     worker.start().prints("live")
     for i, user in enumerate(users):

@@ -1,5 +1,5 @@
-"""Who may connect and how much of anything: each limit at N, where all is well, and at N + 1, with its code, its counter
-and its line in the log."""
+"""Who may connect, and how much of anything. Each limit at N, which is allowed, and at N +
+1, with its code, its counter and its line in the log."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def logged(relay, *words):
 
 
 def as_user(uid, gid, groups, connect):
-    """connect(), as the kernel sees this user do it."""
+    """connect() as this user, as the kernel reports it."""
     os.setgroups(groups)
     os.setegid(gid)
     os.seteuid(uid)
@@ -42,7 +42,7 @@ def as_user(uid, gid, groups, connect):
 
 
 def settle(relay):
-    """Whoever looked whether the relay serves is gone."""
+    """Wait until the connection that checked whether the relay serves is gone."""
     wait_until(lambda: metric(relay, "pgherald_workers") == 0, "no worker")
 
 
@@ -99,7 +99,7 @@ def test_subscriptions_of_a_worker(make_relay):
 
 
 def test_answers_that_a_worker_does_not_read(make_relay):
-    """Its requests wait; when it reads, it gets all."""
+    """Its requests wait. When it reads, it gets all answers."""
     relay = make_relay(PGHERALD_WORKER_QUEUE_SIZE="64K").start()
     other, raw = relay.worker(), relay.raw()
     raw.write(pack(0, 1, "raw", None) + b"".join(pack(PING, i) for i in range(20000)))
@@ -170,7 +170,7 @@ def test_subscriptions_of_a_user_and_of_all(make_relay):
     assert isinstance(answer, Error) and answer.code == "limit"
     assert reached(relay, "subscriptions_total") == 1 and reached(relay, "subscriptions") == 0
     assert isinstance(other.subscribe(pubkeys=["a", "b", "c"]), Ok)
-    # What goes makes room: by UNSUBSCRIBE, and with its worker.
+    # Removed subscriptions make room: by UNSUBSCRIBE, and when their worker leaves.
     assert isinstance(worker.unsubscribe(pubkeys=["c"]), Ok)
     assert isinstance(second.subscribe(pubkeys=["z"]), Ok)
     second.close()
@@ -181,7 +181,7 @@ def test_subscriptions_of_a_user_and_of_all(make_relay):
 
 
 def test_a_frame_with_the_same_pubkey_many_times(make_relay):
-    """It takes one place; near the limit it may be refused, but never half of it."""
+    """It takes one place. Near the limit it may be refused, but never take effect in part."""
     relay = make_relay(PGHERALD_SUBSCRIPTIONS_MAX="3", PGHERALD_SUBSCRIPTIONS_PER_UID_MAX="3").start()
     worker = relay.connect()
     assert worker.subscribe(pubkeys=["a", "a", "a", "a"]).code == "limit"
@@ -191,7 +191,7 @@ def test_a_frame_with_the_same_pubkey_many_times(make_relay):
 
 
 def unread(relay):
-    """A connection of which nothing will be read."""
+    """A connection from which nothing is read."""
     raw = relay.raw()
     raw.write(pack(0, 1, "raw", None))
     raw.socket.setblocking(False)
@@ -208,7 +208,8 @@ def fill(raw, data):
 
 @pytest.mark.skipif(not ROOT, reason="needs another user")
 def test_answers_that_a_user_does_not_read(make_relay):
-    """Its connections wait, all together; another user's do not; and they go on when they read, or others of them leave."""
+    """All its connections wait; those of another user do not. They go on when they read, or
+    when others of them leave."""
     relay = make_relay(PGHERALD_WORKER_QUEUES_PER_UID_SIZE="256K", PGHERALD_SOCKET_MODE="0666").start()
     pings = pack(PING, 1) * 10000
     many = as_user(NOBODY, NOGROUP, [], lambda: [unread(relay) for _ in range(20)])
@@ -225,7 +226,7 @@ def test_answers_that_a_user_does_not_read(make_relay):
     worker.hears("alice")
     late = as_user(NOBODY, NOGROUP, [], lambda: relay.connect("late"))
     asked = late.ask(PING)
-    # Half of them leave, without a word.
+    # Half of them leave without reading.
     for raw in many[:10]:
         raw.close()
     for raw in many[10:]:
@@ -299,7 +300,7 @@ def test_requests_of_a_user_that_wait(stuck):
 @pytest.mark.skipif(not ROOT, reason="needs another user")
 @pytest.mark.parametrize("setting, value", [("PGHERALD_PUBLISH_QUEUE_MAX", "64"), ("PGHERALD_PUBLISH_QUEUE_SIZE", "64K")])
 def test_a_queue_that_one_user_fills_is_not_full_for_another(stuck, setting, value):
-    """What it asked last makes room, and no more than half of the queue."""
+    """The user's newest requests make room, and only down to half of the queue."""
     relay = stuck(**{setting: value, "PGHERALD_SOCKET_MODE": "0666"})
     payload = "u" * 1000
     greedy = [relay.connect("greedy") for _ in range(3)]
@@ -377,7 +378,7 @@ ALL = {"listen a", "listen b", "publish a", "publish b"}
     ("@adm=both", "denied"),
 ])
 def test_rules(allowing, allow, nobody):
-    """nobody is in nogroup, and here in daemon too."""
+    """The unprivileged user is in nogroup, and in this test in daemon too."""
     assert may(allowing(allow), groups=[1]) == nobody
 
 
@@ -421,7 +422,7 @@ def test_rules_that_cannot_work(make_relay, allow):
 # Files
 
 def test_fewer_workers_where_there_are_few_descriptors(make_relay):
-    """There are always some for operators and PostgreSQL."""
+    """Some descriptors are always left for operators and PostgreSQL."""
     relay = make_relay(PGHERALD_WORKERS_MAX="1000", PGHERALD_WORKERS_PER_UID_MAX="1000")
     relay.launcher = ["prlimit", "--nofile=60", *relay.launcher]
     relay.start()
@@ -454,7 +455,7 @@ def source(*path):
 
 
 def constant(header, name):
-    return int(re.search(rf"#define {name} (\d+)", source("relay", "ops", header))[1])
+    return int(re.search(rf"#define {name} (\d+)", source("relay", header))[1])
 
 
 def test_all_limits_together_fit_into_the_unit():
@@ -487,7 +488,7 @@ def test_one_user_has_no_more_than_half_by_default():
 
 
 def test_out_of_descriptors_those_who_are_there_are_served(make_relay):
-    """The limit of the process is lower than the number of workers who come: nobody who is served notices."""
+    """The process has fewer descriptors than workers come. Connected workers notice nothing."""
     relay = make_relay().start()
     workers = [relay.worker() for _ in range(3)]
     resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (relay.fds() + 4, relay.fds() + 4))

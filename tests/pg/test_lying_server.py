@@ -1,4 +1,5 @@
-"""A server that answers with other rows than were asked for ends no relay, fills no memory, and is forgiven once it is honest."""
+"""A server that answers with other rows than the relay asked for ends no relay and fills no
+memory. Once it is honest again, everything works."""
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_the_statement_about_an_earlier_run(deceived, liar, recoverable, own_pg,
 
 @pytest.mark.parametrize("how", ["no-row", "one-column", "nulls", "two-rows", "nothing"])
 def test_a_lie_at_the_start(deceived, liar, recoverable, how):
-    """The start is refused with one line, or goes well."""
+    """The start is refused with one line, or succeeds."""
     for fragment in ("pg_is_in_recovery", TURNS[0]):
         liar.lie(fragment, how)
         relay = deceived()

@@ -1,4 +1,5 @@
-"""The LISTEN connection and recovery with a server that answers with other rows than were asked for: see test_lying_server."""
+"""The LISTEN connection and recovery, with a server that answers with other rows than the
+relay asked for. See test_lying_server."""
 
 import pytest
 
@@ -10,7 +11,7 @@ RECOVERY = ["BEGIN ISOLATION LEVEL", "FROM pgherald.changes_since"]
 
 
 def deafen(host, data):
-    """End the LISTEN connection, if it hears."""
+    """End the LISTEN connection if there is one."""
     if is_live(host):
         data.database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
                           " AND application_name = 'pgherald upstream'", user="postgres")
@@ -30,6 +31,6 @@ def test_the_statements_of_recovery(deceived, liar, recoverable, how):
     def provoke():
         recoverable.write("missed")
         deafen(host, recoverable)
-    # Of the last, many rows are rightly read, and each is sent to a worker.
+    # Of the last one, many rows are correct, and each is sent to a worker.
     for fragment in RECOVERY[:1] if how == "endless" else RECOVERY:
         survives(host, liar, recoverable, fragment, how, provoke)

@@ -1,4 +1,5 @@
-"""The manual pages say what the header, PROTOCOL.md and --help say: none can drift from the others."""
+"""The manual pages say what the header, PROTOCOL.md and --help say, so that none of them
+drifts."""
 
 import os
 import re
@@ -15,7 +16,7 @@ def read(*path):
 
 
 def header():
-    """(comments and all, code alone)"""
+    """(with comments, code only)"""
     text = read("client", "pgherald.h")
     return text, re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
@@ -25,7 +26,7 @@ def section(page, title):
 
 
 def entries(text):
-    """The words in bold that head an entry."""
+    """The words in bold that begin an entry."""
     return {word for line in re.findall(r"^(\*.*)\n\t", text, re.M) for word in re.findall(r"\*([^*]+)\*", line)}
 
 
@@ -125,7 +126,7 @@ def number(text):
 
 
 def test_the_range_of_each_option_is_in_its_page():
-    """What the relay says when it refuses a number is what the page says."""
+    """The page gives the same range as the relay does when it refuses a number."""
     text = section(read("man", "pgherald.8.scd"), "OPTIONS")
     told = {}
     for flag, name in re.findall(r"^\*(--[\w-]+)\* \[\*(\w+)\*\]$", text, re.M):

@@ -1,5 +1,5 @@
-"""The migrations: what stood before counts as changed, what replication applies and what changes its id is told, and each may be run
-again at any time, beside whatever goes on."""
+"""The migrations: rows from before count as changed; changes that replication applies, and
+changes of an id, are told; and each migration may run again at any time, next to other work."""
 
 import threading
 
@@ -17,7 +17,7 @@ INDEX = "user_revisions_changed_xid_idx"
 
 @pytest.fixture
 def data(run, db):
-    """The tables, and no migration."""
+    """The tables, without a migration."""
     return DataSync(run, db)
 
 
@@ -26,7 +26,7 @@ def snapshot(data):
 
 
 def changed(data, since, user="app"):
-    """Whom recovery tells, each once."""
+    """The users that recovery returns, each once."""
     rows = data.database.sql("SELECT DISTINCT channel, value FROM pgherald.changes_since(%s::pg_snapshot) ORDER BY 2", (since,), user)
     assert {channel for channel, _ in rows} <= {CHANNEL}
     return [value for _, value in rows]
@@ -71,7 +71,8 @@ def test_what_an_older_version_left_without_a_stamp_counts_as_changed(data):
 
 
 def test_what_an_older_version_did_not_stamp_again_counts_as_changed(data):
-    """It did not see what replication applied: the row kept the stamp of an earlier change."""
+    """The older version did not see what replication applied: the row kept the stamp of an
+    earlier change."""
     data.migrate("recovery", directory=OLDER)
     data.write("alice")
     since = snapshot(data)
@@ -118,8 +119,9 @@ def test_a_rerun_finds_a_table_that_was_moved(data):
 
 
 def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_pg, own_db, cleanup):
-    """Its stamps, and the function's, are of another cluster, and may be of this one's future; an oid means another thing. Another run
-    mends that."""
+    """The stamps in the dump, and the function's, are of another cluster, and may lie in
+    this one's future. An oid means something else there. Running the migration again mends
+    that."""
     own_db.sql("CREATE TABLE gone (); DROP TABLE gone")
     source = DataSync(run, own_db)
     own_db.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
@@ -279,7 +281,7 @@ def test_it_waits_for_a_long_transaction_in_turns_and_no_writer_behind_it(data, 
         data.migrate("recovery", directory=OLDER)
     else:
         data.migrate(*before)
-    if name == "recovery_down":  # which waits for all transactions, and blocks nobody
+    if name == "recovery_down":  # which waits for all transactions, and blocks none
         data.database.sql(f"DROP INDEX {INDEX}")
     holder = data.begin("holder")
     thread = threading.Thread(target=data.migrate, args=(name,))
@@ -295,7 +297,8 @@ def test_it_waits_for_a_long_transaction_in_turns_and_no_writer_behind_it(data, 
 
 
 def test_an_index_build_that_was_interrupted_is_begun_anew(data):
-    """The holder of an old transaction makes the build wait, until its backend is ended; no writer waits for the next one either."""
+    """An old transaction makes the build wait, until the backend of the build is killed. No
+    writer waits for the next build either."""
     data.recoverable()
     data.database.sql(f"DROP INDEX {INDEX}")
     valid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{INDEX}')"
@@ -343,7 +346,7 @@ def test_a_session_has_its_settings_back(run, data, tmp_path):
     last.write_text("\\t\n\\a\nSHOW search_path; SHOW statement_timeout; SELECT user_id FROM user_revisions;")
     last.chmod(0o644)
     data.write("alice")
-    # each finds the table in the path that the one before it leaves
+    # each finds the table in the path that the previous one leaves
     assert data.migrate("recovery", "notify", "notify_down", "recovery_down", "recovery") == ""
     output = psql(run, data.database.server, data.database.name, f"{SQL}/recovery.sql", f"{SQL}/recovery_down.sql", str(last))
     assert output.splitlines() == ['"$user", public', "0", "alice"]

@@ -55,7 +55,7 @@ def test_an_operator_who_types_nonsense_harms_nothing(relay):
 
 
 def test_a_worker_cannot_write_to_the_operators_terminal(relay):
-    """What a worker calls itself comes out escaped."""
+    """The name of a worker is escaped."""
     worker = relay.connect(name="\x1b]0;gotcha\x07\n\nERR evil")
     worker.ping()
     for command in ("status", "workers"):

@@ -1,4 +1,4 @@
-"""Each command of the ops socket, as text and as JSON, and who may do what."""
+"""Each command of the ops socket, as text and as JSON, and who may use which."""
 
 import json
 import os
@@ -152,7 +152,8 @@ WRITTEN = {
 
 @pytest.mark.parametrize("how", WRITTEN)
 def test_no_password_is_shown_however_it_is_written(make_relay, pg, db, how):
-    """Nor its tail, when another URL's begins like it. What is no secret is shown."""
+    """Nor the end of one, if another URL's password begins like it. What is not secret is
+    shown."""
     url = WRITTEN[how].format(where=f"127.0.0.1:{pg.port}/{db.name}", port=pg.port, db=db.name)
     relay = make_relay(DATABASE_URL=pg.url(db.name, password="Hunter2"), DATABASE_DIRECT_URL=url).start()
     for command in READERS:
@@ -196,7 +197,7 @@ def test_a_line_ends_a_tail(relay, operator):
 
 
 def test_tail_through_socat_goes_on_after_the_end_of_its_input(relay, run):
-    """echo tail | socat -t 60: the input ends at once, what is heard still comes."""
+    """echo tail | socat -t 60: the input ends at once, and what is heard still comes."""
     worker, fds = relay.worker(), relay.fds()
     with run.spawn(["socat", "-t", "60", "-", "UNIX-CONNECT:" + relay.ops_path], stdin=subprocess.PIPE,
                    stdout=subprocess.PIPE) as socat:
@@ -300,7 +301,7 @@ def test_others_may_read_and_change_nothing(make_relay, run):
 
 
 def tails(operator, worker):
-    """Begin a tail, and see that it has begun."""
+    """Begin a tail, and wait until it has begun."""
     operator.say("tail")
     operator.socket.setblocking(False)
 
@@ -317,7 +318,7 @@ def tails(operator, worker):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_another_user_has_eight_tails(make_relay, operator):
-    """Each costs at every frame."""
+    """Each tail costs something at every frame."""
     relay = make_relay(PGHERALD_SOCKET_MODE="0666").start()
     os.chmod(relay.directory, 0o755)
     worker = relay.worker()
@@ -395,6 +396,6 @@ def test_a_full_ops_socket_makes_room_for_the_newest(relay, operator):
         try:
             return operator(relay).asks("version") == "pgherald 0.1.0\n\n"
         except (AssertionError, BrokenPipeError, ConnectionResetError):
-            return False  # for the first seconds nobody counts as idle
+            return False  # for the first seconds no connection counts as idle
     assert not gets_in()
     wait_until(gets_in, "the idlest gives way")

@@ -25,7 +25,7 @@ def metered(make_relay):
 
 
 def exchange(relay, request, shut=False):
-    """What the socket answers to these bytes, to its end."""
+    """What the socket answers to these bytes, to the end."""
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(DEADLINE)
         s.connect(relay.metrics_path)
@@ -189,7 +189,7 @@ def test_requests_that_dribble_in(metered):
 
 
 def test_half_a_request_holds_up_nobody(metered):
-    """And there is an end to it, and to how many there can be."""
+    """Such a request is ended, and there is a limit on their number."""
     halves = []
     for _ in range(64):
         s = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away and comes back: workers stay, are told, and hear again."""
+"""PostgreSQL goes away and comes back. Workers stay connected, are told, and hear again."""
 
 import signal
 
@@ -47,7 +47,7 @@ def test_the_publishing_backend_is_killed(start_relay, db, bouncer, pooled):
 
 
 def test_all_backends_are_killed_while_workers_publish(start_relay, db, bouncer):
-    """What was acknowledged is heard, although the upstream may have to come back first."""
+    """Workers hear what was acknowledged, although the upstream may have to reconnect first."""
     relay = start_relay(db, bouncer)
     publisher = relay.worker()
     asked = {}
@@ -71,8 +71,8 @@ def test_postgresql_stops_and_starts_again(start_relay, own_pg, own_db, own_boun
     own_pg.stop(mode)
     for worker in workers:
         worker.sees("down")
-        worker.ping()  # served all the while
-    # who comes during the outage is told
+        worker.ping()  # served meanwhile
+    # a worker that comes during the outage is told
     late = relay.worker()
     assert late.welcome.info["upstream"] == "down"
     own_pg.start()
@@ -101,7 +101,7 @@ def test_a_notify_during_an_outage_is_made_good_when_it_is_short(start_relay, ow
     own_pg.start()
     plain = listen(own_db, CHANNEL)
     assert isinstance(worker.answer(id), Ok)
-    # at most once more if the first try's fate was unknown; never less
+    # at most twice, if the outcome of the first try was unknown; never less than once
     own_db.notify(CHANNEL, "end")
     plain.wait_for("end")
 
@@ -115,7 +115,7 @@ def test_a_notify_during_a_long_outage_is_an_error(start_relay, own_pg, own_db, 
     for id in asked:
         answer = worker.answer(id)
         assert isinstance(answer, Error) and answer.code == "timeout", answer
-    # that was no reason to give up
+    # that did not make it give up
     own_pg.start()
     worker.sees("live")
     worker.publish("alice")
@@ -191,7 +191,7 @@ def test_one_host_does_not_notice_the_others_trouble(relays, db):
 
 
 def test_tries_are_counted_in_seconds_not_in_thousands(start_relay, own_pg, own_db, own_bouncer):
-    """While PostgreSQL is away the relay backs off: its log says how often it tried."""
+    """While PostgreSQL is away the relay backs off. Its log shows how often it tried."""
     relay = start_relay(own_db, own_bouncer)
     worker = relay.worker()
     before = len(relay.lines())

@@ -1,5 +1,5 @@
-"""A worker that does not read falls out of the backlog, is caught up or told, and is live again. Nobody else notices, least of
-all PostgreSQL."""
+"""A worker that does not read falls out of the backlog, is caught up or told of a gap, and
+is live again. No other worker notices, and PostgreSQL does not either."""
 
 import time
 
@@ -33,7 +33,7 @@ def is_live_again(worker, data, name="again"):
     def heard():
         return [c for c in worker.changes if c.pubkey == name]
 
-    # What it fell behind by while it was caught up may make it fall out once more.
+    # What came while it was caught up may make it fall out again.
     for _ in range(10):
         before = len(heard())
         data.change(name)
@@ -55,7 +55,7 @@ def test_it_is_caught_up_from_the_database(start_relay, db, bouncer, data, pubke
     witness = subscriber(relay)
     worker = subscriber(relay, pubkeys, receive_buffer=4096)
     worker.passes(data)
-    # it reads nothing from here on; what it is owed is more than all buffers on the way hold
+    # it reads nothing from here on; it is owed more than all buffers on the way hold
     for n in range(100):
         data.change(f"u{n}")
         witness.pump()
@@ -108,8 +108,8 @@ def test_it_happens_again_and_again(start_relay, db, bouncer, data):
 
 
 def caught_up_halfway(start_relay, db, bouncer, data):
-    """A worker that fell out of the backlog, in the middle of what 30,000 users missed."""
-    relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # else all of it would be announced
+    """A worker that fell out of the backlog, halfway through what 30,000 users missed."""
+    relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", **SMALL)  # otherwise all of it would be announced
     witness = subscriber(relay, ["noise20000"])
     worker = subscriber(relay, receive_buffer=4096)
     worker.passes(data, notify="before")
@@ -161,7 +161,8 @@ def test_a_worker_that_never_reads_costs_bounded_memory_and_nobody_elses_time(wi
 
 
 def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, run, cat, cleanup):
-    """Every worker stopped, load on: the notification queue stays empty and the LISTEN backend never waits for us."""
+    """Every worker is stopped under load. The notification queue stays empty, and the LISTEN
+    backend never waits for the relay."""
     data = DataSync(run, own_db).recoverable()
     relay = start_relay(own_db, own_bouncer, **SMALL)
     for n in range(8):
@@ -177,9 +178,9 @@ def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, 
         waits.update(own_db.sql("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", (pid,), user="postgres")[0])
         usage.append(own_db.queue_usage())
     assert "ClientWrite" not in waits, waits
-    # the queue's pages are given back when its slowest reader has passed them, which is not at once
+    # the queue frees its pages when its slowest reader has passed them, which takes a while
     assert max(usage) < 0.001, usage
-    data.change("end")  # in the database too: that is where an overrun worker is caught up from
+    data.change("end")  # in the database too, from which an overrun worker is caught up
 
     def heard_all():
         canaries._poll()
@@ -191,8 +192,8 @@ def test_postgresql_is_always_drained(start_relay, own_pg, own_db, own_bouncer, 
 
 
 def test_what_was_left_unread_pushes_nobody_out(start_relay, db, bouncer):
-    """While the workers have yet to read, the relay leaves PostgreSQL unread. What comes of it at once then may be more than the
-    backlog holds."""
+    """While the workers have not read yet, the relay leaves PostgreSQL's socket unread. What
+    it reads at once afterwards may be more than the backlog holds."""
     relay = start_relay(db, bouncer, PGHERALD_CHANNELS=f"{CHANNEL},log:text", **SMALL)
     workers = [subscriber(relay) for _ in range(40)]
     for worker in workers:
@@ -206,7 +207,7 @@ def test_what_was_left_unread_pushes_nobody_out(start_relay, db, bouncer):
 
     def step():
         n = len(lasts)
-        # the second while hardly anybody has read the first, and then what is not small
+        # the second while hardly any worker has read the first, and then a large one
         for name in (f"first{n}", f"second{n}"):
             notify(small, "SELECT pg_notify(%s, %s)", CHANNEL, f'{{"p":"{name}"}}')
         notify(large, "SELECT count(pg_notify('log', i || repeat('x', 3900))) FROM generate_series(1, 40) AS i")

@@ -1,4 +1,5 @@
-"""The bytes on the channel: ours as the Go service writes them, and whatever others write."""
+"""The bytes on the channel: ours as the Go service writes them, and payloads that others
+write."""
 
 import json
 import re
@@ -133,7 +134,7 @@ def test_text_channels_pass_through_undecoded(start_relay, db, bouncer, listen):
 
 
 def test_a_text_payload_that_is_no_utf8_comes_as_bytes(start_relay, pg, cleanup):
-    """A SQL_ASCII database lets any byte through."""
+    """A SQL_ASCII database accepts any byte."""
     database = cleanup.add(pg.database("SQL_ASCII"))
     relay = start_relay(database, PGHERALD_CHANNELS=f"{CHANNEL},events:text")
     worker = relay.worker("events", CHANNEL)

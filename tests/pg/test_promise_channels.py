@@ -1,4 +1,5 @@
-"""Relays whose channels differ share a database: none of them loses what another does not have."""
+"""Relays with different channels share a database, and none loses what another does not
+have."""
 
 import pytest
 
@@ -21,7 +22,7 @@ def data(run, db):
 
 
 class Host:
-    """A relay of these channels, and a worker that wants all of them."""
+    """A relay with these channels, and a worker that subscribes to all of them."""
 
     def __init__(self, start_relay, database, channels, interval):
         self.names = [c.partition(":")[0] for c in channels.split(",")]
@@ -34,7 +35,7 @@ class Host:
         return row.partition("/")[0] in self.names
 
     def hears(self, rows):
-        """All of these that it wants, whatever their kind."""
+        """Wait for all of these changes on its channels, of either kind."""
         wanted = {r for r in rows if self.wants(r)}
         self.worker.wait_until(lambda: wanted <= set(self.worker.pubkeys + self.worker.payloads),
                                f"all of {sorted(wanted)}", 30)
@@ -46,7 +47,7 @@ class Host:
         passes_nothing_unheard(self.worker, data, but=others)
 
 
-# What the relay has whose turns come often, and what the other one has, which waits for its own turn longer.
+# The settings of the relay with frequent turns, and of the other, which waits longer for its own turn.
 PAIRS = {
     "equal": ("data_sync_changes,orders", "data_sync_changes,orders"),
     "equal-in-another-order": ("data_sync_changes,orders,notes:text", "notes:text,orders,data_sync_changes"),
@@ -64,7 +65,8 @@ PAIRS = {
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_what_nobody_notified_reaches_whoever_has_the_channel(start_relay, db, data, pair):
-    """The busy one leads long before the other would. What it does not have, it must not answer for."""
+    """The busy relay leads long before the other would. It must not answer for channels that
+    it does not have."""
     busy, calm = (Host(start_relay, db, channels, interval) for channels, interval in zip(PAIRS[pair], (0.15, 0.6)))
     for host in (busy, calm):
         host.worker.passes(data)
@@ -81,7 +83,8 @@ def test_what_nobody_notified_reaches_whoever_has_the_channel(start_relay, db, d
 
 @pytest.mark.parametrize("pair", ["equal", "superset", "text-besides-the-other-way"])
 def test_who_has_all_channels_answers_for_the_others(start_relay, db, data, pair, cleanup):
-    """One question an interval for the fleet: the calm one, which the busy one's channels contain, does not lead besides."""
+    """One question an interval for the fleet: the calm relay, whose channels the busy one
+    has too, does not lead as well."""
     busy, calm = (Host(start_relay, db, channels, interval) for channels, interval in zip(PAIRS[pair], (0.15, 0.6)))
     calm.worker.passes(data)
     canaries = cleanup.add(Canaries(db))
@@ -92,7 +95,7 @@ def test_who_has_all_channels_answers_for_the_others(start_relay, db, data, pair
 
 
 def test_three_relays_of_which_none_has_all(start_relay, db, data):
-    """Each two share one channel, and no one has another's all."""
+    """Each two share one channel, and none has all channels of another."""
     hosts = [Host(start_relay, db, channels, 0.3) for channels in
              ("data_sync_changes,orders", "orders,notes:text", "notes:text,data_sync_changes")]
     for host in hosts:
@@ -108,7 +111,8 @@ def test_three_relays_of_which_none_has_all(start_relay, db, data):
 
 
 def test_who_leads_goes_and_the_one_of_fewer_channels_stays(start_relay, db, data):
-    """What the larger one answered for counts for the smaller, and then the smaller answers for itself."""
+    """What the larger relay settled counts for the smaller. After that the smaller settles
+    for itself."""
     large = Host(start_relay, db, "data_sync_changes,orders", 0.15)
     small = Host(start_relay, db, "orders", 0.6)
     for host in (large, small):

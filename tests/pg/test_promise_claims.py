@@ -1,4 +1,5 @@
-"""Another relay's claim counts only where it joins on to what this relay's workers have: forged ones, one word of which is wrong."""
+"""Another relay's claim counts only if it joins on to what this relay's workers have. Forged
+claims, each with one wrong word."""
 
 import pytest
 
@@ -6,7 +7,7 @@ from harness.datasync import DataSync
 from promise import Canaries, forge, passes_nothing_unheard
 from harness.subscriber import subscriber
 
-# So long that the relay's own turns leave room for another's.
+# Long enough that the relay's own turns leave room for another's.
 SLOW = {"PGHERALD_CHECKPOINT_INTERVAL": "1.5"}
 
 
@@ -16,7 +17,8 @@ def data(run, own_db):
 
 
 class Scene:
-    """A relay that leads, whose checkpoint is `have`; a change that nobody notified, which `now` sees; and a true canary."""
+    """A relay that leads, with the checkpoint `have`; a change that was never notified,
+    which `now` sees; and a true canary."""
 
     def __init__(self, database, data, start_relay, canaries):
         self.database, self.data = database, data
@@ -32,7 +34,7 @@ class Scene:
         self.now = self.token()
 
     def token(self, cluster=None, run=None, lsn=None, snapshot=None):
-        """That of now, but for these parts."""
+        """The present token, with these parts replaced."""
         return ";".join((cluster or self.cluster, run or self.run, lsn or self.lsn, snapshot or self.snapshot))
 
     def forge(self, token=None, claim=None, since=None, **words):
@@ -45,7 +47,7 @@ def scene(own_db, data, start_relay, cleanup):
 
 
 def test_a_true_one_is_taken(scene):
-    """Else all that follows shows nothing."""
+    """Otherwise the other tests show nothing."""
     scene.forge()
     scene.worker.wait_until(lambda: scene.now in scene.worker.checkpoints(), "the checkpoint that it claims")
     assert "silent" not in scene.worker.pubkeys
@@ -66,7 +68,8 @@ def test_other_releases_can_read_it(own_db, data, start_relay, cleanup, reconcil
 
 
 def seems_older(scene):
-    """A snapshot is taken before its LSN is read, so of two tokens that were made at once, the one with the lower LSN may see more."""
+    """A snapshot is taken before its LSN is read. So of two tokens made at once, the one
+    with the lower LSN may see more."""
     return {"since": scene.token(lsn=scene.have_lsn)}
 
 
@@ -111,7 +114,7 @@ def no_token(scene):
 @pytest.mark.parametrize("wrong", [seems_older, begins_later, another_run, begins_in_another_run, settles_another_run, another_cluster,
                                    settles_the_future, other_channels, another_key, no_token])
 def test_a_wrong_one_counts_for_nothing(scene, wrong):
-    """The change is announced all the same, and no checkpoint passes it before."""
+    """The change is still announced, and no checkpoint passes it before."""
     words = wrong(scene)
     for _ in range(2):
         scene.forge(**words)
@@ -123,7 +126,8 @@ def test_a_wrong_one_counts_for_nothing(scene, wrong):
 
 @pytest.mark.parametrize("claim", ["!", "?", "-"])
 def test_who_says_often_that_it_settles_nothing_yet_holds_up_nobody(scene, claim):
-    """A relay that fails, that has just begun, that does not reconcile: many of its turns in one of ours."""
+    """A relay that fails, that has just begun, or that does not reconcile: many of its turns
+    in one of ours."""
     for n in range(30):
         scene.forge(claim=claim)
         scene.worker.pump(0.1)
@@ -133,8 +137,8 @@ def test_who_says_often_that_it_settles_nothing_yet_holds_up_nobody(scene, claim
 
 
 def test_relays_that_begin_again_and_again_hold_up_nobody(own_db, data, start_relay, cleanup):
-    """Each says that it has begun, and is gone before it settles anything, as one does that crashes soon after each start. The one
-    that stays has not led yet."""
+    """Each says that it has begun, and is gone before it settles anything, like a relay that
+    crashes soon after each start. The one that stays has not led yet."""
     canaries = cleanup.add(Canaries(own_db))
     worker = subscriber(start_relay(own_db, **SLOW))
     canaries.wait_for(lambda c: True, "its proof") if not canaries.all() else None

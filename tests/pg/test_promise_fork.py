@@ -1,4 +1,5 @@
-"""Two canaries at once, with a fork between their LSNs: which checkpoint recovery goes back to is chosen by what it sees."""
+"""Two canaries at once, with a fork between their LSNs: recovery chooses the checkpoint to
+go back to by what it sees."""
 
 import pytest
 
@@ -11,7 +12,8 @@ FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 
 
 class Fork:
-    """A relay of a primary whose standby takes its place. The standby lacks the last that the primary committed."""
+    """A relay of a primary whose standby takes its place. The standby lacks the last changes
+    that the primary committed."""
 
     def __init__(self, run, own_pg, make_relay, cleanup):
         self.db = own_pg.database()
@@ -35,7 +37,8 @@ class Fork:
         self.pair.cut()
 
     def late(self, snapshot):
-        """The token of a canary that took its snapshot then, and reads its LSN only now, when the standby follows no more."""
+        """The token of a canary that took its snapshot then, and reads its LSN only now,
+        when the standby follows no longer."""
         self.data.change("doomed")
         self.worker.hears("doomed")
         lsn = self.db.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0]
@@ -55,7 +58,7 @@ def fork(run, own_pg, make_relay, cleanup):
 
 
 def has_it(fork, token, user):
-    """Whoever resumes from there is given the change, or is told of a gap."""
+    """A worker that resumes from there is given the change, or is told of a gap."""
     again = resumed(fork.relay, ("another-epoch", 1, token))
     assert again.gaps or user in again.recovered, again.tail()
     fork.data.change("after")
@@ -63,7 +66,8 @@ def has_it(fork, token, user):
 
 
 def test_a_late_canary_that_took_its_snapshot_before_the_change(fork):
-    """By their LSNs the relay's own checkpoint comes before the worker's, and it sees the change. The worker's does not."""
+    """By LSN, the relay's own checkpoint comes before the worker's, and it sees the change.
+    The worker's does not."""
     snapshot = fork.snapshot()
     fork.data.change("between")
     fork.passes_and_is_in_step("between")
@@ -86,7 +90,7 @@ def test_a_late_canary_whose_snapshot_has_the_change_in_progress(fork):
 
 
 def test_a_canary_that_sees_all_that_the_relay_has_is_recovered_exactly(fork):
-    """The same fork, and a token that is merely later: no gap."""
+    """The same fork, and a token that is only later: no gap."""
     fork.data.change("between")
     fork.passes_and_is_in_step("between")
     token = fork.late(fork.snapshot())

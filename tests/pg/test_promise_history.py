@@ -1,4 +1,5 @@
-"""Two histories of one cluster with the same timeline, LSNs and transaction ids: what one relay has of the other history is told apart."""
+"""Two histories of one cluster with the same timeline, LSNs and transaction ids. A relay
+tells what it has of the other history apart."""
 
 import os
 import shutil
@@ -17,21 +18,21 @@ NEW = [f"new{n}" for n in range(27)]
 
 
 def parts(token):
-    """A token's words. LSN as a number."""
+    """The parts of a token, with the LSN as a number."""
     cluster, run, lsn, snapshot = token.split(";")
     high, low = lsn.split("/")
     return cluster, run, int(high, 16) << 32 | int(low, 16), snapshot
 
 
 def grow_past(server, token):
-    """Let the server write on until the LSN of this token is long gone."""
+    """Let the server write until it is far beyond the LSN of this token."""
     wait_until(lambda: server.sql("SELECT pg_switch_wal(), pg_logical_emit_message(true, 'test', ''),"
                                   " pg_current_wal_insert_lsn() > %s::pg_lsn", (token.split(";")[2],))[0][2],
                "the LSN of the other history")
 
 
 def ids_are_given_again(database, token):
-    """Whether the next transaction has an id that the token's history had given too."""
+    """Whether the next transaction has an id that the token's history had used too."""
     return int(database.sql("SELECT pg_current_xact_id()::text")[0][0]) < int(parts(token)[3].split(":")[1])
 
 
@@ -40,7 +41,7 @@ def exact_or_gap(worker, users):
 
 
 def goes_on(worker, data):
-    """As ever: what is notified is heard, what is not is announced, and checkpoints move."""
+    """As always: what is notified is heard, what is not is announced, and checkpoints move."""
     for n in range(2):
         data.change(f"after{n}")
         data.write(f"silent{n}")
@@ -50,8 +51,9 @@ def goes_on(worker, data):
 
 
 class Branches:
-    """A primary with two standbys. One is promoted and lives on alone, dies, and the other, which never heard of that, is promoted
-    too: both are timeline 2. Then the second has written past all that the first ever had, with the same transaction ids."""
+    """A primary with two standbys. One is promoted, lives on alone, and dies. The other
+    never heard of that and is promoted too: both are timeline 2. Then the second writes past
+    everything that the first had, with the same transaction ids."""
 
     def __init__(self, run, own_pg, make_relay, cleanup, way=("immediate", "immediate"), **settings):
         self.db = own_pg.database()
@@ -115,7 +117,7 @@ def branches(run, own_pg, make_relay, cleanup):
 @pytest.mark.parametrize("ways", [("immediate", "immediate"), ("fast", "fast")], ids="-".join)
 @pytest.mark.parametrize("reconcile", ["yes", "no"])
 def test_two_failovers_to_timelines_of_one_number(branches, ways, reconcile):
-    """The relay comes from the one to the other."""
+    """The relay comes from one to the other."""
     site = branches(ways, PGHERALD_RECONCILE=reconcile)
     site.second_branch()
     site.relay.thaw()
@@ -126,7 +128,8 @@ def test_two_failovers_to_timelines_of_one_number(branches, ways, reconcile):
 
 
 def test_a_worker_that_was_away_over_both(branches):
-    """It resumes with what it has of the first, at a relay that was there all the time."""
+    """It resumes with what it has of the first branch, at a relay that was there all the
+    time."""
     site = branches()
     site.worker.close()
     site.second_branch(freeze=False)
@@ -137,7 +140,7 @@ def test_a_worker_that_was_away_over_both(branches):
 
 
 def test_a_worker_of_the_first_at_a_relay_of_the_second(branches):
-    """The relay knows the second alone."""
+    """The relay knows only the second branch."""
     site = branches()
     site.relay.kill()
     site.worker.close()
@@ -159,7 +162,7 @@ def test_the_second_was_restarted_too(branches):
 
 
 def test_the_old_primary_comes_back_instead(branches):
-    """With what it had alone, on the timeline before."""
+    """With what only it had, on the timeline before."""
     site = branches()
     site.seen = len(site.worker.frames)
     site.relay.freeze()
@@ -175,7 +178,8 @@ def test_the_old_primary_comes_back_instead(branches):
 
 
 def test_one_failover_after_the_other_in_step_is_exact(run, own_pg, make_relay, cleanup):
-    """No branch is lost here: each new primary had all of the one before. So nothing is a gap."""
+    """No branch is lost here: each new primary had everything of the previous one. So
+    nothing is a gap."""
     db = own_pg.database()
     data = DataSync(run, db).recoverable()
     pair = cleanup.add(Pair(run, own_pg))
@@ -198,7 +202,8 @@ def test_one_failover_after_the_other_in_step_is_exact(run, own_pg, make_relay, 
 # A disk that was set back
 
 class Volume:
-    """The server's files, of which a copy is taken and put back: while it runs, as a storage system does, or when it was stopped."""
+    """The server's files. A copy is taken and put back: while the server runs, as a storage
+    system does, or when it is stopped."""
 
     def __init__(self, server):
         self.server = server
@@ -226,7 +231,8 @@ class Volume:
 
 
 class Disk:
-    """A relay whose checkpoints go beyond a snapshot of the volume, and the server set back to it and past that again."""
+    """A relay whose checkpoints go beyond a snapshot of the volume. The server is set back
+    to that snapshot, and then past it again."""
 
     def __init__(self, run, own_pg, start_relay, running):
         self.db = own_pg.database()
@@ -273,7 +279,7 @@ def test_a_disk_set_back_and_past_the_old_place_before_the_relay_is_back(disk):
 
 
 def test_twice(disk):
-    """To the same place, and the same ids a third time."""
+    """Back to the same place, with the same ids a third time."""
     disk.go_on_and_set_back()
     disk.relay.thaw()
     disk.worker.sees("live", disk.seen)

@@ -1,4 +1,5 @@
-"""A relay that cannot ask the database silences nobody: another takes over, its log says why, and its own workers lose nothing."""
+"""A relay that cannot ask the database does not silence the others: another takes over, the
+log says why, and its own workers lose nothing."""
 
 import pytest
 
@@ -52,7 +53,7 @@ class NoRightOnTheSchema:
 
 
 class NoConnectionLeft:
-    """It keeps those that it has for listening and publishing."""
+    """The role keeps only its connections for listening and publishing."""
     said = "too many connections for role"
 
     def __init__(self, data):
@@ -88,7 +89,7 @@ WAYS = [NoRightOnTheTable, NoRightOnTheFunction, NoRightOnTheSchema, NoConnectio
 
 
 class Two:
-    """The lesser's relay leads, and the other's follows it."""
+    """The relay with fewer rights leads, and the other follows it."""
 
     def __init__(self, start_relay, make_relay, data, canaries):
         url = role_that_may_read(data.database)
@@ -129,7 +130,8 @@ def test_who_leads_and_can_ask_no_longer_gives_way(two, data, way):
 
 @pytest.mark.parametrize("way", [NoRightOnTheTable, NoConnectionLeft, Hangs])
 def test_when_the_other_goes_too_nothing_is_settled_until_one_comes_back(two, data, way):
-    """Alone, the one that cannot ask passes on no checkpoint over what it does not know. Once it can, it announces all."""
+    """Alone, the relay that cannot ask passes on no checkpoint over what it does not know.
+    Once it can ask, it announces everything."""
     trouble = way(data)
     silent(data, ["before"])
     for worker in two.workers:
@@ -151,7 +153,8 @@ def test_when_the_other_goes_too_nothing_is_settled_until_one_comes_back(two, da
 
 
 def test_one_that_starts_without_the_right_leaves_the_lead_to_the_other(start_relay, make_relay, data, own_db):
-    """It never could ask. Its turns come first, and are nobody's; what its workers have is the other's business."""
+    """It never could ask. Its turns come first, and count for no relay. The other relay
+    settles for its workers too."""
     url = role_that_may_read(own_db)
     NoRightOnTheTable(data)
     lesser = make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, PGHERALD_CHECKPOINT_INTERVAL="0.2").start()
@@ -183,8 +186,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_for_others_does_not_end_the_relays_questions(start_relay, data, own_db, setting):
-    """The question takes longer than such a statement may, and is answered all the same: for all, for one who resumes, and for what
-    nobody notified."""
+    """The question takes longer than statement_timeout allows, and is still answered:
+    for all workers, for one that resumes, and for changes that were never notified."""
     own_db.sql(REALLY)
     data.function("BEGIN PERFORM pg_sleep(0.8); RETURN QUERY SELECT * FROM pgherald.really_since(since); END")
     own_db.server.sql(SETTINGS[setting].format(db=own_db.name))

@@ -1,4 +1,4 @@
-"""Where the guarantee ends: each limit that PROTOCOL.md names is as it says, no narrower and no wider."""
+"""Where the guarantee ends: each limit that PROTOCOL.md names is exactly as it says."""
 
 import pytest
 
@@ -16,7 +16,8 @@ def data(run, own_db):
 
 
 def back_after(relay, worker, meanwhile):
-    """The worker leaves, the relay starts anew, and the worker resumes: only the database can tell what it missed."""
+    """The worker leaves, the relay restarts, and the worker resumes: only the database can
+    tell what it missed."""
     cursor = worker.cursor
     worker.close()
     relay.kill()
@@ -99,7 +100,8 @@ def test_a_text_channel_is_recovered_as_far_as_the_function_returns_it(start_rel
 
 
 def test_what_a_canary_writes_into_the_wal_concerns_nobody_else(start_relay, own_db, data):
-    """A logical message with the prefix pgherald, and nothing more. Replication of tables does not see it."""
+    """Only a logical message with the prefix pgherald. Replication of tables does not see
+    it."""
     own_db.sql("ALTER SYSTEM SET wal_level = logical", user="postgres")
     own_db.server.restart()
     own_db.sql("CREATE PUBLICATION everything FOR ALL TABLES", user="postgres")

@@ -1,4 +1,5 @@
-"""After a restart or failover of PostgreSQL reconciliation goes on: what belongs to another time is adopted from nobody."""
+"""After a restart or failover of PostgreSQL reconciliation goes on. No relay adopts what
+belongs to another run."""
 
 import pytest
 
@@ -59,7 +60,8 @@ class Fleet:
                               "live", 40)
 
     def goes_on(self, rounds=3):
-        """What nobody notifies is announced to all, checkpoints pass it, and one GAP is told at the most."""
+        """Changes that are never notified are announced to all, checkpoints pass them, and
+        at most one GAP is told."""
         for n in range(rounds):
             self.data.write(f"silent{n}")
             for worker in self.workers:
@@ -76,7 +78,7 @@ def fleet(run, own_pg, make_relay, cleanup):
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 @pytest.mark.parametrize("relays", [2, 3])
 def test_relays_after_a_failover_whose_new_primary_was_restarted_before_they_looked(fleet, relays, mode):
-    """None of them can learn from the other that the old time goes on."""
+    """Neither relay can learn from the other that the old run goes on."""
     for _ in range(relays):
         fleet.host()
     fleet.cut_and_commit()
@@ -104,7 +106,7 @@ def test_one_of_them_looked_before(fleet):
 
 
 def test_relays_of_unlike_intervals(fleet):
-    """The one whose turns come often infects the other, if any does."""
+    """If any relay infects the other, it is the one with frequent turns."""
     fleet.host(PGHERALD_CHECKPOINT_INTERVAL="0.15").host(PGHERALD_CHECKPOINT_INTERVAL="0.6")
     fleet.cut_and_commit()
     fleet.freeze()
@@ -116,7 +118,7 @@ def test_relays_of_unlike_intervals(fleet):
 
 
 def test_a_database_that_keeps_no_note_of_runs(fleet):
-    """There the GAP is due: one to each worker, and then it goes on all the same."""
+    """There a GAP is due: one to each worker. Then everything goes on."""
     fleet.db.sql("DROP TABLE IF EXISTS pgherald.server_run")
     fleet.host().host()
     fleet.cut_and_commit()
@@ -135,7 +137,7 @@ def test_a_database_that_keeps_no_note_of_runs(fleet):
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "not-noted"])
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_two_relays_over_restarts_of_a_server(run, own_pg, own_db, start_relay, mode, noted):
-    """Where the database notes its runs, a restart loses nothing and is no gap."""
+    """If the database notes its runs, a restart loses nothing and is not a gap."""
     data = DataSync(run, own_db).recoverable()
     if not noted:
         own_db.sql("DROP TABLE IF EXISTS pgherald.server_run")
@@ -160,8 +162,8 @@ def test_two_relays_over_restarts_of_a_server(run, own_pg, own_db, start_relay, 
 
 @pytest.mark.parametrize("then", ["pooler", "both"])
 def test_a_restart_while_the_pooler_is_away(run, own_pg, own_db, own_bouncer, start_relay, then):
-    """The relay hears again, though it cannot prove it. What it has is of the run before. Once the pooler is back, checkpoints move,
-    and what nobody notified is announced."""
+    """The relay hears again, but cannot prove it. What it has is of the run before. Once the
+    pooler is back, checkpoints move, and changes that were never notified are announced."""
     data = DataSync(run, own_db).recoverable()
     worker = subscriber(start_relay(own_db, own_bouncer, **FAST))
     data.change("before")

@@ -1,4 +1,5 @@
-"""One row that cannot be announced, many rows, and a snapshot too long to travel: none of them ends reconciliation or repeats it."""
+"""A row that cannot be announced, many rows, and a snapshot that is too long for a canary:
+none of them ends reconciliation or makes it repeat itself."""
 
 import pytest
 
@@ -39,7 +40,8 @@ ROWS = {
 
 
 def goes_on(start_relay, data, database, user, said, channels):
-    """All else is announced, recovered and passed by checkpoints, now and after a restart of the relay."""
+    """All other rows are announced, recovered and passed by checkpoints, now and after a
+    restart of the relay."""
     relay = start_relay(database, PGHERALD_CHANNELS=channels, **FAST)
     worker = subscriber(relay)
     worker.passes(data)
@@ -51,7 +53,7 @@ def goes_on(start_relay, data, database, user, said, channels):
         worker.passes(data)
     wait_until(lambda: [line for line in relay.lines("WARNING") if said in line], f"a WARNING with {said}")
     passes_nothing_unheard(worker, data, but=bad)
-    cursor = ("another-epoch", 1, worker.frames[1].checkpoint)  # of before the row
+    cursor = ("another-epoch", 1, worker.frames[1].checkpoint)  # from before the row
     relay.stop()
     relay.start()
     worker = subscriber(relay)
@@ -79,7 +81,7 @@ def test_a_long_row_by_the_migrations_own_function(start_relay, db, data):
 
 
 def test_a_row_that_is_no_utf8(start_relay, run, pg, cleanup):
-    """A database without an encoding takes any bytes."""
+    """A database without an encoding accepts any bytes."""
     db = cleanup.add(pg.database("SQL_ASCII"))
     data = DataSync(run, db).recoverable()
     data.function(FUNCTION.replace("repeat('x', 1000000)", "E'\\xff\\xfe'"), "sql")
@@ -98,11 +100,12 @@ def test_the_longest_that_a_notify_carries_is_announced(start_relay, db, data, l
     worker.passes(data)
 
 
-# Snapshots of more than travels in a canary
+# Snapshots that are too long for a canary
 
 @pytest.fixture
 def crowd(own_db, own_data, cleanup):
-    """Called with a number, keeps so many transactions open, each with a change. Returns what ends them, and their users."""
+    """Called with a number, keeps this many transactions open, each with a change. Returns
+    what ends them, and their users."""
     own_db.sql("ALTER SYSTEM SET max_prepared_transactions = 400", user="postgres")
     own_db.server.restart()
     connection = cleanup.add(own_db.server.connect(own_db.name, "app"))
@@ -123,14 +126,15 @@ def crowd(own_db, own_data, cleanup):
 
 
 def times(plain, users):
-    """How often each was announced or notified."""
+    """How often each user was announced or notified."""
     heard = [payload for _, payload in plain._poll()]
     return {user: heard.count('{"p":"%s"}' % user) for user in users}
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_long_snapshot_makes_nothing_be_announced_again(start_relay, own_db, own_data, crowd, listen, cleanup, when):
-    """Fifty users, each notified once, and many turns while an old transaction and hundreds of others are in progress."""
+    """Fifty users, each notified once, and many turns while an old transaction and hundreds
+    of others are in progress."""
     plain, canaries = listen(own_db, CHANNEL), cleanup.add(Canaries(own_db))
     worker = subscriber(start_relay(own_db, **FAST))
     worker.passes(own_data)
@@ -146,7 +150,7 @@ def test_a_long_snapshot_makes_nothing_be_announced_again(start_relay, own_db, o
             own_data.change(user)
     turns(worker, own_data, canaries, 12)
     assert times(plain, users) == dict.fromkeys(users, 1)
-    # and what nobody notifies is announced, once
+    # and a change that is never notified is announced, once
     commit()
     oldest.commit()
     worker.hears_all(held + ["oldest"])
@@ -157,7 +161,8 @@ def test_a_long_snapshot_makes_nothing_be_announced_again(start_relay, own_db, o
 
 
 def test_another_that_takes_the_lead_announces_at_most_once_more(start_relay, own_db, own_data, crowd, listen, cleanup):
-    """It begins with the short form, so it may announce what was heard since the oldest transaction: once, not at each turn."""
+    """It begins with the short form of the snapshot, so it may announce what was heard since
+    the oldest transaction: once, and not at each turn."""
     plain, canaries = listen(own_db, CHANNEL), cleanup.add(Canaries(own_db))
     first = start_relay(own_db, **FAST)
     worker = subscriber(start_relay(own_db, **FAST, PGHERALD_LOG_LEVEL="info"))
@@ -180,7 +185,7 @@ def test_another_that_takes_the_lead_announces_at_most_once_more(start_relay, ow
 
 @pytest.mark.parametrize("notified", [False, True], ids=["silent", "notified"])
 def test_the_rate_of_recovery_does_not_slow_reconciliation(start_relay, db, data, notified):
-    """At one row a second, what is asked here would take an hour."""
+    """At one row a second, this question would take an hour."""
     worker = subscriber(start_relay(db, PGHERALD_RECOVERY_RATE="1", **FAST))
     worker.passes(data)
     for n in range(4):
@@ -196,7 +201,7 @@ def test_the_rate_of_recovery_does_not_slow_reconciliation(start_relay, db, data
 
 
 def test_the_rate_does_not_slow_the_reconciliation_that_follows_an_outage(start_relay, db, data):
-    """Recovery keeps the rate, and then lets go of it."""
+    """Recovery keeps to the rate. Reconciliation after it does not."""
     worker = subscriber(start_relay(db, PGHERALD_RECOVERY_RATE="20", **FAST))
     worker.passes(data)
     seen = len(worker.frames)

@@ -1,4 +1,5 @@
-"""An operator sees who leads, that reconciliation fails, and why: in `status` and in the metrics, and no longer when it is mended."""
+"""An operator sees who leads, and that reconciliation fails and why, in `status` and in the
+metrics. When it is mended, they no longer say so."""
 
 import pytest
 

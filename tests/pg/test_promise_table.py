@@ -1,4 +1,5 @@
-"""tests/README.md has a table of PROTOCOL.md's guarantees and limits: each sentence as it stands, and a test of it that exists."""
+"""tests/README.md has a table of PROTOCOL.md's guarantees and limits: each sentence word for
+word, and a test that exists."""
 
 import os
 import re

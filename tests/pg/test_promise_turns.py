@@ -1,4 +1,5 @@
-"""What one relay's turns mean to another: no checkpoint goes on too early, and what was heard long ago hides no later change."""
+"""What one relay's turns mean to another: no checkpoint is passed on too early, and what was
+heard long ago hides no later change."""
 
 import pytest
 
@@ -8,7 +9,7 @@ from harness.subscriber import subscriber
 from harness.worker import CHANNEL
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
-# Nobody reconciles, and no test is as long as an interval.
+# No relay reconciles, and no test is as long as an interval.
 LATE = {"PGHERALD_CHECKPOINT_INTERVAL": "300", "PGHERALD_RECONCILE": "no"}
 
 
@@ -16,12 +17,12 @@ LATE = {"PGHERALD_CHECKPOINT_INTERVAL": "300", "PGHERALD_RECONCILE": "no"}
 def data(run, own_db):
     return DataSync(run, own_db).recoverable()
 
-# For a relay that would announce what a test is about, and must not.
+# For a relay that must not announce the change that a test is about.
 ELSEWHERE = {"PGHERALD_CHANNELS": "elsewhere"}
 
 
 class Writer:
-    """Commits a change, and notifies it when told to, over a connection that it has already."""
+    """Commits a change, and notifies it when told to, over a connection that exists already."""
 
     def __init__(self, data, user):
         self._connection = data.database.server.connect(data.database.name, "app")
@@ -36,7 +37,8 @@ class Writer:
 
 
 def notified_while_away(worker, data, writer):
-    """The relay's LISTEN connection is gone while the NOTIFY comes. It is back, or told of a gap."""
+    """The relay's LISTEN connection is lost while the NOTIFY comes. The change comes later,
+    or a gap is told."""
     server, name = data.database.server, data.database.name
     seen = len(worker.frames)
     server.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -48,7 +50,7 @@ def notified_while_away(worker, data, writer):
     worker.sees("live", seen)
 
 
-# Without reconciliation a checkpoint is an interval old at the least
+# Without reconciliation a checkpoint is at least an interval old
 
 def starts(start_relay, data):
     for _ in range(4):
@@ -84,7 +86,8 @@ def turns_of_one_that_does_not_but_often(start_relay, data):
 @pytest.mark.parametrize("meanwhile", [starts, starts_of_relays_that_reconcile, reconnects_of_another,
                                        turns_of_one_that_reconciles_often, turns_of_one_that_does_not_but_often])
 def test_where_nobody_reconciles_a_checkpoint_is_an_interval_old(start_relay, data, own_db, cleanup, meanwhile):
-    """A NOTIFY that comes well within one interval of its commit, in an outage: other relays start or have turns in between."""
+    """A NOTIFY comes well within one interval of its commit, during an outage. Other relays
+    start or take turns in between."""
     worker = subscriber(start_relay(own_db, **LATE))
     canaries = cleanup.add(Canaries(own_db))
     writer = cleanup.add(Writer(data, "within"))
@@ -96,7 +99,7 @@ def test_where_nobody_reconciles_a_checkpoint_is_an_interval_old(start_relay, da
 
 
 def test_where_nobody_reconciles_checkpoints_move_all_the_same(start_relay, data, own_db):
-    """An interval old, and not for ever older."""
+    """They are an interval old, and do not get older."""
     worker = subscriber(start_relay(own_db, **FAST, PGHERALD_RECONCILE="no"))
     other = subscriber(start_relay(own_db, **FAST, PGHERALD_RECONCILE="no"))
     for n in range(3):
@@ -107,7 +110,8 @@ def test_where_nobody_reconciles_checkpoints_move_all_the_same(start_relay, data
 # A change of lead
 
 def hosts(start_relay, data, cleanup, count, interval="1"):
-    """Relays of which the first leads, each of which has a worker and has passed a first checkpoint on."""
+    """Relays of which the first leads. Each has a worker and has passed on a first
+    checkpoint."""
     canaries = cleanup.add(Canaries(data.database))
     relays = [start_relay(data.database, PGHERALD_CHECKPOINT_INTERVAL=interval) for _ in range(count)]
     workers = [subscriber(relay) for relay in relays]
@@ -115,20 +119,21 @@ def hosts(start_relay, data, cleanup, count, interval="1"):
 
 
 def leader(canaries):
-    """The epoch of who claimed last that something is settled."""
+    """The epoch of the relay that last claimed that something is settled."""
     return canaries.wait_for(lambda c: c.settles, "somebody settles") and [c for c in canaries.all() if c.settles][-1].relay
 
 
 def hears_again(worker, data, user, count):
-    """It was announced after all: heard so many times, before a checkpoint passes it."""
+    """It was announced in the end: heard this many times, before a checkpoint passes it."""
     worker.wait_until(lambda: worker.pubkeys.count(user) >= count, f"{user} for the {count}. time", 30)
     worker.passes(data)
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze", "stop"])
 def test_what_was_heard_turns_ago_hides_no_later_change_from_a_new_leader(start_relay, data, cleanup, how):
-    """The user's first change is notified. Two turns later it changes again, nobody notifies it, and who leads is gone. The new
-    leader heard of the first change before the last turn: that says nothing of the second."""
+    """The user's first change is notified. Two turns later the user changes again without a
+    NOTIFY, and the leader is gone. The new leader heard of the first change before the last
+    turn, which says nothing of the second."""
     relays, workers, canaries = hosts(start_relay, data, cleanup, 2)
     turns(workers[0], data, canaries, 3)
     first = leader(canaries)

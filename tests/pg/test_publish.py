@@ -99,7 +99,7 @@ def test_a_nul_in_a_pubkey_is_escaped(relay):
 
 
 def test_a_worker_that_leaves_after_notify_has_published(relay):
-    """Whoever writes and closes has asked: the change goes out."""
+    """A worker that writes a NOTIFY and closes has asked: the change is published."""
     hearer, publisher = relay.worker(), relay.connect()
     publisher.welcome
     publisher.ask(NOTIFY, CHANNEL, "alice", None)
@@ -136,7 +136,8 @@ def test_no_url_gives_local_mode(make_relay):
 
 
 def test_local_mode_refuses_what_postgresql_would(local_relay):
-    """An application that was developed without PostgreSQL must not learn its limits in production."""
+    """An application that is developed without PostgreSQL must not learn its limits in
+    production."""
     worker = local_relay.worker()
     assert codes([worker.notify("x" * 8000), worker.notify("alice", channel="elsewhere"),
                   worker.notify(b"caf\xe9")]) == ["too-long", "channel", "invalid"]

@@ -1,4 +1,5 @@
-"""A change that is committed and never notified is announced all the same, to every host, once."""
+"""A change that is committed and never notified is still announced, to every host,
+once."""
 
 import threading
 import time
@@ -39,7 +40,7 @@ def test_what_nobody_notified_is_announced_to_every_host_once(hosts, data, liste
     data.write("silent")
     for worker in workers:
         assert worker.hears("silent").flags == 0, "heard, as any change is"
-    # some turns later it is still that one time
+    # some turns later it is still once
     data.write("second")
     for worker in workers:
         worker.hears("second")
@@ -50,7 +51,8 @@ def test_what_nobody_notified_is_announced_to_every_host_once(hosts, data, liste
 
 
 def test_it_takes_two_intervals(start_relay, db, bouncer, data):
-    """The bound is the issue's: an interval as it is set, and not the test's patience."""
+    """The bound is the promised one: two intervals as configured, not the patience of the
+    test."""
     relay = start_relay(db, bouncer, PGHERALD_CHECKPOINT_INTERVAL="1")
     worker = subscriber(relay)
     worker.passes(data)
@@ -77,7 +79,7 @@ def test_what_was_heard_is_not_announced_again(hosts, data, listen, db):
 
 
 def test_a_notify_just_before_or_after_the_turn_is_not_doubled(start_relay, db, bouncer, data, listen):
-    """Writers that notify as they should, as fast as they can, over many short turns."""
+    """Writers that notify correctly, as fast as they can, over many short turns."""
     plain = listen(db, CHANNEL)
     start_relay(db, bouncer, **settings(PGHERALD_CHECKPOINT_INTERVAL="0.1"))
     for n in range(200):
@@ -120,7 +122,7 @@ def test_many_at_once(hosts, data):
 
 
 def test_more_than_it_keeps_in_mind(start_relay, db, bouncer, data):
-    """Past its limits it announces again rather than forget."""
+    """Beyond its limits it announces again rather than forget."""
     relay = start_relay(db, bouncer, **settings())
     worker = subscriber(relay)
     worker.passes(data)
@@ -154,7 +156,7 @@ def test_without_the_function_there_is_none(start_relay, db, bouncer, run):
 
 @pytest.mark.parametrize("how", ["kill", "freeze", "stop"])
 def test_the_leader_goes_and_another_takes_over(start_relay, db, bouncer, data, how):
-    """Whichever relay leads: one after the other goes, each just after a change that nobody notifies."""
+    """One leader after the other goes, each just after a change that is never notified."""
     hosts = [start_relay(db, bouncer, **settings()) for _ in range(3)]
     plain = db.listen(CHANNEL)
     worker = subscriber(hosts[-1])
@@ -163,7 +165,7 @@ def test_the_leader_goes_and_another_takes_over(start_relay, db, bouncer, data, 
         data.write(f"silent{n}")
         getattr(host, how)()
         worker.hears(f"silent{n}")
-    # once more around, so that a second announcement would be there
+    # another turn, so that a second announcement would have come
     for _ in range(2):
         worker.passes(data)
     if how == "freeze":
@@ -177,8 +179,9 @@ def test_the_leader_goes_and_another_takes_over(start_relay, db, bouncer, data, 
 
 
 def test_a_newcomer_settles_nothing_of_the_time_before_it(start_relay, own_db, own_bouncer, own_data):
-    """The relay that leads is frozen with a change that it has not announced; another starts, and leads, and says from when on
-    all is announced. The first one must not take that for its own time."""
+    """The leading relay is frozen with a change that it has not announced. Another starts,
+    leads, and says from when on everything is announced. The first one must not take that
+    for its own time."""
     first = start_relay(own_db, own_bouncer, **settings())
     worker = subscriber(first)
     worker.passes(own_data)
@@ -199,7 +202,7 @@ def test_a_newcomer_settles_nothing_of_the_time_before_it(start_relay, own_db, o
 
 
 def test_one_query_an_interval_for_the_whole_fleet(start_relay, db, bouncer, data):
-    """Counted in the database, and against one relay alone."""
+    """Counted in the database, and compared with one relay alone."""
     db.sql("CREATE SEQUENCE calls")
     data.function("BEGIN PERFORM nextval('calls'); RETURN QUERY SELECT 'data_sync_changes', user_id::text FROM user_revisions"
                   " WHERE changed_xid >= pg_snapshot_xmin(since) AND NOT pg_visible_in_snapshot(changed_xid, since); END")
@@ -224,8 +227,8 @@ def test_one_query_an_interval_for_the_whole_fleet(start_relay, db, bouncer, dat
 
 
 class Gate:
-    """Lets the relay's questions to the database through one at a time: between two of them the test holds a lock, which two
-    connections pass on to each other."""
+    """Lets the relay's questions to the database through one at a time. In between the test
+    holds a lock, which two connections pass on to each other."""
 
     def __init__(self, data):
         self.data = data
@@ -243,11 +246,11 @@ class Gate:
                                       (mode,), user="postgres")[0][0]
 
     def await_question(self):
-        """Wait until the relay stands at the gate."""
+        """Wait until the relay's question waits at the gate."""
         wait_until(lambda: self._waiting("ShareLock"), "a question")
 
     def let_pass(self):
-        """Let the question that stands there be answered, and no other."""
+        """Let only the question that waits there be answered."""
         self.await_question()
         thread = threading.Thread(target=self._call, args=(self._next, "pg_advisory_lock"))
         thread.start()
@@ -270,7 +273,8 @@ def own_data(run, own_db):
 
 
 def test_an_announcement_that_fails_is_made_again(start_relay, own_db, own_bouncer, own_data, cleanup):
-    """The publisher's way is cut at the moment when the relay wants to announce, for longer than a request is kept."""
+    """The publisher's connection is cut when the relay wants to announce, for longer than a
+    request is kept."""
     relay = start_relay(own_db, own_bouncer, **settings(PGHERALD_RECOVERY_TIMEOUT="60"))
     worker = subscriber(relay)
     worker.passes(own_data)
@@ -291,8 +295,8 @@ def test_an_announcement_that_fails_is_made_again(start_relay, own_db, own_bounc
 
 
 def test_the_leader_dies_with_what_it_has_found_and_nothing_else_happens(start_relay, own_db, own_data, cleanup):
-    """Its canary has the change already, so to the others the server seems to have done nothing since. They know that nobody has
-    answered for it yet."""
+    """Its canary sees the change already, so to the others the server seems to have done
+    nothing since. They know that no relay has settled it yet."""
     leader = start_relay(own_db, **settings(PGHERALD_RECOVERY_TIMEOUT="60"))
     other = start_relay(own_db, **settings(PGHERALD_CHECKPOINT_INTERVAL="2"))
     worker = subscriber(other)
@@ -309,7 +313,8 @@ def test_the_leader_dies_with_what_it_has_found_and_nothing_else_happens(start_r
 
 
 def test_a_failed_question_settles_nothing(start_relay, own_db, own_bouncer, own_data):
-    """Questions fail for a while. What they would have found is found later, and no checkpoint passes it before."""
+    """Questions fail for a while. What they would have found is found later, and no
+    checkpoint passes it before."""
     relay = start_relay(own_db, own_bouncer, **settings())
     worker = subscriber(relay)
     worker.passes(own_data)
@@ -332,7 +337,8 @@ def test_a_failed_question_settles_nothing(start_relay, own_db, own_bouncer, own
 
 
 def assert_checkpoints_pass_nothing_unheard(worker, data):
-    """Whatever a CHECKPOINT sees, the worker has heard before it: so a recovery from there loses nothing."""
+    """The worker has heard everything that a CHECKPOINT sees before that CHECKPOINT. So a
+    recovery from there loses nothing."""
     xids = dict(data.database.sql("SELECT user_id, changed_xid::text::bigint FROM user_revisions"))
     heard = set()
     for frame in worker.frames:
@@ -344,7 +350,8 @@ def assert_checkpoints_pass_nothing_unheard(worker, data):
 
 
 def test_a_checkpoint_never_passes_what_was_not_heard(hosts, data):
-    """Whatever a checkpoint sees, the worker has heard: also what nobody notified. Checked at every CHECKPOINT."""
+    """The worker has heard everything that a checkpoint sees, changes that were never
+    notified included. Checked at every CHECKPOINT."""
     worker = subscriber(hosts[1])
     worker.passes(data)
     for n in range(60):
@@ -357,7 +364,8 @@ def test_a_checkpoint_never_passes_what_was_not_heard(hosts, data):
 
 
 def test_a_change_is_announced_across_the_loss_of_the_upstream(start_relay, db, bouncer, data):
-    """It was committed before the loss, and not announced yet: the checkpoint has not passed it, so it is recovered."""
+    """It was committed before the loss, and not announced yet. The checkpoint has not passed
+    it, so it is recovered."""
     relay = start_relay(db, bouncer, **settings())
     worker = subscriber(relay)
     worker.passes(data)

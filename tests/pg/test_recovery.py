@@ -1,4 +1,5 @@
-"""What was committed while the relay did not hear PostgreSQL is recovered, through pgherald.changes_since; or workers are told."""
+"""What was committed while the relay did not hear PostgreSQL is recovered, through
+pgherald.changes_since, or workers are told of a gap."""
 
 import signal
 import threading
@@ -27,7 +28,8 @@ def own_data(run, own_db):
 
 
 class Away:
-    """The relay's LISTEN connection is gone, and does not come back before the end: its role may not log in."""
+    """The relay's LISTEN connection is lost, and does not come back before the end, because
+    its role may not log in."""
 
     def __init__(self, database):
         self._db = database
@@ -49,7 +51,8 @@ def order_of(worker, after):
 
 
 def test_what_was_committed_while_away_is_recovered(start_relay, db, data, bouncer):
-    """Transactions of all kinds: begun and committed while it was away; begun before; committed after."""
+    """Transactions of all kinds: begun and committed while it was away; begun before;
+    committed after."""
     relay = start_relay(db, bouncer, **FAST)
     everyone, some = subscriber(relay), subscriber(relay, ["during", "open-before", "open-over"])
     for worker in (everyone, some):
@@ -69,7 +72,7 @@ def test_what_was_committed_while_away_is_recovered(start_relay, db, data, bounc
         never.close()
     everyone.sees("live", seen[0])
     over.commit()
-    everyone.hears("open-over")  # by reconciliation, since it notifies nobody
+    everyone.hears("open-over")  # by reconciliation, because it is not notified
     some.hears("open-over")
     assert set(everyone.recovered) >= {"during", "open-before"} and "never" not in everyone.pubkeys
     assert set(some.recovered) == {"during", "open-before"}
@@ -88,7 +91,8 @@ def test_what_was_committed_while_away_is_recovered(start_relay, db, data, bounc
 
 
 def test_many_losses_under_load_with_writers_that_hold_on(start_relay, own_db, own_bouncer, own_data):
-    """A third of the writers hold their transaction open over the losses. Nothing is lost, nobody is told of a gap."""
+    """A third of the writers keep their transaction open during the losses. Nothing is lost,
+    and no worker is told of a gap."""
     relay = start_relay(own_db, own_bouncer, **FAST)
     worker = subscriber(relay)
     worker.passes(own_data)
@@ -130,8 +134,8 @@ def test_many_losses_under_load_with_writers_that_hold_on(start_relay, own_db, o
 
 
 def test_another_relays_canary_is_not_ours(run, own_pg, own_db, own_data, start_relay, cleanup):
-    """While this relay listens again and cannot prove it, it hears the checkpoints of a relay that missed nothing. They say nothing of
-    what this one missed."""
+    """While this relay listens again and cannot prove it, it hears the checkpoints of a
+    relay that missed nothing. They say nothing of what this one missed."""
     bouncer = cleanup.add(Bouncer(run, own_pg)).start()
     relay = start_relay(own_db, bouncer, **FAST)
     worker = subscriber(relay)
@@ -139,11 +143,11 @@ def test_another_relays_canary_is_not_ours(run, own_pg, own_db, own_data, start_
     upstream, = own_db.backends("pgherald upstream")
     other = start_relay(own_db, **FAST)
     calm = subscriber(other)
-    # until each takes the other's word: a newcomer answers only for what came after it
+    # until each accepts the other's claims: a new relay answers only for what came after its start
     while not set(calm.checkpoints()[1:]) & set(worker.checkpoints()):
         calm.passes(own_data)
         worker.passes(own_data)
-    # frozen and not stopped: a canary that cannot be committed would let it go on without proof, before it hears the other
+    # frozen and not stopped: if a canary could not be committed, it would go on without proof, before it hears the other
     bouncer.process.send_signal(signal.SIGSTOP)
     own_db.sql("SELECT pg_terminate_backend(%s)", (upstream,), user="postgres")
     worker.sees("down")
@@ -228,7 +232,7 @@ def test_a_function_that_is_wrong_is_a_gap_and_an_error_not_a_stall(start_relay,
     assert len(errors) == 1 and "changes_since" in errors[0], errors
     data.notify("live")
     assert worker.hears("live").flags == 0
-    # a worker that resumes by way of the function is told too
+    # a worker that resumes through the function is told too
     again = resumed(relay, ("gone", 1, worker.checkpoints()[-1]))
     assert again.gaps == ["recovery"]
     data.notify("live-2")
@@ -332,7 +336,8 @@ def test_a_thousand_of_a_million_users_take_the_index_and_milliseconds(million, 
 
 
 def test_a_million_users_stall_nobody_and_fill_no_memory(without_sanitizers, million, start_relay, bouncer):
-    """All of them changed while the relay was away. A change that is committed during the recovery is heard during it."""
+    """All of them changed while the relay was away. A change that is committed during the
+    recovery is heard during it."""
     relay = start_relay(million.database, bouncer, PGHERALD_RECONCILE="no", **FAST)
     worker = subscriber(relay, ["live"] + [f"live{n}" for n in range(100)])
     worker.passes(million, notify="live")
@@ -392,7 +397,8 @@ def test_the_migration_up_up_down_down(data, db):
 
 
 def test_the_migration_rewrites_no_table_and_makes_no_writer_wait(run, db):
-    """A long transaction holds the table: the migration waits, and nobody waits behind it for longer than its patience."""
+    """A long transaction holds the table. The migration waits, and no writer waits for it
+    longer than its lock_timeout."""
     data = DataSync(run, db)
     data.write_many(1, 1000)
     file = db.sql("SELECT pg_relation_filenode('user_revisions')")

@@ -1,4 +1,5 @@
-"""When the host fails: descriptors, memory, the disk, a path that is not writable, the clock."""
+"""When the host fails: descriptors, memory, the disk, a path that is not writable, the
+clock."""
 
 import json
 import os
@@ -21,7 +22,8 @@ def prlimit(relay, limit, value):
 
 
 def test_out_of_descriptors_while_postgresql_is_away(make_relay, own_pg, own_db):
-    """No descriptor for a new connection: it is tried until there is one, and nobody is disturbed."""
+    """There is no descriptor for a new connection. The relay tries until there is one, and
+    disturbs no worker."""
     relay = make_relay(DATABASE_DIRECT_URL=own_db.direct_url).start()
     workers = [relay.worker(), relay.worker()]
     own_pg.stop("immediate")
@@ -40,7 +42,8 @@ def test_out_of_descriptors_while_postgresql_is_away(make_relay, own_pg, own_db)
 
 
 def test_short_of_memory_nobody_else_is_hurt(without_sanitizers, make_relay):
-    """A worker asks for more than there is: it is sent away, and the others go on."""
+    """A worker asks for more memory than there is. The relay disconnects it, and the others
+    go on."""
     relay = make_relay(PGHERALD_SUBSCRIPTIONS_MAX="64M").start()
     others = [relay.worker(), relay.worker(pubkeys=["alice"])]
     with open(f"/proc/{relay.process.pid}/statm") as file:
@@ -62,7 +65,8 @@ def test_short_of_memory_nobody_else_is_hurt(without_sanitizers, make_relay):
 
 @pytest.mark.skipif(not ROOT, reason="needs to mount a file system")
 def test_a_full_disk_is_nothing_to_it(run, make_relay, db):
-    """It writes no file: with its directory and its log on a full disk, it starts and serves."""
+    """It writes no file: with its directory and its log on a full disk, it starts and
+    serves."""
     relay = make_relay(DATABASE_DIRECT_URL=db.direct_url)
     run.call(["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", relay.directory])
 
@@ -110,7 +114,8 @@ def test_a_log_that_nobody_reads_does_not_stop_it(make_relay, run):
 
 @pytest.mark.skipif(not ROOT, reason="root may write anywhere but on a read-only file system")
 def test_an_ops_path_that_is_not_writable(run, make_relay):
-    """One that was asked for refuses the start, with a line that says so, and the workers' socket does not appear."""
+    """If it was configured, the start is refused with a line that says so, and the workers'
+    socket does not appear."""
     relay = make_relay()
     directory = run.subdirectory("readonly")
     run.call(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", directory])
@@ -144,7 +149,8 @@ def library(run):
 
 @pytest.mark.parametrize("seconds", [-86400, 86400 * 400])
 def test_the_clock_jumps(make_relay, cleanup, db, library, seconds):
-    """Nothing is timed by the wall clock: no deadline passes, no connection is dropped, no publish is late."""
+    """Nothing is timed by the wall clock: no deadline passes, no connection is dropped, no
+    publish is late."""
     relay = with_jumping_clock(
         make_relay(DATABASE_DIRECT_URL=db.direct_url, PGHERALD_CHECKPOINT_INTERVAL="1"), library).start()
     worker = relay.worker()

@@ -1,5 +1,5 @@
-"""A worker comes back with its cursor: it gets what it missed, exactly from the backlog, at least once from the database, or
-a GAP that says why not."""
+"""A worker comes back with its cursor. It gets what it missed, exactly from the backlog, at
+least once from the database, or a GAP that says why not."""
 
 import signal
 
@@ -32,7 +32,7 @@ def users(count, name="u"):
 
 @pytest.mark.parametrize("pubkeys", [None, ["u3", "u7", "u31", "never"]], ids=["all", "pubkeys"])
 def test_a_replay_is_exact(host, data, pubkeys):
-    """Each missed frame once, in order, with its seq; nothing that came before; then live."""
+    """Each missed frame once, in order, with its seq; nothing from before; then live frames."""
     witness = subscriber(host, pubkeys)
     worker = subscriber(host, pubkeys)
     for user in users(5):
@@ -51,12 +51,12 @@ def test_a_replay_is_exact(host, data, pubkeys):
     expected = [f for f in witness.changes if f.seq > worker.cursor[1]]
     assert again.changes == expected
     assert not again.of(Gap)
-    # the OK parts what was missed from what is live
+    # the OK separates what was missed from what is live
     ok = again.caught_up()
     position = again.frames.index(ok)
     assert all(c.seq <= ok.seq for c in again.frames[1:position] if isinstance(c, Change))
     assert all(c.seq > ok.seq for c in again.frames[position:] if isinstance(c, Change))
-    # CHECKPOINTs stand in a replay too, once each, in order
+    # a replay contains the CHECKPOINTs too, once each, in order
     theirs = [c for c in again.of(Checkpoint) if c.seq <= again.frames[-1].seq]
     assert theirs == [c for c in witness.of(Checkpoint) if worker.cursor[1] < c.seq <= again.frames[-1].seq]
 
@@ -75,7 +75,8 @@ def test_nothing_was_missed(host, data):
 
 
 def test_resuming_many_times_under_load_is_one_stream(host, data):
-    """One worker that drops every few changes and one that stays hear the same frames."""
+    """One worker drops its connection every few changes, one stays: they hear the same
+    frames."""
     witness = subscriber(host)
     worker = subscriber(host)
     first = worker.cursor[1]
@@ -97,7 +98,8 @@ def test_resuming_many_times_under_load_is_one_stream(host, data):
 
 
 def test_what_is_subscribed_when_resuming_counts(host, data):
-    """A worker may come back with other interests: the missed changes of the new ones."""
+    """A worker may come back with other subscriptions: it gets the missed changes of the new
+    ones."""
     witness = subscriber(host)
     worker = subscriber(host, ["alice"])
     worker.ping()
@@ -112,7 +114,7 @@ def test_what_is_subscribed_when_resuming_counts(host, data):
 # From the database
 
 def fall_out(relay, data, rounds=3000):
-    """More frames than a backlog of 64K holds."""
+    """Publish more frames than a backlog of 64K holds."""
     data.database.sql("DO $$ BEGIN FOR i IN 1.." + str(rounds) + " LOOP PERFORM pg_notify('" + CHANNEL
                       + "', '{\"p\":\"noise' || i || '\"}'); END LOOP; END $$")
 
@@ -145,7 +147,8 @@ def test_after_falling_out_of_the_backlog(start_relay, db, bouncer, data):
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("pubkeys", [None, ["u1", "u2", "open", "live", "never"]], ids=["all", "pubkeys"])
 def test_after_the_relay_starts_anew(host, data, end, pubkeys):
-    """Recovered: flags 1, seq nil, client nil; then OK; then live, without a hole between."""
+    """Recovered changes have flags 1, seq nil, client id nil. Then OK, then live frames,
+    without a hole in between."""
     worker = subscriber(host, pubkeys)
     transaction = data.begin("open")
     worker.passes(data)
@@ -176,7 +179,8 @@ def test_after_the_relay_starts_anew(host, data, end, pubkeys):
 
 
 def test_no_hole_between_what_is_recovered_and_what_is_live(host, data):
-    """While changes pour in, workers come back again and again from the first one's cursor, across a restart of the relay."""
+    """While changes come all the time, workers come back again and again from the first
+    one's cursor, across a restart of the relay."""
     worker = subscriber(host)
     worker.passes(data)
     host.kill()
@@ -214,7 +218,8 @@ def test_a_drop_in_the_middle_of_a_catch_up_starts_it_again(start_relay, db, bou
 
 
 def test_those_who_ask_the_same_share_a_query(start_relay, db, bouncer, data):
-    """A relay restarts under many workers with the same checkpoint: one question to the database, not one each."""
+    """A relay restarts under many workers with the same checkpoint: one question to the
+    database, not one each."""
     data.database.sql("CREATE SEQUENCE calls")
     data.function("BEGIN PERFORM nextval('calls'); RETURN QUERY SELECT 'data_sync_changes', user_id::text FROM user_revisions"
                   " WHERE changed_xid >= pg_snapshot_xmin(since) AND NOT pg_visible_in_snapshot(changed_xid, since); END")
@@ -230,7 +235,7 @@ def test_those_who_ask_the_same_share_a_query(start_relay, db, bouncer, data):
     data.write("missed")
     calls = db.sql("SELECT last_value FROM calls")[0][0] if db.sql("SELECT is_called FROM calls")[0][0] else 0
     relay.start()
-    # frozen, so that they all stand at the door
+    # frozen, so that all wait to be accepted
     relay.freeze()
     again = [resumed(relay, newest, wait=False) for _ in workers]
     relay.thaw()
@@ -250,7 +255,7 @@ def gap_of(relay, cursor, data):
     assert worker.frames.index(gap) < worker.frames.index(ok)
     assert gap.text
     assert worker.changes == []
-    # live, and with a cursor of today
+    # live, with a present cursor
     data.notify("live")
     worker.hears("live")
     return gap
@@ -266,7 +271,8 @@ def test_a_checkpoint_that_means_nothing_is_a_gap(host, data, checkpoint):
 
 
 def test_a_checkpoint_that_is_almost_one_is_a_gap(host, data):
-    """What a worker stored may be damaged: nothing in it reaches SQL as SQL, or makes the relay ask for ever."""
+    """What a worker stored may be damaged. No part of it reaches SQL as SQL, or makes the
+    relay ask for ever."""
     worker = subscriber(host)
     token = worker.passes(data)
     system, timeline, lsn, snapshot = token.split(";")

@@ -1,4 +1,4 @@
-"""A worker is sent what it asked for, once, and nothing else."""
+"""A worker is sent what it subscribed to, once, and nothing else."""
 
 import select
 
@@ -6,7 +6,7 @@ from harness.worker import CHANNEL, Ok
 
 
 def settle(publisher, *workers):
-    """All that was published before is with these workers."""
+    """Wait until these workers have everything that was published before."""
     publisher.publish("settled")
     publisher.hears("settled")
     for worker in workers:

@@ -1,4 +1,5 @@
-"""What lies in the schema pgherald: the server's runs, the relays' key, and functions that belong to roles whom a relay may trust."""
+"""The schema pgherald: the server's runs, the relays' key, and functions of roles that a
+relay may trust."""
 
 import threading
 
@@ -20,7 +21,7 @@ def data(run, own_db):
 
 @pytest.fixture
 def stranger(own_pg, own_db):
-    """A role that may do in this database what any role may, and create schemas."""
+    """A role that may do what any role may do in this database, and create schemas."""
     own_pg.sql(f"CREATE ROLE stranger LOGIN; GRANT CREATE ON DATABASE {own_db.name} TO stranger")
     return "stranger"
 
@@ -28,7 +29,7 @@ def stranger(own_pg, own_db):
 # Runs of the server
 
 def begin(database, level="read committed", user="app"):
-    """A connection in a transaction that has its snapshot. Whoever must wait there fails."""
+    """A connection in a transaction that has its snapshot. It fails if it must wait."""
     connection = database.server.connect(database.name, user)
     connection.autocommit = False
     cursor = connection.cursor()
@@ -44,7 +45,7 @@ def note(cursor):
 
 
 def noted(database):
-    """How far the history has the present run."""
+    """How far the history contains the present run."""
     return database.sql("SELECT max(upto) - '0/0' FROM pgherald.server_run WHERE started ="
                         " (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint")[0][0]
 
@@ -194,7 +195,8 @@ def test_functions_can_be_called_where_new_ones_are_nobodys(data, stranger):
 
 
 def test_a_table_owners_triggers_run_as_nobody_else(data):
-    """The owner of the table made what the superuser's migration finds, and put a trigger on it."""
+    """The owner of the table made what the superuser's migration finds, and put a trigger on
+    it."""
     data.database.sql("CREATE SCHEMA pgherald; CREATE TABLE pgherald.server_run (started bigint, backend integer, upto pg_lsn,"
                       " PRIMARY KEY (started, backend));"
                       "CREATE TABLE pgherald.former_user (user_id text, changed_xid xid8);"
@@ -303,7 +305,8 @@ def test_a_relay_starts_where_it_may_not_look_into_the_schema(data, stranger, st
 
 
 def test_what_a_stranger_makes_later_is_not_used(data, stranger, start_relay, own_bouncer):
-    """The name is free once the migration is taken down, and the relay finds another's functions in the place of its own."""
+    """The name is free once the migration is taken down. The relay finds another role's
+    functions in place of its own."""
     relay = start_relay(data.recoverable().database, own_bouncer, **FAST)
     worker = subscriber(relay)
     worker.passes(data)
@@ -332,7 +335,8 @@ OWNERS = {
 
 @pytest.mark.parametrize("who", OWNERS)
 def test_whose_functions_a_relay_uses(own_pg, data, make_relay, who):
-    """keeper owns the table, and what the migration made, but not the database. The relay is neither."""
+    """keeper owns the table and what the migration made, but not the database. The relay's
+    role is neither."""
     database = data.database
     own_pg.sql("CREATE ROLE herald LOGIN; " + OWNERS[who])
     installer = {"superuser": "postgres", "database": "app"}.get(who, "keeper")

@@ -1,4 +1,4 @@
-"""SECURITY.md names a test for what it says: each is there."""
+"""SECURITY.md names a test for each claim, and each of these tests exists."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_each_test_that_is_named_is_there(path):
 
 
 def test_each_attack_is_named():
-    """But for those that only differ in numbers, and siblings of what is named."""
+    """Except those that differ only in numbers, and variants of attacks that are named."""
     assert {name for path, name in NAMED if path.startswith("tests/hostile/")} >= {
         "one-key", "unread-answers", "pings-1000", "notifies", "publish-queue", "recoveries", "subscriptions", "connects", "half-frames",
         "tails", "scrapes", "operators", "forged-canaries", "repeated-canaries", "mixed"}

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: BYE, acknowledgements, sockets gone, exit 0, within 2 seconds."""
+"""SIGTERM and SIGINT: BYE, answers to publishes, sockets removed, exit 0, within 2 seconds."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def test_while_postgresql_is_away(start_relay, own_pg, own_db, own_bouncer):
 
 
 def test_while_a_reconnect_hangs(start_relay, own_pg, own_db, own_bouncer):
-    """The connect runs into a server that accepts and says nothing."""
+    """The connect reaches a server that accepts and sends nothing."""
     relay = start_relay(own_db, own_bouncer)
     worker = relay.worker()
     os.kill(own_pg.process.pid, signal.SIGSTOP)  # the postmaster alone: new connections hang
@@ -85,7 +85,7 @@ def test_while_a_reconnect_hangs(start_relay, own_pg, own_db, own_bouncer):
 
 
 def test_what_was_committed_is_acknowledged(relay, db, listen):
-    """A shutdown in the middle of publishing: whoever was heard has its OK."""
+    """A shutdown in the middle of publishing: every change that was heard has its OK."""
     plain = listen(db, CHANNEL)
     worker = relay.worker()
     asked = {f"u{i}": worker.ask(NOTIFY, CHANNEL, f"u{i}", None) for i in range(300)}

@@ -1,4 +1,5 @@
-"""A setting that cannot work ends the start at once: one line says which it is, and none says a password."""
+"""A setting that cannot work ends the start at once. One line says which setting it is, and
+no line contains a password."""
 
 import os
 import signal
@@ -18,7 +19,7 @@ def start(make_relay):
 
 @pytest.fixture(scope="module")
 def other_cluster(run):
-    """Another server, of another initdb."""
+    """Another server, from another initdb."""
     pg = Postgres(run, make_template(run)).start()
     yield pg
     pg.close()
@@ -26,7 +27,7 @@ def other_cluster(run):
 
 @pytest.fixture
 def dead_end(cleanup):
-    """TCP ports that accept a connection and never say a word, or do not even accept."""
+    """TCP ports that accept a connection and send nothing, or do not even accept."""
     def make(accepting):
         s = cleanup.add(socket.socket())
         s.bind(("127.0.0.1", 0))
@@ -41,7 +42,7 @@ def dead_end(cleanup):
 
 
 def says(line, *words):
-    """A line that helps: it has one word of each of these choices."""
+    """A line that helps: it contains one word of each of these choices."""
     for choice in words:
         assert any(w.lower() in line.lower() for w in choice.split("|")), f"no word of {choice!r} in {line!r}"
 
@@ -66,7 +67,7 @@ def test_a_port_that_never_answers(start, db, bouncer, dead_end):
 
 def test_a_pool_that_never_answers(start, db, dead_end):
     relay = start(f"postgresql://app@127.0.0.1:{dead_end(True)}/{db.name}", db.direct_url)
-    # it may heal, so a relay may also go on trying: but it never serves a worker who could not publish
+    # it may heal, so a relay may also go on trying, but it never serves a worker that could not publish
     try:
         relay.process.wait(15)
     except Exception:
@@ -117,7 +118,8 @@ def test_urls_that_reach_different_clusters(start, db, bouncer, other_cluster):
 
 
 def test_urls_that_reach_copies_of_one_cluster(start, own_pg, template, run, cleanup):
-    """A restored copy says of itself that it is the same system. That it hears nothing tells."""
+    """A restored copy claims to be the same system. The relay detects it because it hears
+    nothing."""
     copy = cleanup.add(Postgres(run, template)).start()
     line = start(own_pg.url("postgres"), copy.url("postgres")).fails()
     says(line, "DATABASE_URL", "DATABASE_DIRECT_URL")
@@ -126,7 +128,7 @@ def test_urls_that_reach_copies_of_one_cluster(start, own_pg, template, run, cle
 @pytest.mark.parametrize("ignored", ["", "options", "options,client_encoding,extra_float_digits,search_path"],
                          ids=["refuses options", "takes options", "takes everything"])
 def test_listen_through_a_transaction_pooler(start, run, pg, db, cleanup, ignored):
-    """LISTEN "succeeds" there, and is deaf."""
+    """LISTEN succeeds there, and hears nothing."""
     bouncer = cleanup.add(Bouncer(run, pg, ignored)).start()
     line = start(bouncer.url(db), bouncer.url(db)).fails()
     says(line, "DATABASE_DIRECT_URL", "pool")
@@ -157,7 +159,8 @@ def test_a_url_that_does_not_parse(make_relay, db, setting, url):
 
 
 def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, bouncer):
-    """Passwords whose @ / : or " was not escaped: what libpq takes for a host, a port or a database is a secret still."""
+    """Passwords in which @ / : or " is not escaped. What libpq takes for a host, a port or a
+    database is still secret."""
     where = f"127.0.0.1:{pg.port}/{db.name}"
     written = [f"postgresql://app:Hunter2{c}Zebra9@{where}" for c in ("@", "/", ":", '"', "%", "?", "#", " ", "%zz", "@@", "/@")]
     written += [
@@ -186,7 +189,7 @@ def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, b
 
 
 def test_a_password_that_is_a_name_too_is_not_printed(start, db, bouncer, pg):
-    """The server's own words hold it: database "..." does not exist."""
+    """The server's own message contains it: database "..." does not exist."""
     relay = start(bouncer.url(db), pg.url("hunter2zebra9", password="hunter2zebra9"))
     relay.secrets += ["hunter2zebra9"]
     assert "hunter2zebra9" not in relay.fails()
@@ -222,7 +225,7 @@ def test_a_standard_stream_that_is_closed_stays_so(make_relay, closed):
     ("PGHERALD_RECONCILE", "perhaps"), ("PGHERALD_RECOVERY_RATE", "-5"),
     ("PGHERALD_SOCKET", "/tmp/" + "x" * 120), ("PGHERALD_SOCKET", "/nonexistent/relay.sock")])
 def test_a_setting_that_makes_no_sense(make_relay, setting, value):
-    """Said by its name; never taken for something near it."""
+    """The message names it. It is never taken for something similar."""
     relay = make_relay(**{setting: value}) if setting != "PGHERALD_SOCKET" else make_relay()
     relay.environment[setting] = value
     says(relay.launch().fails(), setting if setting != "PGHERALD_SOCKET" else "PGHERALD_SOCKET|" + value[:100])
@@ -241,7 +244,7 @@ def test_help_and_version(make_relay, flag):
 
 
 def test_what_will_heal_does_not_fail_a_start_again(start_relay, own_db, own_bouncer, own_pg):
-    """After a good start, a relay does not die of what fails a start."""
+    """After a good start, what fails a start does not end a relay."""
     relay = start_relay(own_db, own_bouncer)
     worker = relay.worker()
     own_pg.stop("immediate")
@@ -302,7 +305,8 @@ def test_a_file_that_is_no_socket_is_not_removed(make_relay):
 
 
 def test_a_relay_serves_only_when_it_can_hear(make_relay, own_pg, own_db, own_bouncer):
-    """No socket before the first canary came back: a worker that connects can rely on it."""
+    """There is no socket before the first canary came back, so a worker that connects can
+    rely on it."""
     own_pg.freeze()
     relay = make_relay(DATABASE_URL=own_bouncer.url(own_db), DATABASE_DIRECT_URL=own_db.direct_url).launch()
     assert relay.process.poll() is None and not os.path.exists(relay.path)
@@ -319,7 +323,7 @@ def test_a_start_can_be_interrupted(start, db, bouncer, dead_end):
 
 
 def test_the_environment_does_not_reach_another_database(make_relay, db, bouncer):
-    """A stray PGDATABASE or PGSERVICE of the shell must not redirect what the URLs say."""
+    """A stray PGDATABASE or PGSERVICE of the shell must not redirect the URLs."""
     relay = make_relay(DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url, PGDATABASE="elsewhere",
                        PGPORT="1", PGHOST="nowhere.invalid").start()
     worker = relay.worker()

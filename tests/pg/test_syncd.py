@@ -1,4 +1,5 @@
-"""client/examples/syncd: what its clients see. Records and streams, on both stores; hosts with a relay each."""
+"""client/examples/syncd, as its clients see it. Records and streams, on both stores, and
+hosts with a relay each."""
 
 import base64
 import contextlib
@@ -19,8 +20,8 @@ from harness.worker import CHANNEL
 
 
 class Hosts:
-    """Two syncds with two workers each, on one store. On PostgreSQL each has a relay of its own; a SQLite file is one host's, so there
-    they share a relay in local mode."""
+    """Two syncds with two workers each, on one store. With PostgreSQL each has a relay of
+    its own. A SQLite file belongs to one host, so there they share a relay in local mode."""
 
     def __init__(self, relays, syncds):
         self.relays, self.syncds = relays, syncds
@@ -50,7 +51,7 @@ def syncd(hosts):
 
 @pytest.fixture
 def alone(make_syncd):
-    """One worker, SQLite, no relay: what `syncd` is when nothing is set."""
+    """One worker, SQLite, no relay: what `syncd` is without settings."""
     return make_syncd(SYNCD_WORKERS=None).start()
 
 
@@ -97,8 +98,8 @@ def test_a_record_that_is_not_there_has_revision_0(syncd):
 
 
 def test_writers_side_by_side_count_up_by_one(hosts):
-    """12 clients on both hosts: each on a record of its own, and all on one record. Whatever succeeds has a number of its own, and
-    they have no hole."""
+    """12 clients on both hosts: each on a record of its own, and all on one record. Each
+    write that succeeds has a number of its own, and the numbers have no hole."""
     got, lock = [], threading.Lock()
 
     def write(syncd, number):
@@ -149,7 +150,8 @@ def test_more_records_than_a_page_has(alone):
 
 
 def test_a_page_costs_what_it_sends(alone):
-    """However much there is beyond it: one user's long list would otherwise be everybody's wait and memory."""
+    """However many records there are: otherwise one user's long list would cost all users
+    time and memory."""
     with contextlib.closing(sqlite3.connect(os.path.join(alone.directory, "syncd.sqlite3"))) as file, file:
         file.executemany("INSERT INTO records (user_id, id, data, revision, schema_version)"
                          " VALUES ('alice', ?, randomblob(1 << 20), ?, '1.0')", [(f"r{i}", i) for i in range(1, 101)])
@@ -340,7 +342,7 @@ def test_a_stream_hears_changes_made_through_another_worker_and_another_host(hos
 
 def test_changes_in_quick_succession_are_an_event_each_for_who_keeps_up(hosts):
     stream = hosts.a.listen("alice").started()
-    client = hosts.b.client()  # one worker's, whose announcements keep their order; those of two do not
+    client = hosts.b.client()  # of one worker, whose announcements keep their order; those of two do not
     for i in range(20):
         assert hosts.b.put("alice", "note", i, client_id=f"c{i}", client=client).status == 200
     stream.hears(START, *[changed(f"c{i}") for i in range(20)])
@@ -354,7 +356,7 @@ def test_other_programs_changes_are_heard(hosts, db):
     db.notify(CHANNEL, '{"p":"alice"}')
     db.notify(CHANNEL, json.dumps({"p": "alice", "c": "x" * 200}))
     stream.hears(START, changed("go-instance"), changed(), changed())
-    # Heard together, and told apart to who keeps up.
+    # Heard together, and told separately to streams that keep up.
     db.sql("SELECT pg_notify(%s, '{\"p\":\"alice\",\"c\":\"' || i || '\"}') FROM generate_series(1, 20) AS i", (CHANNEL,))
     stream.hears(*[changed(str(i)) for i in range(1, 21)], after=4)
 
@@ -414,8 +416,9 @@ def test_no_start_before_the_subscription_is_live(make_syncd, make_relay):
 
 @pytest.mark.parametrize("relayed", [False, True])
 def test_a_stalled_stream_is_told_once_and_delays_nobody(make_syncd, local_relay, relayed):
-    """It reads nothing while its user changes until its sockets are full; then another's change has an event all the same. When it
-    reads, it finds one event for all that did not fit, whose client is nobody, and after it the next."""
+    """It reads nothing while its user changes until its sockets are full. Another user's
+    stream still gets an event. When it reads, it finds one event for everything that
+    did not fit, without a client id, and after it the next event."""
     syncd = make_syncd(local_relay if relayed else None, SYNCD_WORKERS="1").start()
     stalled = syncd.listen("alice", receive_buffer=2048)
     prompt, other = syncd.listen("alice").started(), syncd.listen("bob").started()
@@ -520,7 +523,7 @@ def test_a_role_that_may_not_make_the_tables_is_refused(make_syncd, db, local_re
 
 
 def test_the_file_is_its_users_alone(make_syncd, run):
-    """And those that SQLite makes beside it."""
+    """And the files that SQLite makes next to it."""
     path = os.path.join(run.subdirectory("sqlite"), "records")
     syncd = make_syncd(SYNCD_SQLITE=path, SYNCD_WORKERS="1").start()
     syncd.put("alice", "note", 0, b"x")
@@ -553,7 +556,7 @@ def test_it_ends_gracefully_with_open_streams(hosts, number):
 
 
 def test_tables_that_are_there_are_used(run, make_syncd, relay, db, bouncer):
-    """data-sync's, and recovery.sql on them; and recovery.sql on syncd's own."""
+    """data-sync's tables, with recovery.sql on them; and recovery.sql on syncd's own."""
     data = DataSync(run, db).recoverable()
     data.write("alice")
     syncd = make_syncd(relay, DATABASE_URL=bouncer.url(db)).start()

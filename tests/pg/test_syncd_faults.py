@@ -1,4 +1,5 @@
-"""client/examples/syncd while what it stands on fails: its relay, PostgreSQL, its own workers; and with very many streams."""
+"""client/examples/syncd while what it depends on fails: its relay, PostgreSQL, its own
+workers; and with very many streams."""
 
 import http.client
 import os
@@ -21,27 +22,27 @@ SANITIZED = "asan" in os.path.basename(BUILD)
 
 
 def is_hint(event):
-    """What tells a client to pull: recovered changes have no client."""
+    """An event that tells a client to pull: recovered changes have no client id."""
     return event in (changed(), GAP)
 
 
 @pytest.fixture
 def pair(own_pg, own_db, own_bouncer, start_relay, make_syncd):
-    """Two hosts on a server that may be stopped: their relays and syncds."""
+    """Two hosts on a server that may be stopped, with their relays and syncds."""
     relays = [start_relay(own_db, own_bouncer, PGHERALD_CHECKPOINT_INTERVAL="0.3") for _ in range(2)]
     syncds = [make_syncd(relay, DATABASE_URL=own_bouncer.url(own_db)).start() for relay in relays]
     return relays, syncds
 
 
 def recover(run, database):
-    """recovery.sql, on the tables that syncd has made."""
+    """Install recovery.sql on the tables that syncd has made."""
     data = DataSync.__new__(DataSync)
     data.run, data.database = run, database
     data.migrate("recovery")
 
 
 def writes_again(syncd, user, id, revision):
-    """Write until it succeeds: a client that was told 503."""
+    """Write until it succeeds, as a client does that was told 503."""
     def written():
         answer = syncd.put(user, id, revision, client_id="again")
         assert answer.status in (200, 503), answer
@@ -94,7 +95,7 @@ def test_local_streams_hear_after_the_relay_is_killed(make_syncd, local_relay):
     syncd.change("alice", "note", 0, client_id="phone")
     assert time.monotonic() - began < 10, "a writer does not wait for the relay"
     local_relay.start()
-    # Its own event may come too early to be heard, if another worker announces it: what says so is the gap.
+    # If another worker announces it, its own event may come too early to be heard. Then the gap says so.
     stream.hears_of(lambda e: e == GAP, "that something may be missed")
     syncd.change("alice", "note", 1, client_id="live")
     stream.hears_of(lambda e: e == changed("live"), "a change after it")
@@ -129,7 +130,7 @@ def test_streams_hear_after_postgresql_is_restarted(pair, own_pg):
     assert b.ask("GET", "/v1/users/alice/changes", X_User="alice").status == 503
     own_pg.start()
     writes_again(b, "alice", "note", 1)
-    # Until the relays hear again, what is announced may be lost to them; they tell of that.
+    # Until the relays hear again, they may miss announcements; they tell of that.
     stream.hears_of(lambda e: e in (changed("again"), changed(), GAP), "that there is something new", 40)
     count = len(stream.events)
 
@@ -258,12 +259,12 @@ def test_workers_end_with_their_parent(make_syncd, local_relay):
 
 
 def test_an_end_while_a_worker_is_being_replaced(make_syncd):
-    """It is told to end before it can be: still nothing has failed."""
+    """The new worker is told to end before it is ready. That is not a failure."""
     syncd = make_syncd(SYNCD_WORKERS="1")
     for _ in range(10):
         worker, = syncd.start().workers()
         os.kill(worker, signal.SIGKILL)
-        # As soon as it is there: to look through all of /proc, or to pause, would take too long.
+        # As soon as it exists: searching all of /proc, or a pause, would take too long.
         born = f"/proc/{syncd.process.pid}/task/{syncd.process.pid}/children"
         while True:
             with open(born) as file:
@@ -277,7 +278,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(run, make_syncd):
     port = int(re.search(rb"READY.*listen=\S+:(\d+)", process.stderr.readline())[1])
     process.stderr.close()
     worker, = children(process.pid)
-    os.kill(worker, signal.SIGKILL)  # of which it would tell
+    os.kill(worker, signal.SIGKILL)  # which syncd would log
     wait_until(lambda: set(children(process.pid)) - {worker} or process.poll() is not None, "another worker")
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
     client.request("GET", "/healthz")
@@ -288,7 +289,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(run, make_syncd):
 
 
 def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay):
-    """SIGTERM while the database holds a write: it is committed and answered."""
+    """SIGTERM while the database holds up a write: it is committed and answered."""
     syncd = make_syncd(local_relay, DATABASE_URL=own_db.direct_url).start()
     syncd.change("alice", "note", 0)
     blocker = own_db.server.connect(own_db.name, "app")
@@ -316,8 +317,9 @@ def test_a_request_that_is_under_way_is_finished(make_syncd, own_db, local_relay
 
 @pytest.mark.parametrize("connected", [False, True], ids=["new connection", "idle connection"])
 def test_a_request_that_was_sent_before_the_end_is_answered(make_syncd, local_relay, connected):
-    """The worker finds it together with its SIGTERM: in a connection that nobody has accepted, or in one that was idle."""
-    for _ in range(5):  # which of the two it sees first is the kernel's to say
+    """The worker finds it together with its SIGTERM: on a connection that is not accepted
+    yet, or on one that was idle."""
+    for _ in range(5):  # the kernel decides which of the two it sees first
         syncd = make_syncd(local_relay, SYNCD_WORKERS="1").start()
         worker, = syncd.workers()
         client = syncd.client()
@@ -338,7 +340,8 @@ def test_a_request_that_was_sent_before_the_end_is_answered(make_syncd, local_re
 # Slow clients
 
 def test_a_request_that_trickles_is_ended_and_a_stream_stays(make_syncd, local_relay):
-    """A byte now and then keeps no request open: neither its head nor its body, of a first request or a later one."""
+    """A byte now and then keeps no request open: neither its head nor its body, of a first
+    request or a later one."""
     syncd = make_syncd(local_relay, SYNCD_WORKERS="1").start()
     stream = syncd.listen("alice").started()
     head = b"PUT /v1/users/alice/records/note HTTP/1.1\r\nHost: x\r\nX-User: alice\r\nContent-Length: 1400000\r\n"
@@ -389,8 +392,8 @@ def open_streams(syncd, users):
 
 
 def test_ten_thousand_streams_on_one_worker(make_syncd, local_relay):
-    """Each user hears its own change and no other's; one user with very many streams is told as well; the memory per stream is
-    bounded."""
+    """Each user hears its own change and no other's. A user with very many streams hears it
+    too. The memory per stream is bounded."""
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000
     many = min(10_000, room, 2_000 if SANITIZED else 10_000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)

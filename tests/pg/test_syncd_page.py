@@ -16,7 +16,7 @@ SHOTS = os.environ.get("SYNCD_SCREENSHOTS")  # a directory to leave pictures in,
 
 @pytest.fixture
 def browser(run, cleanup):
-    """browser(syncd): a window of a browser of its own."""
+    """browser(syncd): a new window of a browser."""
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
         pytest.skip("there is no chromium, or no chromium-driver")
 

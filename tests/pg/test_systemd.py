@@ -1,4 +1,5 @@
-"""The service under its manager: readiness, status, the watchdog, sockets that outlive it, the sandbox."""
+"""The service under systemd: readiness, status, the watchdog, sockets that outlive it, the
+sandbox."""
 
 import glob
 import os
@@ -22,7 +23,7 @@ UNITS = os.path.join(TOP, "systemd")
 
 
 class Manager(Relay):
-    """A relay whose sockets are held, and whose notifications are read, as systemd does."""
+    """Holds a relay's sockets and reads its notifications, as systemd does."""
 
     def __init__(self, run, names=("relay", "ops"), watchdog=None, **environment):
         super().__init__(run, "managed", **environment)
@@ -67,7 +68,7 @@ class Manager(Relay):
             return self.told
 
     def hears(self, state, deadline=DEADLINE):
-        """Wait until it has told this."""
+        """Wait until the relay has notified this."""
         return wait_until(lambda: [t for t in self.all_told() if re.fullmatch(state, t)],
                           lambda: f"the relay tells {state}, not {self.told}", deadline)
 
@@ -168,7 +169,7 @@ def test_sockets_that_cannot_be_used_refuse_the_start(managed, kind):
 
 
 class Load:
-    """Users whose change is committed and notified, one after the other, until it is stopped."""
+    """Commits and notifies changes of users, one after the other, until it is stopped."""
 
     def __init__(self, data):
         self.data = data
@@ -223,7 +224,7 @@ def test_a_restart_under_load_leaves_no_hole(managed, run, db, cat, how):
 
 @pytest.fixture
 def units(tmp_path):
-    """As they are installed, for a daemon that is there."""
+    """The units as they are installed, for a daemon at this path."""
     for path in glob.glob(os.path.join(UNITS, "*@.*")):
         with open(path) as file:
             text = file.read().replace("@BINDIR@/pgherald", "/bin/true")
@@ -354,7 +355,7 @@ def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_
 
 @pytest.fixture(scope="session")
 def packages(run):
-    """Built from this tree, in a copy of it; their directory."""
+    """Packages built from a copy of this tree; their directory."""
     for program in ("dpkg-buildpackage", "dh", "lintian"):
         if not shutil.which(program):
             pytest.skip(f"there is no {program}")
@@ -376,7 +377,7 @@ def test_lintian_finds_no_error(packages, run):
 
 
 def test_a_program_builds_with_the_library_packages(packages, run):
-    """As a user of libpgherald-dev does."""
+    """As a user of libpgherald-dev does it."""
     if why_not():
         pytest.skip(why_not())
     machine = Machine(run)
@@ -408,7 +409,7 @@ def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup,
     load, pid = Load(data), main_pid(m)
     try:
         load.goes_on()
-        m.call(*install)  # over itself: what an upgrade does
+        m.call(*install)  # over itself, as an upgrade does
         wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "the upgrade restarts it")
         load.goes_on()
     finally:

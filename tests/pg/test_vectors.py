@@ -1,4 +1,5 @@
-"""The vectors of proto/vectors, as an implementation meets them that has its msgpack from elsewhere; and the relay itself."""
+"""The vectors of proto/vectors, tested with another implementation of msgpack, and against
+the relay itself."""
 
 import glob
 import json
@@ -22,13 +23,13 @@ def vectors(prefix):
 
 
 def from_workers(prefix):
-    """Those that are no frame of the relay's."""
+    """The vectors that are not frames of the relay."""
     return [pytest.param(data, id=name) for name, data, _ in vectors(prefix)
             if data[0] & 0xf0 != 0x90 or data[1:2] not in [bytes([n]) for n in range(16, 25)]]
 
 
 def plain(element):
-    """What JSON lacks, as it is."""
+    """Replace the notation for what JSON lacks."""
     if isinstance(element, dict) and element.keys() == {"bin"}:
         return bytes.fromhex(element["bin"])
     if isinstance(element, dict) and element.keys() == {"uint"}:
@@ -49,7 +50,8 @@ def test_the_descriptions_are_of_the_bytes():
 
 
 def answers(relay, data):
-    """The relay's frames after these bytes, up to the answer to a PING behind them or to its BYE."""
+    """The relay's frames after these bytes, up to the answer to a PING after them or to its
+    BYE."""
     raw, unpacker, frames = relay.raw(), msgpack.Unpacker(), []
     kind = data[1] if data[0] & 0xf0 == 0x90 and len(data) > 1 else None
     if kind != HELLO:

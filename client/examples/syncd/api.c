@@ -10,11 +10,11 @@
 #include <string.h>
 
 #define BASE64 sodium_base64_VARIANT_ORIGINAL
-/* Two bytes too many are no longer in base64. */
+/* base64 encodes three bytes at a time, so a body that is too large may decode to two more. */
 #define DATA_TEXT_MAX (sodium_base64_ENCODED_LEN(DATA_MAX, BASE64) - 1)
 #define DATA_ROOM (DATA_MAX + 2)
 
-/* Takes over the object. */
+/* Takes the object over. */
 static void reply_json(struct api_reply *reply, unsigned status, json_t *object)
 {
 	reply->status = status;
@@ -54,8 +54,8 @@ static void refuse_store(struct api_reply *reply, int error)
 	}
 }
 
-/* The fields of the body, decoded into buf of DATA_ROOM bytes; NULL, or why not, and *status. Strings in
- * record are json's. */
+/* Read the fields of the body; data is decoded into buf, which has DATA_ROOM bytes. Returns
+ * NULL, or why it is not valid, with *status. Strings in record are borrowed from json. */
 static const char *take_record(
 	const json_t *json, struct record *record, unsigned char *buf, unsigned *status)
 {
@@ -82,7 +82,7 @@ static const char *take_record(
 		return "\"data\" is more than 1 MiB";
 	}
 	if (r != 0 || end != text + len)
-		return "\"data\" is no base64, with padding";
+		return "\"data\" is not base64 with padding";
 	record->data = buf;
 	return NULL;
 }
@@ -108,7 +108,7 @@ static void put_json(const struct store_kind *kind, struct store *store, struct 
 		refuse_store(reply, r);
 	else
 		reply_json(reply, 200, json_pack("{s:I}", "revision", (json_int_t)revision));
-	/* One that may be committed is announced: a hint too many does no harm. */
+	/* A change that may be committed is announced: a needless hint does no harm. */
 	reply->changed = !why && (r == 0 || r == -EINPROGRESS);
 	free(buf);
 }
@@ -123,10 +123,10 @@ void api_put(const struct store_kind *kind, struct store *store, const char *use
 	*reply = (struct api_reply){.status = 500};
 	json_t *json = json_loadb(body, size, JSON_REJECT_DUPLICATES, &error);
 	if (!json) {
-		snprintf(why, sizeof why, "the body is no JSON: line %d: %s", error.line, error.text);
+		snprintf(why, sizeof why, "the body is not JSON: line %d: %s", error.line, error.text);
 		refuse(reply, 400, why);
 	} else if (!json_is_object(json)) {
-		refuse(reply, 400, "the body is no JSON object");
+		refuse(reply, 400, "the body is not a JSON object");
 	} else {
 		put_json(kind, store, &record, json, reply);
 	}

@@ -1,18 +1,18 @@
-/* The two calls on records: JSON in, JSON out, checked between. Pure but for the store; they run in the
- * database threads, since a large body takes its time. Called by request.c. */
+/* The two calls on records: JSON in, checks, JSON out. Without I/O except the store. They
+ * run in the database threads, because a large body takes time. request.c calls them. */
 #pragma once
 
 #include "store.h"
 
-/* Decoded. A body is that in base64, and some. */
+/* Bytes, decoded. A body is that in base64, and 4 KiB for the rest of the JSON. */
 #define DATA_MAX (1 << 20)
 #define BODY_MAX (DATA_MAX / 3 * 4 + 4096)
 #define SCHEMA_VERSION_MAX 64
 
 struct api_reply {
 	unsigned status;
-	char *body;   /* JSON, the caller's to free; NULL: memory is short */
-	bool changed; /* something was committed: to be notified */
+	char *body;   /* JSON, which the caller frees; NULL if out of memory */
+	bool changed; /* something was committed, so publish it */
 };
 
 void api_put(const struct store_kind *kind, struct store *store, const char *user, const char *id,
@@ -20,5 +20,5 @@ void api_put(const struct store_kind *kind, struct store *store, const char *use
 void api_changes(const struct store_kind *kind, struct store *store, const char *user, int64_t since,
 	struct api_reply *reply);
 
-/* {"error": "..."} */
+/* {"error": "..."}, which the caller frees; NULL if out of memory. */
 char *api_error(const char *why);

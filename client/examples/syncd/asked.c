@@ -35,8 +35,9 @@ static enum MHD_Result take_header(
 	return MHD_YES;
 }
 
-/* Where the body ends must be said once, and so that nobody reads it in another way. A proxy that does would
- * take what follows for a part of this request, and we for the next: one that names its own X-User. */
+/* The headers must say exactly once where the body ends (request smuggling). Otherwise a
+ * proxy could take bytes for part of this request that we take for the next request, with an
+ * X-User of its own. */
 static void check_framing(struct asked *a, const struct headers *headers)
 {
 	if (headers->n_lengths <= 1 && !headers->malformed)
@@ -45,7 +46,7 @@ static void check_framing(struct asked *a, const struct headers *headers)
 	asked_refuse(a, MHD_HTTP_BAD_REQUEST, "the headers leave it open where the body ends");
 }
 
-/* A second X-User would be the client's own, beside the proxy's. */
+/* A second X-User would be the client's own, next to the proxy's. */
 static void check_identity(struct asked *a, const struct headers *headers)
 {
 	if (headers->n_users == 0 || !*headers->user)

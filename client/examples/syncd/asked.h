@@ -1,5 +1,5 @@
-/* What a request asks for, and whether it may, told from its path and its headers. Called by request.c before
- * anything of a body is read; what a body says is checked by api.c. */
+/* What a request asks for, and whether it is allowed, from its path and its headers.
+ * request.c calls it before it reads the body. api.c checks the body. */
 #pragma once
 
 #include "route.h"
@@ -8,15 +8,15 @@
 
 struct asked {
 	struct route route;
-	char client_id[CLIENT_ID_MAX + 1]; /* empty: none */
+	char client_id[CLIENT_ID_MAX + 1]; /* empty if the client gave none */
 	int64_t since;
-	unsigned refused; /* the status, and why; 0: it is well */
+	unsigned refused; /* the status, with why; 0 if the request is allowed */
 	const char *why;
-	bool last; /* its connection can be read no further */
+	bool last; /* the connection must be closed after the answer */
 };
 
 void asked_check(
 	struct asked *asked, struct MHD_Connection *connection, const char *path, const char *method);
 
-/* The first reason counts. */
+/* Refuse it. Only the first call counts. why: a constant string. */
 void asked_refuse(struct asked *asked, unsigned status, const char *why);

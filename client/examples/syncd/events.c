@@ -8,18 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is committed while the relay restarts is still announced. */
+/* Milliseconds. Long enough to announce what is committed while the relay restarts. */
 #define PUBLISH_DEADLINE_MS 60000
-/* Of a user with more streams, changes that are heard together are told together: to write to each between
- * any two would hold up everybody else. */
+/* If a user has more streams, changes that are heard together are told together: to write to
+ * each stream between any two changes would hold up all other users. */
 #define FLUSH_STREAMS_MAX 100
 
 struct topic {
 	struct events *events;
 	LIST_HEAD(, stream) streams;
 	unsigned n;
-	bool live;    /* its subscription is, or resumes by itself */
-	bool settled; /* the subscription's completion has run: nothing at the library points here */
+	bool live;    /* its subscription is live, or the library resumes it */
+	bool settled; /* the subscription's completion has run, so the library has no pointer to this */
 	char user[];
 };
 
@@ -28,7 +28,7 @@ static int compare(const void *a, const void *b)
 	return strcmp(((const struct topic *)a)->user, ((const struct topic *)b)->user);
 }
 
-/* tsearch() compares whole topics: so a user to look for is made one. */
+/* tsearch() compares whole topics, so looking for a user needs a topic. */
 static struct topic *find(const struct events *e, const char *user)
 {
 	union {
@@ -43,7 +43,7 @@ static struct topic *find(const struct events *e, const char *user)
 	return found ? *(struct topic **)found : NULL;
 }
 
-/* The library may still hold it as a completion's argument. */
+/* The library may still have it as the argument of a completion. */
 static void release(struct topic *t)
 {
 	if (t->settled && t->n == 0)
@@ -71,7 +71,8 @@ static void on_subscribed(struct pgherald *h, const struct pgherald_result *resu
 		LIST_FOREACH(s, &t->streams, topic_link)
 		stream_tell(s, HINT_START, NULL);
 	} else if (t->n > 0) {
-		/* A client that stayed would believe that it hears. It comes back, and is told again. */
+		/* A client that stayed would believe that it hears. It reconnects, and is
+		 * told to pull. */
 		log_limited(&t->events->refused_limit, LOG_LEVEL_ERROR,
 			"the relay refuses a subscription: %s; its streams are ended channel=%s",
 			result->text, t->events->settings->channel);
@@ -159,8 +160,8 @@ static bool about_to_write(const struct topic *t)
 	return false;
 }
 
-/* Changes that are heard together are one event only to a stream that cannot write: the others are given the
- * chance between. */
+/* Changes that are heard together become one event only for a stream that cannot write. The
+ * others get the chance to write in between. */
 static void on_change(struct pgherald *h, const struct pgherald_change *change, void *data)
 {
 	struct events *e = data;
@@ -169,13 +170,14 @@ static void on_change(struct pgherald *h, const struct pgherald_change *change, 
 
 	(void)h;
 	if (t && t->n <= FLUSH_STREAMS_MAX && about_to_write(t)) {
-		/* Once to find what is to be written, and once to write it where a connection was in the
-		 * middle of the last. */
+		/* Twice: a connection that was in the middle of the last event first ends
+		 * it. */
 		http_run(e->http);
 		http_run(e->http);
-		t = find(e, change->pubkey); /* its streams may have left meanwhile */
+		t = find(e, change->pubkey); /* its streams may have ended meanwhile */
 	}
-	/* Before it is live no first event was sent, which will say all that this does. */
+	/* Before it is live, its streams still wait for their first event, which says the
+	 * same. */
 	if (t && t->live)
 		LIST_FOREACH(s, &t->streams, topic_link)
 	stream_tell(s, HINT_CHANGED, change->client_id);

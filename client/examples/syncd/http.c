@@ -48,13 +48,13 @@ void http_set_deadline(struct http *h, struct MHD_Connection *connection, double
 {
 	struct client *c = client_of(connection);
 
-	/* Memory was short when it connected: it has CONNECTION_SECONDS alone. */
+	/* Out of memory when it connected: only CONNECTION_SECONDS applies. */
 	if (c)
 		c->by = seconds > 0 ? ev_now(h->loop) + seconds : 0;
 }
 
-/* libmicrohttpd sees the end of a connection that was shut down, and closes it as one that the client ended.
- */
+/* libmicrohttpd sees the end of a connection that was shut down, and closes it as one that
+ * the client ended. */
 static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct http *h = timer->data;
@@ -68,7 +68,7 @@ static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 		}
 }
 
-/* The path is taken apart before it is decoded: a slash that was encoded separates nothing. */
+/* The path is split before it is decoded: an encoded slash does not separate. */
 static size_t leave_encoded(void *context, struct MHD_Connection *connection, char *text)
 {
 	(void)context;
@@ -85,7 +85,7 @@ void http_run(struct http *h)
 void http_resume(struct http *h, struct MHD_Connection *connection)
 {
 	MHD_resume_connection(connection);
-	/* It wakes threads of libmicrohttpd's own, and no loop of ours. */
+	/* libmicrohttpd wakes only its own threads, not our loop. */
 	ev_feed_event(h->loop, &h->readable, EV_READ);
 }
 
@@ -123,7 +123,7 @@ bool http_has_room(const struct http *h)
 
 void http_add(struct http *h, int fd, const struct sockaddr *address, socklen_t len)
 {
-	/* It has closed the socket when it refuses. */
+	/* If it refuses, it has closed the socket. */
 	MHD_add_connection(h->daemon, fd, address, len);
 }
 

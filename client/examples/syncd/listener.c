@@ -20,7 +20,7 @@ static int refuse(const struct settings *settings, const char *why)
 	return -EINVAL;
 }
 
-/* A socket that a killed server left behind is removed; one at which somebody listens is not. */
+/* Remove the socket of a server that was killed, but not one that a server listens on. */
 static int remove_stale(const struct sockaddr_un *address)
 {
 	struct stat st;
@@ -51,7 +51,8 @@ static int open_unix(struct listener *l, const struct settings *settings)
 	if (r < 0)
 		return refuse(settings, strerror(-r));
 	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
+	/* No client can connect before listen(), so the mode holds from the first connection
+	 * on. */
 	if (l->fd < 0 || bind(l->fd, (const struct sockaddr *)&address, sizeof address) < 0)
 		return refuse(settings, strerror(errno));
 	l->path = settings->listen;
@@ -61,7 +62,7 @@ static int open_unix(struct listener *l, const struct settings *settings)
 	return 0;
 }
 
-/* ADDRESS:PORT, [ADDRESS]:PORT or PORT, into host and port. */
+/* Split ADDRESS:PORT, [ADDRESS]:PORT or PORT into host and port. */
 static bool split(char *text, const char **host, const char **port)
 {
 	char *colon = strrchr(text, ':');

@@ -1,5 +1,5 @@
-/* Diagnostics on stderr: one event a line, with the <priority> that journald reads. Each event is logged
- * once, where it is handled. May be called from any thread. */
+/* Diagnostics on stderr: one event a line, with the <priority> that journald reads. Each
+ * event is logged once, where it is handled. May be called from any thread. */
 #pragma once
 
 #include <time.h>
@@ -9,8 +9,8 @@ enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARNING = 4, LOG_LEVEL_NOTICE = 
 /* Control bytes in what others wrote are escaped, so that one call is one line. */
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What a peer can cause: one line a second for each limit, with the number of those that it stands for. A
- * limit is one thread's, and zero at first. */
+/* For events that a peer can cause: one line a second for each limit, with the number of
+ * lines left out. A limit belongs to one thread, and is all zero at first. */
 struct log_limit {
 	time_t second;
 	unsigned suppressed;

@@ -1,7 +1,9 @@
-/* syncd: a sync server on pgherald, prefork. This process checks the settings, opens the listening socket,
- * starts the workers, and starts another when one dies; it serves nothing itself. The way of a request:
- * worker (accept) -> http -> request -> pool -> api -> records; of a change: request -> events (publish) ...
- * the relay ... events -> stream. README.md tells the rest. */
+/* syncd: a prefork sync server on pgherald. This process checks the settings, opens the
+ * listening socket, starts the workers, and replaces a worker that dies. It serves nothing
+ * itself. README.md has the rest.
+ *
+ * A request: worker (accept) -> http -> request -> pool -> api -> records A change:  request
+ * -> events (publish) ... the relay ... events -> stream */
 #include "listener.h"
 #include "log.h"
 #include "settings.h"
@@ -24,9 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A worker that dies at once is no busy loop. */
+/* So that a worker that dies at once does not make a busy loop. */
 #define RESTART_PAUSE_MS 500
-/* Beyond what a worker allows itself to end. */
+/* Longer than a worker gives itself to end. */
 #define KILL_SECONDS (STOP_SECONDS + 5)
 
 struct server {
@@ -34,10 +36,10 @@ struct server {
 	struct listener listener;
 	sigset_t signals;
 	int signal_fd, ready_pipe[2];
-	pid_t workers[WORKERS_MAX]; /* 0: there is none just now */
-	unsigned n_ready;           /* that have said so since the start */
+	pid_t workers[WORKERS_MAX]; /* 0 if there is none just now */
+	unsigned n_ready;           /* workers that have reported ready since the start */
 	bool stopping, failed;
-	int64_t stop_by, restart_at; /* ms of CLOCK_MONOTONIC; restart_at 0: nobody is to be restarted */
+	int64_t stop_by, restart_at; /* ms of CLOCK_MONOTONIC; restart_at 0: restart no worker */
 };
 
 static int64_t now_ms(void)
@@ -48,7 +50,7 @@ static int64_t now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Each stream takes a descriptor; so does all else. */
+/* Each stream, request and database connection takes descriptors. */
 static void raise_descriptor_limit(const struct settings *settings)
 {
 	rlim_t needed = settings->streams_max + REQUESTS_MAX + settings->connections * 3 + 32;
@@ -99,7 +101,7 @@ static void stop(struct server *s)
 		return;
 	s->stopping = true;
 	s->stop_by = now_ms() + KILL_SECONDS * 1000L;
-	listener_close(&s->listener); /* the workers take what waits at it, and close it too */
+	listener_close(&s->listener); /* the workers accept what waits there, then close it too */
 	for (unsigned i = 0; i < s->settings.workers; i++)
 		if (s->workers[i])
 			kill(s->workers[i], SIGTERM);
@@ -115,7 +117,7 @@ static void buried(struct server *s, pid_t pid, int status)
 		s->failed |= !well;
 		return;
 	}
-	/* One that cannot even start has said why; others would say the same. */
+	/* A worker that cannot even start has logged why; others would log the same. */
 	if (s->n_ready < s->settings.workers && WIFEXITED(status)) {
 		s->failed = true;
 		stop(s);
@@ -135,7 +137,7 @@ static void take_signal(struct server *s)
 
 	if (read(s->signal_fd, &signal, sizeof signal) != sizeof signal)
 		return;
-	/* A worker that died before did not fail to stop. SIGTERM may come first all the same. */
+	/* A worker that died before SIGTERM did not fail to stop, even if we see SIGTERM first. */
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		buried(s, pid, status);
 	if (signal.ssi_signo == SIGCHLD)
@@ -167,7 +169,7 @@ static unsigned n_running(const struct server *s)
 	return n;
 }
 
-/* Until all workers have ended. */
+/* Runs until all workers have ended. */
 static void supervise(struct server *s)
 {
 	while (!s->stopping || n_running(s) > 0) {
@@ -194,7 +196,8 @@ static void supervise(struct server *s)
 	}
 }
 
-/* What can be seen to be wrong is seen before anything serves. A database that is away heals. */
+/* Find settings that cannot work before any worker serves. A database that is away comes
+ * back. */
 static int check_store(const struct settings *settings)
 {
 	const struct store_kind *kind = store_kind(settings);
@@ -215,8 +218,8 @@ static int open_all(struct server *s)
 		return -EINVAL;
 	if (s->listener.beyond_loopback)
 		log_line(LOG_LEVEL_WARNING,
-			"others than this host can connect, and whoever connects says in X-User who it is: see that only the front "
-			"proxy can listen=%s",
+			"other hosts can connect, and a client names its own user in X-User: make sure that only the front "
+			"proxy can connect listen=%s",
 			s->listener.name);
 	sigemptyset(&s->signals);
 	sigaddset(&s->signals, SIGTERM);
@@ -231,8 +234,8 @@ static int open_all(struct server *s)
 	return 0;
 }
 
-/* Of the descriptors 0 to 2 those that are closed become /dev/null. Else the next file or socket would get
- * such a number, and the log would be written into it. */
+/* Open /dev/null for each of the descriptors 0 to 2 that is closed. Otherwise the next file
+ * or socket would get such a number, and the log would be written into it. */
 static bool open_standard_streams(void)
 {
 	for (int fd = 0; fd <= 2; fd++)
@@ -246,13 +249,13 @@ int main(int argc, char **argv)
 	static struct server server;
 	struct server *s = &server;
 
-	/* Nobody could be told of it. */
+	/* There is no way to report it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
 	int r = settings_load(&s->settings, argc, argv);
 	if (r != 0)
 		return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
-	/* Of a client, or of whoever read the log. The workers inherit it. */
+	/* When a client or the reader of the log is gone. The workers inherit it. */
 	signal(SIGPIPE, SIG_IGN);
 	if (check_store(&s->settings) < 0)
 		return EXIT_FAILURE;

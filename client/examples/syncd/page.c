@@ -12,7 +12,7 @@ const size_t page_html_size = sizeof page_html - 1;
 
 #define HASH_TEXT sodium_base64_ENCODED_LEN(crypto_hash_sha256_BYTES, sodium_base64_VARIANT_ORIGINAL)
 
-/* Of what stands between the two tags, of which the page has one pair. */
+/* The hash of the text between the two tags. The page has one pair of them. */
 static void hash_between(const char *open, const char *close, char text[HASH_TEXT])
 {
 	unsigned char hash[crypto_hash_sha256_BYTES];

@@ -1,5 +1,5 @@
-/* The page that / serves: page.html, embedded, and its Content-Security-Policy, which allows the page's own
- * script and style by their hashes and nothing else. */
+/* The page at /: page.html, embedded, and its Content-Security-Policy, which allows only the
+ * page's own script and style, by their hashes. */
 #pragma once
 
 #include <stddef.h>

@@ -11,8 +11,8 @@ static void *run_thread(void *context)
 	const struct store_kind *kind = store_kind(p->settings);
 	struct store *store;
 
-	/* That the settings work was seen before the fork. What made them fail since is logged; another
-	 * process may do. */
+	/* The settings worked before the fork. What made them fail since is logged; a new
+	 * process may succeed. */
 	int r = kind->open(p->settings, &store);
 	if (r < 0 && r != -ENOTCONN)
 		_exit(EXIT_FAILURE);

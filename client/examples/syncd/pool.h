@@ -1,12 +1,12 @@
-/* The database threads of one worker: a bounded queue of jobs, which each thread works at with a store of its
- * own.
+/* The database threads of one worker, and a bounded queue of jobs. Each thread has its own
+ * store.
  *
- * Why threads, where all else here is one loop: SQLite only blocks, PostgreSQL's answers may take seconds,
- * and a store that may block is plain code from top to bottom. A few threads keep that away from the loop,
- * which streams depend on. They touch nothing but the job that they hold; HTTP, streams and pgherald are the
- * loop's alone.
+ * Everything else here is one loop. Threads are used here because SQLite only blocks,
+ * PostgreSQL's answers may take seconds, and a store that may block is plain code from top to
+ * bottom. Streams depend on the loop, so it must not block. A thread touches nothing but its
+ * job; HTTP, streams and pgherald belong to the loop.
  *
- * Used by request.c. Takes no care of order: two jobs of one connection are never in it at once. */
+ * request.c uses it. Jobs are not ordered: a connection never has two at once. */
 #pragma once
 
 #include "store.h"
@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <sys/queue.h>
 
-/* Beyond these a job is refused at once: it would wait for longer than its client does. */
+/* A job beyond these is refused at once: it would wait longer than its client does. */
 #define POOL_JOBS_MAX 1024
 
 struct job {
@@ -38,9 +38,10 @@ struct pool {
 	bool ending;
 };
 
-/* Starts the threads, which take no signals. 0 or a negative errno. */
+/* Start the threads, with all signals blocked. Returns 0 or a negative errno. */
 int pool_start(struct pool *pool, struct ev_loop *loop, const struct settings *settings);
-/* -EBUSY: the queue is full. Else done runs on the loop, once, when the work is done. */
+/* Returns -EBUSY if the queue is full. Otherwise job->done runs once, on the loop, after
+ * job->work. The job must stay valid until then. */
 int pool_submit(struct pool *pool, struct job *job);
-/* Waits for the threads; nothing may be in the queue. */
+/* Wait for the threads to end. The queue must be empty. */
 void pool_stop(struct pool *pool);

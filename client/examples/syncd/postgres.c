@@ -13,7 +13,8 @@
 #define ATTEMPTS 20
 #define PAUSE_MAX_MS 100
 
-/* It was logged that the database is: once, by whichever thread of this process found it. */
+/* It is logged that the database is away. All threads of this process share it, so it is
+ * logged once. */
 static atomic_bool away;
 
 static int64_t now_ms(void)
@@ -35,7 +36,8 @@ void postgres_close(struct postgres *p)
 	p->conn = NULL;
 }
 
-/* Wait until a result can be had without waiting. False: the connection is lost, or the time is over. */
+/* Wait until a result is available. Returns false if the connection is lost, or the deadline
+ * has passed. */
 static bool await(struct postgres *p)
 {
 	for (;;) {
@@ -52,7 +54,7 @@ static bool await(struct postgres *p)
 	}
 }
 
-/* What this result of a failed statement means to its caller. */
+/* The error to return for the result of a failed statement. */
 static int failure(struct postgres *p, const PGresult *result, const char *what)
 {
 	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
@@ -100,7 +102,7 @@ int postgres_execute_plain(struct postgres *p, const char *what, const char *sql
 	return postgres_execute(p, what, sql, NULL, false, NULL);
 }
 
-/* What the server remarks on is in its own log. */
+/* Notices are in the server's own log. */
 static void ignore_notice(void *context, const char *message)
 {
 	(void)context;
@@ -109,7 +111,7 @@ static void ignore_notice(void *context, const char *message)
 
 static int connect_again(struct postgres *p)
 {
-	/* What stands before the URL is what it may override. */
+	/* The URL may override what comes before it. */
 	static const char *const keywords[] = {"fallback_application_name", "connect_timeout",
 		"tcp_user_timeout", "keepalives_idle", "dbname", "client_encoding", NULL};
 	const char *const values[] = {"syncd", CONNECT_SECONDS, "10000", "30", p->url, "UTF8", NULL};
@@ -118,7 +120,8 @@ static int connect_again(struct postgres *p)
 	int r = PQstatus(p->conn) == CONNECTION_OK && PQsetnonblocking(p->conn, 1) == 0 ? 0 : POSTGRES_LOST;
 	PQsetNoticeProcessor(p->conn, ignore_notice, NULL);
 	if (r < 0 && !atomic_exchange(&away, true)) {
-		/* Several lines, of which the first says what; it has no password in it. */
+		/* The first of several lines says what is wrong. It does not contain the
+		 * password. */
 		const char *why = PQerrorMessage(p->conn);
 		log_line(LOG_LEVEL_WARNING,
 			"PostgreSQL does not answer: %.*s; requests get 503 until it does",
@@ -148,7 +151,8 @@ int postgres_with_retries(struct postgres *p, int (*once)(struct postgres *p, vo
 			postgres_execute_plain(p, "roll back", "ROLLBACK") < 0)
 			r = POSTGRES_LOST;
 		if (r == POSTGRES_RETRY) {
-			/* At random, since those who collided would collide again. */
+			/* A random pause: transactions that collided would otherwise collide
+			 * again. */
 			int bound = 1 << attempt < PAUSE_MAX_MS ? 1 << attempt : PAUSE_MAX_MS;
 			poll(NULL, 0, 1 + rand_r(&p->random) % bound);
 			if (now_ms() >= p->deadline)

@@ -1,9 +1,9 @@
-/* One connection to PostgreSQL, or to a pooler in transaction mode before it, which may break at any moment;
- * and transactions on it, which may have to be tried again. Knows nothing of records; used by
- * records_postgres.c.
+/* One connection to PostgreSQL, or to a pooler in transaction mode in front of it. It may break
+ * at any moment, and a transaction may have to be tried again. Knows nothing of records;
+ * records_postgres.c uses it.
  *
- * libpq is used without blocking, since a server that hangs would hold a blocking call for ever: a call that
- * takes longer than STORE_SECONDS drops its connection. */
+ * It uses libpq's non-blocking calls, because a server that hangs would hold a blocking call
+ * for ever. A call that takes longer than STORE_SECONDS drops its connection. */
 #pragma once
 
 #include "log.h"
@@ -17,14 +17,14 @@
 
 struct postgres {
 	const char *url;
-	PGconn *conn;     /* NULL: to be made when it is needed */
+	PGconn *conn;     /* NULL until it is needed */
 	int64_t deadline; /* of this call, ms of CLOCK_MONOTONIC */
 	unsigned random;
 	struct log_limit limit;
 };
 
-/* What a statement may return beside what store.h lists: the transaction is to be tried again; the connection
- * is lost. */
+/* What a statement may return in addition to what store.h lists: try the transaction again;
+ * the connection is lost. */
 enum { POSTGRES_RETRY = -ERESTART, POSTGRES_LOST = -ECONNRESET };
 
 struct params {
@@ -37,13 +37,15 @@ struct params {
 void postgres_init(struct postgres *postgres, const char *url);
 void postgres_close(struct postgres *postgres);
 
-/* One statement. 0, and *out, if asked for, is the caller's; or a negative errno: -EIO is logged, with what
- * it was to do. params may be NULL. The results are binary or text. */
+/* Run one statement. Returns 0 or a negative errno; -EIO is logged, with `what`. params may
+ * be NULL. out may be NULL; otherwise the caller clears *out after success. binary: the
+ * format of the results. */
 int postgres_execute(struct postgres *postgres, const char *what, const char *sql,
 	const struct params *params, bool binary, PGresult **out);
 int postgres_execute_plain(struct postgres *postgres, const char *what, const char *sql);
 
-/* Do it: one transaction, on a connection that may turn out to be dead, and as often as PostgreSQL asks for
- * it. Returns what once did, or -EAGAIN or -ENOTCONN as store.h has them. */
+/* Run `once`, which is one transaction: again on a new connection if the old one is dead,
+ * and again as often as PostgreSQL asks for. Returns what `once` returned, or -EAGAIN or
+ * -ENOTCONN as in store.h. */
 int postgres_with_retries(
 	struct postgres *postgres, int (*once)(struct postgres *postgres, void *context), void *context);

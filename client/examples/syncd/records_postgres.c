@@ -1,8 +1,8 @@
-/* Records in PostgreSQL, through a pooler in transaction mode if there is one: nothing here outlives its
- * transaction, no named statement, no setting, no lock.
+/* Records in PostgreSQL, perhaps through a pooler in transaction mode: nothing here outlives
+ * its transaction, no named statement, no setting, no lock.
  *
- * A write is one serializable transaction, which PostgreSQL may refuse with 40001 when others write the same
- * user's records: it is tried again, a bounded number of times (see postgres.c). */
+ * A write is one serializable transaction. PostgreSQL may refuse it with 40001 when others
+ * write the same user's records. Then postgres.c tries it again, a bounded number of times. */
 #include "postgres.h"
 #include "store.h"
 
@@ -14,11 +14,11 @@
 #define BYTEA_OID 17
 
 struct store {
-	struct postgres postgres; /* first: a connection is its store's */
-	bool tables;              /* they were there, on some connection */
+	struct postgres postgres; /* first, so that its pointer is the store's */
+	bool tables;              /* the tables were there, on some connection */
 };
 
-/* The first column of the only row, or fallback. */
+/* The first column of the only row, or fallback if there is no row. */
 static int64_t number(PGresult *result, int64_t fallback)
 {
 	int64_t value = PQntuples(result) > 0 ? strtoll(PQgetvalue(result, 0, 0), NULL, 10) : fallback;
@@ -27,9 +27,9 @@ static int64_t number(PGresult *result, int64_t fallback)
 	return value;
 }
 
-/* Unless they were there before: the tables of relay/sql/recovery.sql, and of data-sync, which may be there
- * without schema_version. Two processes may find them missing at once: so they are made under a lock, of the
- * transaction alone. */
+/* The tables of relay/sql/recovery.sql and of data-sync, unless they exist; those of
+ * data-sync may lack schema_version. Two processes may find them missing at once, so a lock
+ * of the transaction protects this. */
 static int make_tables(struct postgres *p)
 {
 	struct store *s = (struct store *)p;
@@ -100,7 +100,7 @@ static int write_once(struct postgres *p, void *context)
 	if (r < 0)
 		return r;
 	r = postgres_execute_plain(p, "commit", "COMMIT");
-	/* Not to be tried again: it would find its own change, and call that a conflict. */
+	/* Do not try again: it would find its own change, and call that a conflict. */
 	return r == POSTGRES_LOST ? -EINPROGRESS : r;
 }
 

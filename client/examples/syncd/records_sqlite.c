@@ -1,6 +1,7 @@
-/* Records in one SQLite file, which all workers of this host share. WAL, so that readers and the writer do
- * not wait for each other; writers queue at the file's lock, at most STORE_SECONDS. A write begins IMMEDIATE:
- * it has the lock before it reads, so there is nothing to retry. */
+/* Records in one SQLite file, which all workers of this host share. It uses WAL, so that
+ * readers and the writer do not wait for each other. Writers wait for the file's lock, at
+ * most STORE_SECONDS. A write begins IMMEDIATE: it has the lock before it reads, so it never
+ * has to be retried. */
 #include "log.h"
 #include "store.h"
 
@@ -30,8 +31,9 @@ struct store {
 	struct log_limit limit;
 };
 
-/* SQLite's own wait for the file's lock sleeps and looks again, which is unfair and slow where many wait. So
- * the threads of one process queue here, and only processes there. */
+/* SQLite waits for the file's lock by sleeping and trying again, which is unfair and slow if
+ * many wait. So the threads of one process wait for this mutex, and only processes for the
+ * file. */
 static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
 
 static int failure(struct store *s, const char *what)
@@ -44,7 +46,7 @@ static int failure(struct store *s, const char *what)
 	return -EIO;
 }
 
-/* Leave a statement as it was before it was bound. */
+/* Reset a statement to the state before it was bound. */
 static int finish(struct store *s, enum statement which, int r)
 {
 	sqlite3_reset(s->statements[which]);
@@ -52,7 +54,7 @@ static int finish(struct store *s, enum statement which, int r)
 	return r;
 }
 
-/* A statement whose parameters are bound: run it, and take the number that it returns, if any. */
+/* Run a statement whose parameters are bound, and read the number that it returns, if any. */
 static int run(struct store *s, enum statement which, const char *what, int64_t *number)
 {
 	int step = sqlite3_step(s->statements[which]);
@@ -70,7 +72,7 @@ static void bind_text(struct store *s, enum statement which, int place, const ch
 	sqlite3_bind_text(s->statements[which], place, text, -1, SQLITE_STATIC);
 }
 
-/* Inside the transaction. */
+/* Runs inside the transaction. */
 static int write_record(struct store *s, const struct record *record, int64_t *revision)
 {
 	*revision = 0;
@@ -144,12 +146,14 @@ static void sqlite_close(struct store *s)
 	free(s);
 }
 
-/* SQLite would let everybody read what is one user's. The files beside it get the mode that this one has. */
+/* SQLite would create a file that everybody may read. Its other files get the mode of this
+ * one. */
 static void make_private(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
 
-	/* If it cannot be made, SQLite says why; if it is there, its mode is its owner's choice. */
+	/* If it cannot be created, SQLite says why. If it exists, its owner has chosen its
+	 * mode. */
 	if (fd >= 0)
 		close(fd);
 }

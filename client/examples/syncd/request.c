@@ -13,14 +13,14 @@
 #define BODY_FIRST 4096
 
 struct request {
-	struct job job; /* first: a job is its request */
+	struct job job; /* first, so that its pointer is the request's */
 	struct http *http;
 	struct MHD_Connection *connection;
 	struct asked asked;
 	enum { RECEIVING, WORKING, DONE } state;
 	char *body;
 	size_t size, capacity, discarded;
-	size_t held; /* its part of http->held */
+	size_t held; /* bytes, its part of http->held */
 	bool stream;
 	struct api_reply reply;
 };
@@ -49,7 +49,7 @@ static enum MHD_Result queue(struct request *r, unsigned status, struct MHD_Resp
 	return queued;
 }
 
-/* Takes over body, of malloc(); NULL: memory is short, and the connection is closed. */
+/* Takes over body, which malloc() made. NULL means out of memory: the connection is closed. */
 static enum MHD_Result answer_json(struct request *r, unsigned status, char *body)
 {
 	size_t size = body ? strlen(body) : 0;
@@ -99,7 +99,7 @@ static enum MHD_Result answer_health(struct request *r)
 static enum MHD_Result answer_stream(struct request *r)
 {
 	struct http *h = r->http;
-	/* Others may have come while this one's body did. */
+	/* Others may have come while the body of this one arrived. */
 	int error = events_may_join(h->events, r->asked.route.user);
 
 	if (error == -EDQUOT)
@@ -141,7 +141,7 @@ static void release(struct request *r)
 static void take_body(struct request *r, const char *data, size_t size)
 {
 	if (r->asked.route.endpoint == ENDPOINT_RECORD && r->size + size > BODY_MAX)
-		refuse(r, MHD_HTTP_CONTENT_TOO_LARGE, "the body is too large: data has 1 MiB at the most");
+		refuse(r, MHD_HTTP_CONTENT_TOO_LARGE, "the body is too large: data has at most 1 MiB");
 	if (r->asked.refused || r->asked.route.endpoint != ENDPOINT_RECORD) {
 		release(r);
 		r->discarded += size;
@@ -177,9 +177,9 @@ static void work(struct job *job, const struct store_kind *kind, struct store *s
 		api_changes(kind, store, r->asked.route.user, r->asked.since, &r->reply);
 }
 
-/* The answer does not wait for the announcement: the change is committed whatever becomes of that, and while
- * the relay is away a writer would wait for nothing that helps it. What dies here between the two is made
- * good by reconciliation. */
+/* The answer does not wait for the announcement. The change is committed in any case, and
+ * while the relay is away waiting would not help the writer. If this process dies between
+ * the two, reconciliation announces the change. */
 static void on_done(struct job *job)
 {
 	struct request *r = (struct request *)job;
@@ -210,7 +210,7 @@ static enum MHD_Result submit(struct request *r)
 	return MHD_YES;
 }
 
-/* From its headers to its end */
+/* From the headers to the end of the request */
 
 static const char *header(const struct request *r, const char *name)
 {
@@ -232,8 +232,8 @@ static struct request *begin(
 	return r;
 }
 
-/* Whoever asks before sending the body is told at once, and one who would send too much, or whose body has no
- * certain end. */
+/* A client that asks before it sends the body (Expect: 100-continue) is refused at once. So
+ * is one that would send too much, or whose body has no certain end. */
 static bool answer_early(const struct request *r)
 {
 	const char *length = header(r, MHD_HTTP_HEADER_CONTENT_LENGTH);
@@ -258,8 +258,8 @@ static enum MHD_Result answer(struct request *r)
 	}
 }
 
-/* libmicrohttpd calls this when the headers are in, for each piece of the body, at its end, and when a
- * suspended connection is resumed. */
+/* libmicrohttpd calls this when the headers have arrived, for each piece of the body, at its
+ * end, and when a suspended connection is resumed. */
 enum MHD_Result request_handle(void *context, struct MHD_Connection *connection, const char *url,
 	const char *method, const char *version, const char *data, size_t *size, void **con_cls)
 {

@@ -1,14 +1,14 @@
-/* One request of a client: its body is taken, and it is answered by the database threads (records), by a
- * stream, or at once. Both functions are libmicrohttpd's callbacks, with the struct http as their context;
- * set by http.c. */
+/* One request of a client: reads its body, and answers it from the database threads
+ * (records), with a stream, or at once. Both functions are callbacks of libmicrohttpd, with
+ * the struct http as their context. http.c sets them. */
 #pragma once
 
 #include <microhttpd.h>
 
-/* Bodies, in and out, of all requests of a worker. */
+/* Bytes of bodies, in and out, of all requests of a worker. */
 #define HELD_MAX (64 << 20)
-/* A body that is refused is read to its end all the same, as far as this: many clients read no answer before.
- */
+/* A body that is refused is still read, up to this many bytes: many clients do not
+ * read the answer before they have sent the body. */
 #define DISCARD_MAX (16 << 20)
 
 enum MHD_Result request_handle(void *context, struct MHD_Connection *connection, const char *url,

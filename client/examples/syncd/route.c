@@ -42,7 +42,7 @@ static int hex_digit(char c)
 	return found ? (int)(found - digits) : -1;
 }
 
-/* The segment from *path to the next slash or the end, decoded; *path is moved there. */
+/* Decode the segment from *path to the next slash or the end, and move *path there. */
 static bool take_segment(const char **path, char *out, size_t max)
 {
 	const char *p = *path;

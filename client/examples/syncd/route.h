@@ -1,5 +1,5 @@
-/* What a request's path asks for, and the names and numbers of a request, validated: pure code, no I/O.
- * Called by asked.c and api.c. */
+/* Parses the path of a request, and validates its names and numbers. Pure code without I/O.
+ * asked.c and api.c call it. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 #define USER_MAX 255
 #define ID_MAX 255
 #define CLIENT_ID_MAX 128
-/* JavaScript's largest exact integer: clients are told revisions in JSON. */
+/* The largest integer that JavaScript represents exactly: clients get revisions in JSON. */
 #define REVISION_MAX INT64_C(9007199254740991)
 
 enum endpoint {
@@ -23,15 +23,16 @@ enum endpoint {
 
 struct route {
 	enum endpoint endpoint;
-	const char *methods; /* that it allows */
+	const char *methods; /* that the endpoint allows */
 	char user[USER_MAX + 1], id[ID_MAX + 1];
 };
 
-/* Take apart a path as it was sent, still percent-encoded. NULL, or why it cannot be: the 400's reason. A
- * path that is nothing's has ENDPOINT_NONE. */
+/* Parse a path as it was sent, still percent-encoded. Returns NULL, or the reason for a 400.
+ * An unknown path gives ENDPOINT_NONE. */
 const char *route_parse(struct route *route, const char *path);
 
-/* A name of a user, a record or a client: 1 to max bytes of UTF-8 without control characters. */
+/* A name of a user, a record or a client: 1 to max bytes of UTF-8 without control
+ * characters. */
 bool name_valid(const char *name, size_t max);
 
 /* A decimal revision, 0 to REVISION_MAX. */

@@ -102,11 +102,11 @@ static int parse_flags(int argc, char **argv)
 			return 1;
 		}
 		if (found == '?')
-			return -EINVAL; /* getopt has said why */
+			return -EINVAL; /* getopt has printed why */
 		settings_table[found].value = optarg;
 	}
 	if (optind < argc) {
-		log_line(LOG_LEVEL_ERROR, "\"%s\" is no option; syncd --help lists them", argv[optind]);
+		log_line(LOG_LEVEL_ERROR, "unknown option \"%s\"; syncd --help lists them", argv[optind]);
 		return -EINVAL;
 	}
 	return 0;
@@ -138,16 +138,16 @@ static int parse_mode(unsigned *out)
 	return 0;
 }
 
-/* libpq's own complaint quotes what it could not parse, which may be the password: it is not repeated. And a
- * password with an unescaped @ or / makes a URL that parses, with a piece of the password as host or port,
- * which libpq would then print. */
+/* libpq's error quotes what it could not parse, which may be the password, so the error is
+ * not repeated. A password with an unescaped @ or / makes a URL that parses, with a piece of
+ * the password as host or port. libpq would print that later. */
 static int check_database_url(const char *url)
 {
 	PQconninfoOption *options = PQconninfoParse(url, NULL);
 	bool piece = false;
 
 	if (!options)
-		return refuse(DATABASE_URL, "it is no connection URL or string of PostgreSQL's");
+		return refuse(DATABASE_URL, "it is not a connection URL or string for PostgreSQL");
 	for (const PQconninfoOption *o = options; o->keyword; o++) {
 		if (!o->val)
 			continue;
@@ -158,12 +158,12 @@ static int check_database_url(const char *url)
 	}
 	PQconninfoFree(options);
 	return piece ? refuse(DATABASE_URL,
-			       "its host, port or database is none; percent-encode @ : / in the password")
+			       "its host, port or database is not valid; percent-encode @ : / in the password")
 		     : 0;
 }
 
-/* Who cannot hear each other must not run side by side: a stream would miss what another worker's client did.
- */
+/* Who cannot hear each other must not run side by side: a stream would miss what another
+ * worker's client did. */
 static int choose_workers(struct settings *s)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -188,8 +188,8 @@ int settings_load(struct settings *s, int argc, char **argv)
 	if (r != 0)
 		return r;
 	for (struct setting *setting = settings_table; setting < settings_table + N_SETTINGS; setting++) {
-		/* In files of settings, an empty one is one that is left out. Without a relay is a choice of
-		 * its own. */
+		/* In a file of settings, an empty value is one that is left out. But an
+		 * empty relay means that there is none. */
 		if (setting->value && !*setting->value && setting != &settings_table[RELAY])
 			setting->value = NULL;
 		if (!setting->value)

@@ -1,5 +1,6 @@
-/* The settings: the environment first, a flag for each, every default once. Loaded and checked by main.c
- * before anything is opened; DATABASE_URL has no flag, since a command line is everybody's to read. */
+/* The settings: an environment variable each, and an option, which takes precedence. main.c
+ * loads and checks them before it opens anything. DATABASE_URL has no option, because every
+ * user can read a command line. */
 #pragma once
 
 #include <stdbool.h>
@@ -7,15 +8,16 @@
 #define WORKERS_MAX 64
 
 struct settings {
-	const char *database_url; /* NULL: SQLite */
-	const char *sqlite;       /* its path */
+	const char *database_url; /* NULL for SQLite */
+	const char *sqlite;       /* path of the file */
 	const char *listen;
-	const char *relay; /* the relay's socket; empty: the library's own notifier, for one process */
+	const char *relay; /* path of the relay's socket; empty for the library's local notifier */
 	const char *channel;
 	unsigned socket_mode, workers;
-	unsigned connections; /* to the database, of each worker */
+	unsigned connections; /* of each worker to the database */
 	unsigned streams_max, streams_per_user_max;
 };
 
-/* 0, 1 when there is nothing more to do (--help), or -EINVAL when the reason is logged. */
+/* Returns 0, 1 if there is nothing more to do (--help), or -EINVAL after it has logged the
+ * reason. */
 int settings_load(struct settings *settings, int argc, char **argv);

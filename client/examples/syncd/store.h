@@ -1,9 +1,10 @@
-/* The records, behind one interface: records_postgres.c and records_sqlite.c keep them. Calls block, and are
- * made by the database threads (see pool.h), each on a store of its own; main.c opens one before it forks, to
- * see that the settings can work.
+/* The interface to the records; records_postgres.c and records_sqlite.c implement it. Calls
+ * block. The database threads make them (see pool.h), each on its own store. main.c opens one
+ * before it forks, to check that the settings work.
  *
- * A user's records are numbered by the user's revision, a counter that grows by one with each change. A
- * record is written only on top of the revision that the writer has seen, 0 for one that it has not. */
+ * A user's revision is a counter that grows by one with each change, and numbers the user's
+ * records. A record is written only on top of the revision that the writer has seen, 0 for a
+ * new record. */
 #pragma once
 
 #include "settings.h"
@@ -12,18 +13,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A reply holds this many records, and data of this many bytes and one record more, at the most. */
+/* A page has at most this many records, and at most this many bytes of data and one record
+ * more. */
 #define PAGE_RECORDS_MAX 1000
 #define PAGE_SIZE_MAX (1 << 20)
 
-/* How long a call may take, waiting for the database included. */
+/* Seconds of CLOCK_MONOTONIC that a call may take, including the wait for the database. */
 #define STORE_SECONDS 10
 
 struct record {
 	const char *user, *id, *schema_version;
 	const void *data;
 	size_t size;
-	int64_t revision; /* the one it was written on top of, or the one it has */
+	int64_t revision; /* in put() the one to write on top of, in changes() the record's own */
 };
 
 struct store;
@@ -31,27 +33,29 @@ struct store;
 struct store_kind {
 	const char *name;
 
-	/* Open it, and make the tables if there are none. -ENOTCONN: the database does not answer for now,
-	 * and *out is a store all the same, which connects when it is needed. Other errors are logged, and
-	 * are the settings' fault. */
+	/* Open a store, and create the tables if they do not exist. -ENOTCONN: the database
+	 * does not answer now; *out is still a store, which connects when it is
+	 * needed. Other errors are logged; then the settings are wrong. */
 	int (*open)(const struct settings *settings, struct store **out);
 	void (*close)(struct store *store);
 
-	/* Write a record. 0: it is committed, and *revision is its new one. STORE_CONFLICT: *revision is the
-	 * one that it has now. Otherwise as below. */
+	/* Write a record. Returns 0 when it is committed, with its new revision in
+	 * *revision; or STORE_CONFLICT, with the revision that it has in *revision; or an
+	 * error below. */
 	int (*put)(struct store *store, const struct record *record, int64_t *revision);
 
-	/* The records of user whose revision is beyond since, in order of revision, as many as a page holds;
-	 * *more says whether that is not all. each may be called for some before an error is found. */
+	/* Call each for the records of user with a revision greater than since, in order of
+	 * revision, up to a page. *more says whether there are more. On an error, each may
+	 * have been called for some. The record is valid until each returns. */
 	int (*changes)(struct store *store, const char *user, int64_t since,
 		void (*each)(void *context, const struct record *record), void *context, bool *more);
 };
 
 #define STORE_CONFLICT 1
-/* -EAGAIN       others write the same all the time: the retries are used up
- * -ENOTCONN     the database is away
- * -EINPROGRESS  the connection broke while the change was being committed: it may be or not
- * -EIO          the database refuses; logged */
+/* -EAGAIN      others write the same records all the time: the retries are used up
+ * -ENOTCONN    the database is away
+ * -EINPROGRESS  the connection broke during the commit: the outcome is unknown
+ * -EIO         the database refuses; logged */
 
 extern const struct store_kind records_postgres, records_sqlite;
 
@@ -60,7 +64,8 @@ static inline const struct store_kind *store_kind(const struct settings *setting
 	return settings->database_url ? &records_postgres : &records_sqlite;
 }
 
-/* What both speak. Parameters stand in the order of their numbers, since to SQLite they are names. */
+/* SQL for both databases. Parameters appear in the order of their numbers, because to SQLite
+ * they are names. */
 
 #define SQL_REVISION "SELECT revision FROM records WHERE user_id = $1 AND id = $2"
 
@@ -73,9 +78,10 @@ static inline const struct store_kind *store_kind(const struct settings *setting
 	" ON CONFLICT (user_id, id) DO UPDATE SET data = excluded.data, revision = excluded.revision,"       \
 	" schema_version = excluded.schema_version, updated_at = excluded.updated_at"
 
-/* $3: PAGE_RECORDS_MAX + 1, $4: PAGE_RECORDS_MAX, $5: PAGE_SIZE_MAX. What a page holds is chosen by how long
- * data is, which can be told without reading it; data joins when that is done, so only what is sent is read.
- * (SQLite would copy it for each candidate. Its CROSS JOIN is one that is done in this order.) */
+/* $3: PAGE_RECORDS_MAX + 1, $4: PAGE_RECORDS_MAX, $5: PAGE_SIZE_MAX. The inner query chooses
+ * the records of a page by the length of data, which needs no read of data itself. data is
+ * joined after that, so only what is sent is read. (SQLite would copy it for each candidate.
+ * SQLite keeps the order of a CROSS JOIN.) */
 #define SQL_CHANGES                                                                                          \
 	"SELECT records.id, records.revision, schema_version, data, found FROM ("                            \
 	"SELECT id, count(*) OVER () AS found, row_number() OVER (ORDER BY revision) AS place,"              \

@@ -11,10 +11,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* The longest event: a client id of which each byte is escaped. */
+/* Bytes of the longest event: a client id with each byte escaped. */
 #define EVENT_MAX (6 * CLIENT_ID_MAX + 64)
 #define RETRY_MS 2000
-/* A peer whose machine has vanished. */
+/* Milliseconds after which a peer counts as gone whose machine has vanished. */
 #define TCP_TIMEOUT_MS 30000
 
 static void wake(struct stream *s)
@@ -25,8 +25,8 @@ static void wake(struct stream *s)
 	http_resume(s->streams->http, s->connection);
 }
 
-/* Anything it sends shows in the buffer; an end, or an error, shows as none. What it sends is not read: a
- * stream is the last request of its connection. */
+/* The socket is readable. Bytes that the client sent show in its buffer; an end or an error
+ * shows as no bytes. The bytes are not read: a stream is the last request of its connection. */
 static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct stream *s = watcher->data;
@@ -72,7 +72,7 @@ static void told(struct stream *s)
 	TAILQ_INSERT_TAIL(&s->streams->by_told, s, link);
 }
 
-/* The socket takes something: what is there to say? */
+/* The socket has room: write what waits. */
 static ssize_t read_stream(void *context, uint64_t position, char *buf, size_t size)
 {
 	struct stream *s = context;
@@ -82,7 +82,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *buf, size_t s
 	if (s->gone || size < EVENT_MAX)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	if (!s->greeted) {
-		/* Sends the headers on their way, while the relay may be away. */
+		/* A comment, so that the headers are sent even while the relay is away. */
 		n = snprintf(buf, size, "retry: %d\n\n", RETRY_MS);
 		s->greeted = true;
 	} else if (s->hint != HINT_NONE || s->keepalive) {
@@ -126,7 +126,7 @@ struct stream *stream_open(struct streams *streams, struct MHD_Connection *conne
 	}
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout,
-		sizeof timeout); /* of no effect on a Unix socket */
+		sizeof timeout); /* has no effect on a Unix socket */
 	s->streams = streams;
 	s->connection = connection;
 	s->told = ev_now(streams->loop);
@@ -138,7 +138,7 @@ struct stream *stream_open(struct streams *streams, struct MHD_Connection *conne
 	http_add_headers(streams->http, response);
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-	MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* to nginx */
+	MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* for nginx */
 	enum MHD_Result queued = MHD_queue_response(connection, MHD_HTTP_OK, response);
 	MHD_destroy_response(response);
 	return queued == MHD_YES ? s : NULL;
@@ -148,7 +148,8 @@ void stream_tell(struct stream *s, enum hint hint, const char *client_id)
 {
 	if (!client_id || strlen(client_id) > CLIENT_ID_MAX)
 		client_id = "";
-	/* Two clients' changes in one event are nobody's: neither may take the other's for its own echo. */
+	/* If one event stands for changes of two clients, it names neither: neither may take
+	 * the other's change for its own echo. */
 	if (s->hint == HINT_NONE) {
 		strcpy(s->client_id, client_id);
 		s->told_in = s->streams->turn;
@@ -174,7 +175,7 @@ void streams_end_all(struct streams *streams)
 		stream_end(s);
 }
 
-/* A stream that does not read is due each time and costs no more than that. */
+/* A stream that does not read is due each time, and costs nothing else. */
 static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct streams *streams = timer->data;

@@ -1,12 +1,13 @@
-/* Server-sent events on one connection: what it is still to be told, when it is written, and when it ends.
+/* Server-sent events on one connection: what it must still be told, when that is written, and
+ * when it ends.
  *
- * A stream that has nothing to say is a suspended connection of libmicrohttpd's. What it is to be told is one
- * hint, not a queue: a hint that comes while another waits is folded into it, so a stream whose client does
- * not read costs the same bytes for ever, and nobody waits for it. It is ended when its full socket has taken
- * nothing for CONNECTION_SECONDS (see http.h); a client that is gone is noticed at once, since its socket is
- * watched.
+ * A stream with nothing to say is a suspended connection of libmicrohttpd. It keeps one hint,
+ * not a queue: a hint that comes while another waits is folded into it. So a stream whose
+ * client does not read costs the same bytes for ever, and delays no other. It is ended when its
+ * full socket has taken nothing for CONNECTION_SECONDS (see http.h). A client that is gone is
+ * noticed at once, because its socket is watched.
  *
- * Made by request.c; told by events.c. */
+ * request.c makes streams; events.c tells them. */
 #pragma once
 
 #include "route.h"
@@ -18,13 +19,14 @@
 struct http;
 
 #define KEEPALIVE_SECONDS 15
-/* What the kernel may hold for one that does not read; it doubles this for its own bookkeeping. */
+/* Bytes that the kernel may hold for a stream that does not read. The kernel doubles this
+ * for its own bookkeeping. */
 #define STREAM_SEND_BUFFER (16 << 10)
 
-/* One that waits is replaced by what says more. */
+/* Ordered: a hint that waits is replaced by a greater one. */
 enum hint {
 	HINT_NONE,
-	HINT_CHANGED, /* client_id made the change; empty: nobody, or more than one */
+	HINT_CHANGED, /* client_id made the change; empty if unknown, or more than one did */
 	HINT_GAP,     /* pull: changes may be missed */
 	HINT_START,   /* pull: the subscription is live */
 };
@@ -32,12 +34,12 @@ enum hint {
 struct stream {
 	struct streams *streams;
 	struct MHD_Connection *connection;
-	struct topic *topic; /* whose it is; events.c's */
+	struct topic *topic; /* of its user; events.c's */
 	LIST_ENTRY(stream) topic_link;
 	TAILQ_ENTRY(stream) link;
 	ev_io gone_watcher;
-	ev_tstamp told;   /* when it was last sent something, or was due */
-	uint64_t told_in; /* in which turn the hint came (see streams.turn) */
+	ev_tstamp told;   /* when it was last sent something, or was due; seconds of ev_now() */
+	uint64_t told_in; /* the run in which the hint came (see streams.turn) */
 	enum hint hint;
 	bool greeted, suspended, keepalive, ending, gone;
 	char client_id[CLIENT_ID_MAX + 1];
@@ -46,7 +48,7 @@ struct stream {
 struct streams {
 	struct ev_loop *loop;
 	struct http *http;
-	TAILQ_HEAD(, stream) by_told; /* the longest silent first */
+	TAILQ_HEAD(, stream) by_told; /* the one that is silent longest comes first */
 	unsigned n;
 	uint64_t turn; /* counts the runs of the HTTP server, in which streams write */
 	ev_timer second;
@@ -59,18 +61,20 @@ void streams_start(struct streams *streams, struct ev_loop *loop, struct http *h
 	void (*left)(void *context, struct stream *stream), void *context);
 void streams_stop(struct streams *streams);
 
-/* Make a stream of this request and queue its response. NULL: memory is short. The connection owns it. */
+/* Make a stream of this request and queue its response. The connection owns it. Returns NULL
+ * if out of memory. */
 struct stream *stream_open(struct streams *streams, struct MHD_Connection *connection);
 
-/* Tell it, when its socket takes it. client_id, of a change, may be NULL. */
+/* Tell it, when its socket has room. client_id, for a change, may be NULL. */
 void stream_tell(struct stream *stream, enum hint hint, const char *client_id);
 
-/* It was told something in this turn that it has had no chance to write yet. */
+/* It was told something since the last run of the HTTP server, so it has had no chance to
+ * write it. */
 static inline bool stream_is_about_to_write(const struct stream *stream)
 {
 	return stream->hint != HINT_NONE && stream->told_in == stream->streams->turn;
 }
 
-/* End it, after what it is still to be told. */
+/* End it after it has been told what waits. */
 void stream_end(struct stream *stream);
 void streams_end_all(struct streams *streams);

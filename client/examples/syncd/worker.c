@@ -1,7 +1,7 @@
-/* All workers accept from one socket, inherited from the parent. With a socket each (SO_REUSEPORT) the kernel
- * would hand every worker its share of the connections at once, and those that wait in the queue of one that
- * is killed would be reset; here they wait for whoever comes. For the same reason a worker takes one
- * connection at a turn, and none when it is full. */
+/* All workers accept from one socket, inherited from the parent. With a socket for each
+ * (SO_REUSEPORT) the kernel would assign connections to workers at once, and reset those in
+ * the queue of a worker that is killed. Here they wait for any worker. For the same reason a
+ * worker accepts one connection in an iteration of its loop, and none when it is full. */
 #include "worker.h"
 
 #include "events.h"
@@ -27,14 +27,14 @@ struct worker {
 	ev_io acceptor;
 	ev_timer accept_pause, stop_tick;
 	ev_signal sigterm, sigint;
-	ev_tstamp stopping; /* since when; 0: it is not */
+	ev_tstamp stopping; /* since when, seconds of ev_now(); 0 if it is not stopping */
 	struct events events;
 	struct pool pool;
 	struct http http;
 	struct log_limit accept_limit;
 };
 
-/* Returns false when there is nothing to accept, or not now. */
+/* Returns false if there is nothing to accept now. */
 static bool accept_one(struct worker *w)
 {
 	struct sockaddr_storage address;
@@ -49,7 +49,8 @@ static bool accept_one(struct worker *w)
 	}
 	if (!http_has_room(&w->http) || errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 		errno == ENOMEM) {
-		/* It stays in the queue, for another worker; without a pause this one would spin. */
+		/* The connection stays in the queue for another worker. Without a pause this
+		 * one would spin. */
 		log_limited(&w->accept_limit, LOG_LEVEL_WARNING, "no connection can be accepted now: %s",
 			http_has_room(&w->http) ? strerror(errno) : "there are as many as there may be");
 		ev_io_stop(w->loop, &w->acceptor);
@@ -75,7 +76,7 @@ static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int even
 		ev_io_start(loop, &w->acceptor);
 }
 
-/* What is under way may still take its time. */
+/* Whether requests are running that may still finish. */
 static bool is_busy(const struct worker *w)
 {
 	ev_tstamp since = ev_now(w->loop) - w->stopping;
@@ -89,14 +90,14 @@ static void on_stop_tick(struct ev_loop *loop, struct ev_timer *timer, int event
 	struct worker *w = timer->data;
 
 	(void)events;
-	/* A request that was sent before we stopped is under way, read or not. */
+	/* A request that was sent before we stopped counts, even if it is not read yet. */
 	http_run(&w->http);
 	if (!is_busy(w))
 		ev_break(loop, EVBREAK_ALL);
 }
 
-/* Nothing new is taken, but what has connected already; streams end, and their clients come back to whoever
- * serves then. */
+/* Accept no new connections, except those that are complete already. End the streams; their
+ * clients reconnect to a worker that serves. */
 static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int events)
 {
 	struct worker *w = watcher->data;
@@ -128,14 +129,15 @@ static void watch(struct worker *w)
 	ev_signal_start(w->loop, &w->sigterm);
 	ev_signal_start(w->loop, &w->sigint);
 	ev_io_start(w->loop, &w->acceptor);
-	/* Blocked since before the fork: one that came meanwhile ends this worker in its turn. */
+	/* Blocked since before the fork, so a signal that came meanwhile ends this worker
+	 * too. */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	sigprocmask(SIG_UNBLOCK, &signals, NULL);
 }
 
-/* In order; what fails is logged. */
+/* Start the parts in order. Errors are logged. */
 static int assemble(struct worker *w, const struct settings *settings)
 {
 	w->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
@@ -171,10 +173,10 @@ int worker_run(const struct settings *settings, int listen_fd, int ready_fd)
 	close(ready_fd);
 	do
 		ev_run(w->loop, 0);
-	while (w->stopping && is_busy(w)); /* what came in the loop's last turn */
+	while (w->stopping && is_busy(w)); /* for what came in the loop's last iteration */
 
-	/* What is still with the database would outlive what is taken down here: it is left to the end of the
-	 * process. */
+	/* Jobs that are still with the database would outlive the parts that are freed here.
+	 * The end of the process frees everything. */
 	if (w->http.n_requests > 0)
 		_exit(w->stopping ? EXIT_SUCCESS : EXIT_FAILURE);
 	streams_end_all(&w->events.streams);

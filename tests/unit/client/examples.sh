@@ -12,7 +12,7 @@ trap 'kill $pids 2>/dev/null || :; wait; rm -rf "$directory"' EXIT
 unset DATABASE_URL DATABASE_DIRECT_URL
 export PGHERALD_SOCKET="$directory/relay.sock" PGHERALD_OPS_SOCKET=none
 
-# expect FILE LINE [TIMES]: it stands there within 10 s, so many times
+# expect FILE LINE [TIMES]: the file contains the line this often, within 10 s
 expect() {
 	for _ in $(seq 200); do
 		[ "$(grep -cxF "$2" "$directory/$1")" = "${3:-1}" ] && return
@@ -23,7 +23,7 @@ expect() {
 	exit 1
 }
 
-# holds PID N: it has so many sockets, timers and polls open, and no other file of a kind that it may leak
+# holds PID N: it has N sockets, timers and polls open, and no other file of a kind that it may leak
 holds() {
 	n=$(find "/proc/$1/fd" -lname 'socket:*' -o -lname 'anon_inode:*' | wc -l)
 	[ "$n" = "$2" ] && return

@@ -209,7 +209,7 @@ static void fork_in_a_busy_stream(const char *path, int listener)
 	reap(relay);
 }
 
-/* A child that never closes its copy holds the parent's socket. The relay sees the parent leave all the same,
+/* A child that never closes its copy holds the parent's socket. The relay still sees the parent leave,
  * and the parent's descriptor does not stay readable for a socket that it has closed. */
 static void child_that_keeps_its_copy(const char *path, int listener)
 {

@@ -205,7 +205,7 @@ static void ask_again(struct pgherald *h, const struct pgherald_result *result, 
 		pgherald_subscribe(h, "data", NULL, ask_again, arg);
 }
 
-/* What a dispatch leaves to the next wakes the loop anew, though it never slept in between. */
+/* What a dispatch leaves to the next one wakes the loop again, although the loop did not sleep. */
 Test(client_loop, edge_triggered_when_something_is_left, .init = start)
 {
 	static int n;

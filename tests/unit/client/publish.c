@@ -104,7 +104,7 @@ Test(client_publish, each_error_has_its_errno, .init = start)
 		app_expect(&app, line);
 		cr_assert_str_neq(pgherald_strerror(codes[i].error), "unknown error");
 	}
-	/* One that belongs to no request is no end of the connection. */
+	/* An ERROR that belongs to no request does not end the connection. */
 	relay_send(&relay, (struct wire_frame){.type = WIRE_ERROR,
 				   .error = {.code = wire_str("unknown-type"), .text = wire_str("")}});
 	app_turns(&app);

@@ -40,7 +40,7 @@ static double seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* Take SUBSCRIBEs until they name so many users, and answer them. How many frames. */
+/* Take SUBSCRIBEs until they name n users, and answer them. Returns how many frames. */
 static int take_users(int n)
 {
 	int frames = 0;

@@ -360,7 +360,7 @@ Test(client_session, keeps_its_descriptor, .init = start_settled)
 Test(client_session, waits_for_a_relay, .init = start_settled)
 {
 	relay_stop(&relay);
-	app_expect(&app, "disconnected\ndisconnected\n"); /* broken; then nobody there */
+	app_expect(&app, "disconnected\ndisconnected\n"); /* broken; then no relay there */
 	sleep_ms(200);
 	app_turns(&app);
 	app_expect(&app, ""); /* for the same reason: not told again */

@@ -1,4 +1,4 @@
-/* The vectors of proto/vectors: what wire.c makes of each file is what the file beside it says. */
+/* The vectors of proto/vectors: what wire.c makes of each file is what its .json says. */
 #include "wire.h"
 
 #include <criterion/criterion.h>

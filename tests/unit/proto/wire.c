@@ -1,4 +1,4 @@
-/* Frames: every type there and back, and bytes that are none. */
+/* Frames: every type encoded and decoded, and bytes that are not frames. */
 #include "wire.h"
 #include "wire_change.h"
 #include "wire_request.h"

@@ -45,7 +45,7 @@ Test(checkpoint, is_of_a_later_moment)
 Test(checkpoint, covers_what_it_sees_itself)
 {
 	const char *of_one_moment[] = {"1;1;0/10;3:3:", "1;1;0/20;3:3:"};
-	/* Whatever their LSNs say: each snapshot sees more than the one before. */
+	/* Whatever their LSNs say: each snapshot sees more than the previous one. */
 	const char *in_order[] = {"1;1;0/60;3:3:", "1;1;0/50;3:6:3,4", "1;1;0/40;3:7:3,4", "1;1;0/30;4:7:4",
 		"1;1;0/20;7:7:", "1;1;0/10;9:9:"};
 	size_t n = sizeof in_order / sizeof *in_order;

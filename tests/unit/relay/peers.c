@@ -105,7 +105,7 @@ static void take_frame(struct peer *p, const struct wire_frame *f)
 	p->closed |= f->type == WIRE_BYE;
 	if (seq == 0 || seq == WIRE_SEQ_NIL)
 		return;
-	cr_assert_gt(seq, p->ok_seq, "seq %lu behind OK %lu", seq, p->ok_seq);
+	cr_assert_gt(seq, p->ok_seq, "seq %lu after OK %lu", seq, p->ok_seq);
 	cr_assert(p->n == 0 || seq > p->seqs[p->n - 1]);
 	cr_assert_lt(p->n, FRAMES_MAX);
 	p->seqs[p->n++] = seq;

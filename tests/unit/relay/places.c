@@ -54,7 +54,7 @@ Test(places, are_kept_for_root)
 		cr_assert(come(0), "%d", i);
 	cr_assert_not(come(0), "root makes room for itself where it is idle, and here it is not");
 	cr_assert_eq(count(0), 20);
-	cr_assert_not(come(ANN), "and nobody takes a place from root");
+	cr_assert_not(come(ANN), "and no user takes a place from root");
 }
 
 Test(places, are_taken_from_who_has_most)

@@ -116,7 +116,7 @@ Test(publish_queue, makes_room_at_the_cost_of_who_has_most)
 		cr_assert_eq(room(3, 5, &evicted), PUBLISH_ROOM_BY_EVICTION, "%lu", i);
 		put(3, 11, i, 5);
 	}
-	/* A third each, and nobody takes from anybody any more. */
+	/* A third each, and no user takes from another any more. */
 	cr_assert_eq(room(3, 5, &evicted), PUBLISH_FULL);
 	cr_assert_eq(room(2, 5, &evicted), PUBLISH_FULL);
 	cr_assert_leq(queue.n, 100);

@@ -1,4 +1,4 @@
-/* When a round is held back: nobody loses by it, and what nobody could be sent yet stays unread. */
+/* When a round is held back: no worker loses by it, and what no worker could be sent yet stays unread. */
 #include "base/clock.h"
 #include "peers.h"
 
@@ -79,7 +79,7 @@ Test(rounds, leaves_unread_what_nobody_could_be_sent_yet)
 	iterate();
 	cr_assert(upstream.held);
 	alarm_rings();
-	cr_assert_eq(upstream.n_waiting, 1, "nobody has read yet");
+	cr_assert_eq(upstream.n_waiting, 1, "no worker has read yet");
 	cr_assert_eq(fanout.n_wakes, wakes);
 	take(p, sizeof p->in);
 	iterate();

@@ -89,7 +89,7 @@ static void check_all(bool has[KEYS][SLOTS])
 	}
 }
 
-/* What subscribes and unsubscribes at random, beside a table that says what there must be. */
+/* Subscribes and unsubscribes at random, next to a table that says what there must be. */
 Test(router, is_what_a_plain_table_is)
 {
 	static bool has[KEYS][SLOTS];

@@ -18,7 +18,7 @@ static void add_user(struct catch_up_user *u)
 	TAILQ_INSERT_TAIL(&catch_up.users, u, link);
 }
 
-/* One waiter, which is to be given so many rows and takes none. */
+/* One waiter, which must be given n_rows rows and takes none. */
 static void add_question(struct catch_up_user *u, int i, int n_rows)
 {
 	struct catch_up_question *q = &questions[i];
@@ -62,7 +62,7 @@ static void take_a_row(int i)
 	cr_assert(spool_next(&questions[i].spool, &waiters[i].reader, &row));
 }
 
-/* So many looks, after which nobody is overdue. */
+/* n_looks looks, after which no member is overdue. */
 static void nobody_is_overdue(int n_looks)
 {
 	for (; n_looks > 0; n_looks--)
@@ -93,7 +93,7 @@ Test(shortage, lasts_while_somebody_is_to_be_given_what_there_is_no_room_for)
 	pause_lane(0);
 	cr_assert(shortage_lasts(&catch_up));
 	lane->changes.session.conn = NULL;
-	cr_assert_not(shortage_lasts(&catch_up), "it will ask anew");
+	cr_assert_not(shortage_lasts(&catch_up), "it will ask again");
 	users[1].refused = true;
 	cr_assert_not(shortage_lasts(&catch_up), "who was refused is gone");
 	wait_for_a_lane(&users[1]);

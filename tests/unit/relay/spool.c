@@ -47,7 +47,7 @@ static void add(uint64_t n)
 	spool_add(&spool, &row);
 }
 
-/* Takes up to so many rows, which must be those that follow the ones it has. Returns how many there were. */
+/* Takes up to max rows, which must follow those that it has. Returns how many there were. */
 static int take(struct spool_reader *reader, int max)
 {
 	struct spool_row row;
