@@ -53,6 +53,20 @@ def test_a_true_one_is_taken(scene):
     assert "silent" not in scene.worker.pubkeys
 
 
+@pytest.mark.parametrize("reconciles, words", [("yes", ["!", "?", "a token"]), ("no", ["!", "-"])])
+def test_other_releases_can_read_it(own_db, data, start_relay, cleanup, reconciles, words):
+    """The words that stand for a claim: "!" proves the upstream, "?" leads, a token is settled, and "-" never reconciles."""
+    def word(canary):
+        return "a token" if canary.settles else canary.claim
+
+    canaries = cleanup.add(Canaries(own_db))
+    worker = subscriber(start_relay(own_db, PGHERALD_RECONCILE=reconciles, **SLOW))
+    data.change("u1")
+    worker.hears("u1")
+    canaries.wait_for(lambda canary: word(canary) == words[-1], words[-1])
+    assert list(dict.fromkeys(map(word, canaries.all()))) == words
+
+
 def seems_older(scene):
     """A snapshot is taken before its LSN is read. So of two tokens made at once, the one
     with the lower LSN may see more."""
