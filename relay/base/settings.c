@@ -45,7 +45,10 @@ struct setting {
 };
 
 /* The field's place, if it has this type: otherwise it does not compile. */
-#define FIELD(type, name) _Generic(((struct config *)NULL)->name, type : offsetof(struct config, name))
+#define FIELD(type, name)                                                                                    \
+	(offsetof(struct config, name) +                                                                     \
+		0 * sizeof(char[HAS_TYPE(type, ((struct config *)NULL)->name) ? 1 : -1]))
+#define HAS_TYPE(type, expression) __builtin_types_compatible_p(type, __typeof__(expression))
 #define URL(field) KIND_URL, FIELD(const char *, field), 0, 0
 #define PATH(field) KIND_PATH, FIELD(const char *, field), 0, 0
 #define PATH_OR_NONE(field) KIND_PATH_OR_NONE, FIELD(const char *, field), 0, 0
@@ -54,7 +57,7 @@ struct setting {
 #define COUNT(field, greatest) KIND_COUNT, FIELD(unsigned, field), 1, greatest
 #define REAL(field, least, greatest) KIND_REAL, FIELD(double, field), least, greatest
 #define BOOL(field) KIND_BOOL, FIELD(bool, field), 0, 0
-#define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel *, field), 0, 0
+#define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel[CHANNELS_MAX], field), 0, 0
 #define ALLOW(field) KIND_ALLOW, FIELD(struct access, field), 0, 0
 #define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
 
