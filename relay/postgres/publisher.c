@@ -247,6 +247,23 @@ static void count_published(struct publisher *p)
 	}
 }
 
+/* A pooler passed on only some of the statements, or none: the requests in flight may not be
+ * published. They go out again as one statement; if that was one, it is refused. */
+static void distrust_way(struct publisher *p)
+{
+	snprintf(p->refusal.text, sizeof p->refusal.text,
+		"the server or a pooler completed %u of %u statements", p->n_completed, p->n_sent);
+	if (p->n_sent == 1) {
+		p->refused = true;
+		return;
+	}
+	p->only_arrays = true;
+	diag(DIAG_WARNING,
+		"what stands at DATABASE_URL completed %u of %u statements that were sent together; they "
+		"are published again, one statement at a time from now on",
+		p->n_completed, p->n_sent);
+}
+
 static void on_batch(void *context, PGresult *result)
 {
 	struct publisher *p = context;
@@ -254,8 +271,10 @@ static void on_batch(void *context, PGresult *result)
 
 	if (result) {
 		p->refused = !session_succeeded(result);
-		if (!p->refused)
+		if (!p->refused) {
+			p->n_completed++;
 			return;
+		}
 		p->refusal = session_error(result);
 		if (!at_fault(result)) {
 			/* A new connection may reach a server that accepts it. */
@@ -264,8 +283,12 @@ static void on_batch(void *context, PGresult *result)
 		}
 		return;
 	}
+	if (!p->refused && p->n_completed != p->n_sent)
+		distrust_way(p);
 	if (p->refused && p->in_flight.n > 1) {
 		p->alone = p->in_flight.n;
+		put_back(p);
+	} else if (!p->refused && p->n_completed != p->n_sent) {
 		put_back(p);
 	} else {
 		r = TAILQ_FIRST(&p->in_flight.requests);
@@ -304,6 +327,8 @@ static bool send_arrays(struct publisher *p)
 		put_text(&channels, r->channel, (uint32_t)strlen(r->channel));
 		put_text(&payloads, r->payload, r->len);
 	}
+	p->n_sent = 1;
+	p->n_completed = 0;
 	struct session_param params[] = {
 		{channels.bytes, (int)channels.len, TEXT_ARRAY_OID, true},
 		{payloads.bytes, (int)payloads.len, TEXT_ARRAY_OID, true},
@@ -339,6 +364,8 @@ static bool send_statements(struct publisher *p)
 	}
 	if (out && (fclose(out) != 0 || !sql))
 		good = false;
+	p->n_sent = p->in_flight.n;
+	p->n_completed = 0;
 	if (good)
 		session_query(&p->session,
 			&(struct session_statement){.sql = sql, .seconds = PUBLISHER_STATEMENT_SECONDS},
@@ -353,7 +380,7 @@ static void send_batch(struct publisher *p)
 	if (p->in_flight.n == 0)
 		return;
 	p->n_batches++;
-	if (p->in_flight.n <= STATEMENTS_MAX && send_statements(p))
+	if (!p->only_arrays && p->in_flight.n <= STATEMENTS_MAX && send_statements(p))
 		return;
 	if (send_arrays(p))
 		return;

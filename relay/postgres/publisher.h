@@ -80,7 +80,10 @@ struct publisher {
 	bool rested;                           /* users rest once the batch in flight is done */
 	unsigned alone; /* how many requests still go one by one: PostgreSQL refused them as a batch, and one
 			   of them is at fault */
-	bool refused;   /* PostgreSQL refused the statement in flight, for the reason refusal */
+	/* Of the batch in flight: how many statements were sent, and how many the server completed. */
+	unsigned n_sent, n_completed;
+	bool only_arrays; /* the way to the server does not take several statements together */
+	bool refused;     /* PostgreSQL refused the statement in flight, for the reason refusal */
 	struct session_text refusal;
 
 	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */

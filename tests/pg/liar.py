@@ -99,6 +99,9 @@ class Liar:
         if kind in (QUERY, PARSE):
             state["how"] = next((how for fragment, how in self._lies.items() if fragment.encode() in payload), None)
             state["rows"] = 0
+        if state["how"] == "first-alone" and kind == QUERY and payload.count(b";") > 1:
+            self.told += 1
+            payload = payload[:payload.index(b";") + 1] + b"\0"
         yield kind + struct.pack("!I", len(payload) + 4) + payload
 
     def _change_answers(self, state, kind, payload):

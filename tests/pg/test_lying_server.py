@@ -6,7 +6,7 @@ import pytest
 from lying import LIES, survives
 from harness.procs import wait_until
 from harness.subscriber import subscriber
-from harness.worker import CHANNEL
+from harness.worker import CHANNEL, NOTIFY, Ok, pack
 
 # A piece of each statement that returns a row: of a turn, and of publishing.
 TURNS = ["'pgherald2'", "SELECT pg_catalog.pg_current_snapshot()"]
@@ -29,6 +29,20 @@ def test_the_statement_that_publishes(deceived, liar, recoverable, how):
         for n in range(20):
             worker.ask(3, CHANNEL, f"published{n}", None)
     survives(host, liar, recoverable, BATCH, how, provoke)
+
+
+def test_a_pooler_that_passes_on_only_the_first_of_several_statements(deceived, liar, recoverable):
+    """What it drops is not answered with OK, but published once more, so that all is heard."""
+    worker = subscriber(deceived().start())
+    liar.lie("NOTIFY ", "first-alone")
+    users = [f"u{n}" for n in range(5)]
+    worker.ask_raw(b"".join(pack(NOTIFY, 100 + n, CHANNEL, user, None) for n, user in enumerate(users)),
+                   range(100, 100 + len(users)))
+    worker.hears_all(users)
+    assert all(isinstance(worker.answer(100 + n), Ok) for n in range(len(users)))
+    assert liar.told == 1
+    worker.publish("after")
+    worker.hears("after")
 
 
 @pytest.mark.parametrize("how", ["no-row", "one-column", "nulls", "two-rows", "nothing"])
