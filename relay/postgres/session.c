@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/redact.h"
+#include "postgres/cancel.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -48,7 +49,7 @@ static unsigned attempts_running;
 
 unsigned session_attempts(void)
 {
-	return attempts_running;
+	return attempts_running + cancel_running();
 }
 
 static struct session_text one_line(const char *text)
@@ -355,6 +356,8 @@ void session_close(struct session *s)
 	if (s->attempt)
 		s->attempt->session = NULL;
 	s->attempt = NULL;
+	if (s->conn && s->on_result && s->cancels)
+		cancel_statement(s->conn);
 	s->on_result = NULL;
 	if (!s->conn)
 		return;

@@ -62,6 +62,7 @@ struct session {
 	bool any_rows;                /* as the statement has it */
 	bool has_row;                 /* the current result has had its row */
 	bool was_connected;           /* ever */
+	bool cancels; /* a statement that runs when it is closed is cancelled; the owner sets it */
 	bool paused;
 	unsigned reads_on;            /* how often to read in an iteration, while there is more */
 	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
@@ -70,7 +71,7 @@ struct session {
 	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
 
-/* How many threads are connecting. main.c asks before it ends the process. */
+/* How many threads are connecting, to work or to cancel. main.c asks before it ends the process. */
 unsigned session_attempts(void);
 
 /* url, name, events and context must outlive the session. */

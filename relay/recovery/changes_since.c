@@ -474,6 +474,7 @@ void changes_init(struct changes_since *c, const struct changes_uses *uses,
 		.backoff = {.first = 0.5, .max = RETRY_MAX}};
 	session_init(
 		&c->session, uses->loop, uses->config->direct_url, "pgherald recovery", &session_events, c);
+	c->session.cancels = true;
 	timer_init(&c->retry, on_retry, c);
 	timer_init(&c->silence, on_silence, c);
 	timer_init(&c->allowed, on_allowed, c);

@@ -243,6 +243,21 @@ def test_a_function_that_is_wrong_is_a_gap_and_an_error_not_a_stall(start_relay,
                                   user="postgres"), "the end of its backends")
 
 
+def test_a_recovery_that_is_given_up_is_cancelled(start_relay, own_pg, own_db, own_bouncer, own_data):
+    """PostgreSQL 13 never finds out by itself that nobody waits for a function that hangs. So the
+    relay says so, whatever the version."""
+    own_data.function("BEGIN PERFORM pg_sleep(1000); END", "plpgsql")
+    relay = start_relay(own_db, own_bouncer, PGHERALD_RECOVERY_TIMEOUT="60", PGHERALD_RECONCILE="no", **FAST)
+    worker = subscriber(relay)
+    worker.passes(own_data, notify="before")
+    own_db.terminate("pgherald upstream")
+    for n in range(1, 4):
+        wait_until(lambda: own_db.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'", user="postgres"),
+                   "recovery hangs")
+        own_db.terminate("pgherald upstream")
+        wait_until(lambda: own_pg.log().count("canceling statement due to user request") >= n, "its end at the server")
+
+
 @pytest.mark.parametrize("rows", ["'elsewhere', 'x'", "'data_sync_changes', ''", "'data_sync_changes', repeat('x', 9000)"],
                          ids=["another-channel", "empty", "huge"])
 def test_odd_rows_stop_nothing(start_relay, db, bouncer, run, rows):
