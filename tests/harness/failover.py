@@ -57,7 +57,7 @@ class Pair:
         self.way = Forward(run, primary.port)
         with open(os.path.join(primary.data, "pg_hba.conf"), "a") as file:
             file.write("host replication all 127.0.0.1/32 trust\n")
-        # a checkpoint after a crash would remove what the standby has still to receive
+        # Otherwise a checkpoint after a crash would remove WAL that the standby still needs.
         primary.sql("ALTER SYSTEM SET wal_keep_size = '128MB'")
         primary.sql("SELECT pg_reload_conf()")
         self.standby = Postgres(run, None, port)
@@ -75,7 +75,8 @@ class Pair:
 
     def in_step(self):
         """Wait until the standby has everything that is committed by now."""
-        self.primary.sql("CREATE TABLE IF NOT EXISTS in_step (n int); INSERT INTO in_step VALUES (1)")  # so that it is flushed
+        # A commit that writes forces a flush, so the LSN below covers everything before it.
+        self.primary.sql("CREATE TABLE IF NOT EXISTS in_step (n int); INSERT INTO in_step VALUES (1)")
         lsn = self.primary.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
         wait_until(lambda: self.standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0],
                    "the standby is in step")

@@ -8,11 +8,12 @@ from collections import Counter
 
 from harness.procs import wait_until
 
-# What a relay has besides its sockets: libev's, the timer of its pace, and the lock of each path that it has claimed.
+# What a relay has open as well as its sockets: what libev needs, the timer of its pace, and the
+# lock of each path that it has claimed.
 OF_A_RELAY = {"[eventpoll]": 1, "[eventfd]": 1, "[timerfd]": 1, ".lock": 3}
-# To PostgreSQL: the upstream, the publisher, a recovery for all and three for some.
+# Connections to PostgreSQL: the upstream, the publisher, one for recovery, three lanes.
 SESSIONS = 6
-# The library's, and the program's own signalfd.
+# What the library has open, and the program's own signalfd.
 OF_A_CAT = {"[eventpoll]": 1, "[timerfd]": 1, "[eventfd]": 1, "socket": 1, "[signalfd]": 1}
 
 
@@ -25,7 +26,7 @@ def _open_files(pid):
             if fd > 2:
                 found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     except OSError:
-        pass  # closed meanwhile, or it ended
+        pass  # the descriptor was closed meanwhile, or the process ended
     return found
 
 
@@ -60,7 +61,7 @@ def _left_by_relay(relay):
     for inode in inodes:
         state, path, peer = unix.get(inode, (None, "", 0))
         if os.path.dirname(path) not in own:
-            sessions += (state, path) != ("UNCONN", "*")  # which tells systemd
+            sessions += (state, path) != ("UNCONN", "*")  # except the socket to systemd
         elif state == "ESTAB" and not peer:
             left[f"a connection to {os.path.basename(path)} whose peer is gone"] = inode
     if sessions > SESSIONS:

@@ -16,8 +16,8 @@ BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 DAEMON = os.path.join(BUILD, "relay", "pgherald")
 CAT = os.path.join(BUILD, "client", "tools", "pgherald-cat")
 
-# What a server says to a session that it ends while libpq is still connecting: libpq prints it itself, since its notice receiver can
-# be set on a connection only once there is one.
+# What a server says to a session that it ends while libpq is still connecting. libpq prints it
+# by itself, because the relay can set a notice receiver only on a connection that exists.
 OF_LIBPQ = re.compile(r"(FATAL|WARNING|DETAIL|HINT):  \S.*")
 LINE = re.compile(r"<([0-7])>(ERROR|WARNING|NOTICE|INFO|DEBUG): \S.*")
 REPORT = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:")
@@ -40,7 +40,7 @@ class Relay:
         self.path = os.path.join(self.directory, "relay.sock")
         self.ops_path = os.path.join(self.directory, "ops.sock")
         self.flags = list(flags)
-        # in front of its command line, to run it somewhere else or under something: PGHERALD_LAUNCHER
+        # Precedes the command line, to run the daemon elsewhere or under a tool.
         self.launcher = os.environ.get("PGHERALD_LAUNCHER", "").split()
         self.environment = {"PGHERALD_SOCKET": self.path, "PGHERALD_OPS_SOCKET": self.ops_path}
         self.environment.update((k, v) for k, v in environment.items() if v is not None)
@@ -78,7 +78,7 @@ class Relay:
                 raw.write(b"")
             return True
         except BrokenPipeError:
-            return True  # it turns this one away
+            return True  # it refuses this connection, so it serves
         except (FileNotFoundError, ConnectionRefusedError):
             return False
 
@@ -97,7 +97,7 @@ class Relay:
         return errors[0]
 
     def terminate(self, number=signal.SIGTERM):
-        # Once: after that it may end at any moment.
+        # Only the first time: after the signal it may end at any moment.
         if not self.launcher and not self._told_to_end and not stopped(self.process.pid):
             none_left_by_relay(self)
         self._told_to_end = True
@@ -146,7 +146,7 @@ class Relay:
         check_output("the relay", self.log() + self.stdout(), self.secrets)
         assert self._may_have_ended, f"the relay ended by itself, with {self.process.returncode}: {self.log()}"
         for line in self.log().splitlines():
-            assert LINE.fullmatch(line) or OF_LIBPQ.fullmatch(line), f"no line of a log: {line!r}"
+            assert LINE.fullmatch(line) or OF_LIBPQ.fullmatch(line), f"not a line of the log: {line!r}"
 
     # Seeing
 
@@ -196,7 +196,7 @@ class Relay:
         return raw
 
     def ops(self, command):
-        """What an operator reads who pipes a command through socat."""
+        """The reply to an operator's command through socat."""
         reply = self.run.call(["socat", "-", "UNIX-CONNECT:" + self.ops_path], input=command + "\n")
         check_output("ops", reply, self.secrets)
         return reply

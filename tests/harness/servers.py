@@ -1,4 +1,5 @@
-"""PostgreSQL and pgbouncer, as operations: start, stop, freeze, kill a backend, make a standby."""
+"""PostgreSQL and pgbouncer, as operations: start, stop, freeze, kill a backend, make a
+standby."""
 
 import glob
 import os
@@ -13,7 +14,8 @@ import psycopg2.extensions
 
 from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
-# In every URL the relays get, although the servers trust everyone: it may appear in no output (see relay.py).
+# In every URL that a relay gets, although the servers trust everyone. No output may contain it
+# (see relay.py).
 PASSWORD = "Sesame7Open"
 
 
@@ -244,7 +246,7 @@ class Bouncer:
         give_away(self.directory)
         with open(self._path("users"), "w") as file:
             file.write(f'"app" "{PASSWORD}"\n')
-        # server_login_retry: after a failed connect pgbouncer waits 15 s by default before the next.
+        # server_login_retry: by default pgbouncer waits 15 s after a connect that failed.
         with open(self._path("ini"), "w") as file:
             file.write(f"""
 [databases]
@@ -284,7 +286,7 @@ ignore_startup_parameters = {ignore_startup_parameters}
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(signal.SIGTERM)  # at once, clients or not
+            self.process.send_signal(signal.SIGTERM)  # it ends at once, even with clients
             self.process.wait(DEADLINE)
 
     close = stop

@@ -8,8 +8,8 @@ from harness.worker import BEGIN, CHANNEL, SUBSCRIBE, Bye, Change, Checkpoint, E
 
 
 class Subscriber(Worker):
-    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. The cursor is None
-    before WELCOME."""
+    """A Worker with a cursor, (epoch, seq, checkpoint), to resume from. It has no
+    cursor before WELCOME."""
 
     def __init__(self, path, name="test", resume=None, receive_buffer=None):
         self._given = resume
@@ -49,7 +49,7 @@ class Subscriber(Worker):
             if isinstance(frame, (Change, Message)) and frame.seq is None:
                 self._from_database = True
             if isinstance(frame, Checkpoint):
-                assert not self._from_database, f"{frame} in the middle of a catch-up from the database"
+                assert not self._from_database, f"{frame} while it catches up from the database"
                 assert self._given[0] == self.frames[0].epoch, f"{frame} before the OK to BEGIN in another epoch"
         super()._check(frame)
         if isinstance(frame, Bye):
@@ -57,11 +57,12 @@ class Subscriber(Worker):
         self._follow(frame)
 
     def of(self, kind):
-        # It is asked at every frame, of which a recovery has many.
+        # Each frame calls it, and a recovery has many thousand.
         return self._byes if kind is Bye else super().of(kind)
 
     def _check_backlog(self, frame):
-        # After a catch-up from the database, a CHECKPOINT (and a GAP before it) stands where the worker does.
+        # After catching up from the database, a CHECKPOINT, and a GAP before it, may have the
+        # seq that the worker has reached already.
         if isinstance(frame, (Checkpoint, Gap)) and frame.seq == self._seq:
             assert frame.seq is not None
             self._seq -= 1

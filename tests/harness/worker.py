@@ -48,7 +48,7 @@ class Change(NamedTuple):
 class Message(NamedTuple):
     seq: Optional[int]
     channel: str
-    payload: Any  # str, or bytes where it is no UTF-8
+    payload: Any  # str, or bytes if it is not UTF-8
     flags: int
 
 
@@ -99,7 +99,7 @@ def decode(elements):
     """Decode a frame of the relay from its msgpack array."""
     assert isinstance(elements, list) and elements, f"not a frame: {elements!r}"
     kind = FRAMES.get(elements[0])
-    assert kind, f"a type no relay sends: {elements!r}"
+    assert kind, f"a type that no relay sends: {elements!r}"
     fields = list(kind.__annotations__.items())
     assert len(elements) == 1 + len(fields), f"{kind.__name__} with {len(elements)} elements: {elements!r}"
     for value, (name, annotation) in zip(elements[1:], fields):
@@ -130,7 +130,7 @@ class Raw:
         while True:
             try:
                 data = self.socket.recv(65536)
-            except ConnectionResetError:  # the end too, of one who was still sending
+            except ConnectionResetError:  # also the end, if this side was still sending
                 break
             if not data:
                 break
@@ -146,15 +146,15 @@ class Worker:
 
     def __init__(self, path, name="test", resume=None):
         self.path = path
-        self.frames = []   # all that came, in order
+        self.frames = []   # all frames that came, in order
         self.closed = False
         self.bite = 1 << 18  # bytes that it reads at once
         self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False)
         self._last_id = 0
-        self._asked = {}   # id -> (type, channel, pubkeys), not answered yet
+        self._asked = {}   # id -> (type, channel, pubkeys) of requests without an answer
         self._answers = {}
-        self._wants = {}   # channel -> set of pubkeys, None among them for all
-        self._seq = 0      # no frame of the backlog may come at or below
+        self._wants = {}   # channel -> set of pubkeys; None in it: the whole channel
+        self._seq = 0      # every later frame of the backlog must have a higher seq
         self._resuming = resume is not None
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(DEADLINE)
@@ -162,7 +162,7 @@ class Worker:
         try:
             self.socket.sendall(pack(HELLO, 1, name, resume))
         except BrokenPipeError:
-            pass  # it is turned away already: BYE is there to be read
+            pass  # the relay refused it already: BYE waits to be read
 
     # Receiving
 
@@ -203,7 +203,7 @@ class Worker:
     def _check(self, frame):
         assert not (self.frames and isinstance(self.frames[-1], Bye)), f"{frame} after BYE"
         first = not self.frames
-        assert isinstance(frame, (Welcome, Bye)) if first else not isinstance(frame, Welcome), f"{frame} out of turn"
+        assert isinstance(frame, (Welcome, Bye)) if first else not isinstance(frame, Welcome), f"{frame} out of order"
         if isinstance(frame, Welcome):
             assert frame.version == 1
             assert {"mode", "upstream", "channels", "version"} <= frame.info.keys(), frame

@@ -88,7 +88,7 @@ class Member:
 
 
 class Crowd:
-    """Whoever is sent away comes again."""
+    """A member that the relay disconnects connects again."""
 
     def __init__(self, *groups):
         self._poll = select.epoll()
