@@ -43,7 +43,7 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 		decoded_release(&decoded);
 	} else if (result == -ENOMEM) {
 		diag_limited(&memory_limit, DIAG_ERROR,
-			"all workers are told of a gap: memory was short for what PostgreSQL sent channel=\"%s\"",
+			"told all workers of a gap: out of memory for what PostgreSQL sent channel=\"%s\"",
 			channel);
 		fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay was out of memory for a change");
 	}
@@ -89,7 +89,7 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 
 	if (outcome != CHANGES_COMPLETE) {
 		diag(DIAG_ERROR,
-			"all workers are told of a gap, since what the upstream missed cannot be recovered: %s",
+			"told all workers of a gap, because what the upstream missed cannot be recovered: %s",
 			text);
 		fanout_gap(
 			&r->fanout, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : WIRE_GAP_UPSTREAM, text);
@@ -138,7 +138,7 @@ static void on_proved(void *context, const struct token *token)
 	/* If it distrusts a function, upstream.c has logged that already. */
 	if (!r->upstream.recoverable && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
-			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
+			"there is no function pgherald.changes_since(pg_snapshot), so missed changes are announced as gaps; "
 			"to have them recovered, install recovery.sql or write the function for your schema");
 	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,

@@ -44,7 +44,7 @@ static void log_close(const struct worker *w, enum wire_bye_code code, const cha
 			(int)w->pid);
 	else if (code != WIRE_BYE_SHUTDOWN)
 		diag_limited(&close_limit, DIAG_WARNING,
-			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
+			"disconnected a worker: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
 			wire_bye_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid,
 			w->name);
 }
@@ -253,7 +253,7 @@ struct worker *connection_open(struct fanout *f, int fd)
 
 	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	if (!w || add(f, w, peer.uid) < 0) {
-		diag_limited(&close_limit, DIAG_WARNING, "a worker is turned away: memory is short");
+		diag_limited(&close_limit, DIAG_WARNING, "refused a worker: out of memory");
 		free(w);
 		close(fd);
 		return NULL;

@@ -331,7 +331,7 @@ static void overrun(struct worker *w)
 	w->n_dropped += w->fanout->backlog.first - 1 - w->cursor;
 	w->fanout->n_overruns++;
 	diag_limited(&overrun_limit, DIAG_NOTICE,
-		"a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
+		"a worker fell out of the backlog, and began to catch up worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 	delivery_scan(w);
 	worker_note_checkpoint(w);

@@ -18,7 +18,7 @@ static struct diag_limit refusal_limit;
 static void refuse(struct worker *w, uint64_t id, enum wire_error_code code, const char *text)
 {
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
+		"refused a worker's request: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
 		wire_error_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	delivery_error(w, true, id, code, text);
 }

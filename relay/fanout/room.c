@@ -43,7 +43,7 @@ static void wait_until_it_reads(struct worker *w)
 	w->reading = false;
 	w->fanout->n_limited[LIMIT_WORKER_QUEUE]++;
 	diag_limited(&pause_limit, DIAG_NOTICE,
-		"a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
+		"stopped reading a worker that does not read its answers worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 }
 
@@ -56,7 +56,7 @@ static void park(struct worker *w)
 	f->n_parked++;
 	f->n_limited[LIMIT_WORKER_QUEUES]++;
 	diag_limited(&user_limit, DIAG_NOTICE,
-		"a user's workers do not read their answers, so their requests wait uid=%u bytes=%zu of_all=%zu",
+		"stopped reading a user's workers that do not read their answers uid=%u bytes=%zu of_all=%zu",
 		(unsigned)w->user->uid, w->user->queued, f->queued);
 }
 
