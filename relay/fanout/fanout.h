@@ -1,9 +1,7 @@
-/* The fan-out: encodes each decoded notification once into the backlog, and marks the workers
- * that want it. Workers with pubkeys are flushed at the end of the iteration; scanners in
- * rounds, as fast as they can read (pace.h). So an idle relay sends at once, and a busy one
- * sends many frames at a time. It owns the backlog, the router, the schedules and the table of
- * workers. It decodes nothing, and does not read sockets. relay.c and recovery.c append; the
- * modules of a worker use the rest. */
+/* The fan-out: encodes each notification once into the backlog, and decides when workers are
+ * sent it. It owns the backlog, the router, the schedules and the table of workers. It decodes
+ * nothing, and reads no sockets. relay.c and recovery.c append; the modules of a worker use the
+ * rest. */
 #pragma once
 
 #include "base/checkpoint.h"
@@ -18,6 +16,9 @@
  * one. */
 #define EPOCH_LEN 32
 
+/* At the end of each iteration, workers with pubkeys are flushed if they are owed something.
+ * Scanners are flushed in rounds, as fast as they can read (pace.h). So an idle relay sends at
+ * once, and a busy one sends many frames at a time. */
 struct fanout {
 	struct ev_loop *loop;
 	const struct config *config;

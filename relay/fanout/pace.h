@@ -1,11 +1,5 @@
-/* The pace: when the next round of sends may begin. A round sends once to each scanner.
- * fanout.c calls this, and tells it of each send; it decides who is sent what.
- *
- * Waking a worker costs ten times as much as the bytes it reads. So an idle relay sends at
- * once. If a frame comes while most workers of the last round have not read yet, the machine is
- * busy, and the round waits until they have read, and then rests for PACE_REST times as long.
- * What comes meanwhile goes out with the same round. Both waits are measured, so they are as
- * short as the machine is fast. */
+/* The pace: when the next round of sends may begin. A round sends once to each scanner. This
+ * decides only when; fanout.c decides to whom, calls this and reports each send. */
 #pragma once
 
 #include <ev.h>
@@ -35,6 +29,11 @@ enum pace_phase {
 	PACE_RESTING, /* since then they have read */
 };
 
+/* Waking a worker costs ten times as much as the bytes it reads. So an idle relay sends at
+ * once. If a frame comes while most workers of the last round have not read yet, the machine is
+ * busy: the round waits until they have read, and then rests (PACE_REST). What comes meanwhile
+ * goes out with the same round. Both waits are measured, so they are as short as the machine is
+ * fast. */
 struct pace {
 	struct ev_loop *loop;
 	int timer; /* a timerfd, because libev rounds its timers to milliseconds with epoll */

@@ -1,20 +1,6 @@
 /* The router: which workers subscribed to a pubkey of a channel. Subscriptions to a whole
  * channel are in each worker's mask. fanout.c and delivery.c look up; requests.c adds and
- * removes.
- *
- * It stores a keyed 64-bit hash of the pubkey (SipHash, with a secret that is made at each
- * start), so a subscription takes about 40 bytes. If two pubkeys share a hash, a worker gets a
- * change too many, and never misses one.
- *
- * Each operation on one subscription costs the same, however many others there are of its key,
- * of its worker, or in all:
- *
- * - One table finds edges. The first edge of a key is in the key's bucket; every other is in
- *   the bucket of (key, slot). So neither a key nor one worker's edge of it needs a scan of the
- *   key's edges.
- * - The table grows and shrinks by one bucket at a time (linear hashing, Litwin 1980).
- * - Edges have no holes: the last one moves to the place of a removed one. So memory follows
- *   the number of subscriptions down as well as up. */
+ * removes. */
 #pragma once
 
 #include "base/segments.h"
@@ -35,6 +21,19 @@ struct router_edge {
 };
 _Static_assert(sizeof(struct router_edge) == 32, "segments_element() finds edges by shifts");
 
+/* It stores a keyed 64-bit hash of the pubkey (SipHash, with a secret that is made at each
+ * start), so a subscription takes about 40 bytes. If two pubkeys share a hash, a worker gets a
+ * change too many, and never misses one.
+ *
+ * Each operation on one subscription costs the same, however many others there are of its key,
+ * of its worker, or in all:
+ *
+ * - One table finds edges. The first edge of a key is in the key's bucket; every other is in
+ *   the bucket of (key, slot). So neither a key nor one worker's edge of it needs a scan of the
+ *   key's edges.
+ * - The table grows and shrinks by one bucket at a time (linear hashing, Litwin 1980).
+ * - Edges have no holes: the last one moves to the place of a removed one. So memory follows
+ *   the number of subscriptions down as well as up. */
 struct router {
 	struct segments edges;   /* of struct router_edge */
 	struct segments buckets; /* of uint32_t */

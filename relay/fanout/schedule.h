@@ -1,21 +1,7 @@
-/* The schedule: which connection is served next. It goes round robin by user, and within a user
- * by connection, for SCHEDULE_SECONDS in each iteration of the event loop. There are two: of
- * what workers are sent, and of what they, operators and scrapers of the metrics ask. It does
- * not know what serving means: each connection brings a function that does one slice, of about
- * 20 microseconds. fanout.c owns both schedules; fanout/ and ops/ add to them.
- *
- * So a user with a thousand connections delays another user by one slice. PostgreSQL's sockets
- * are read first, so no flood of requests delays them.
- *
- * libev's priorities could not do this: they order the events of one iteration, but say neither
- * how much to do nor who was served last. An ev_check serves the list, after all events of
- * PostgreSQL's sockets and before any deadline. While the list is not empty, an ev_idle keeps
- * the loop from waiting. A connection that is ready stops watching its socket, so it costs
- * nothing until it is served.
- *
- * If users are left when the time is over and several users have workers, those that are left
- * rest. Without the rest, a flood would keep the relay busy all the time. The kernel prefers
- * processes that sleep now and then, so every user would wait longer for the processor. */
+/* The schedule: which connection is served next, round robin by user, and within a user by
+ * connection. It does not know what serving means: each connection brings a function that does
+ * one slice. fanout.c owns one schedule of what workers are sent, and one of what is asked;
+ * fanout/ and ops/ add to them. */
 #pragma once
 
 #include <ev.h>
@@ -47,6 +33,19 @@ struct share {
 	TAILQ_ENTRY(share) next;
 };
 
+/* Each iteration of the loop serves for SCHEDULE_SECONDS, in slices of about 20 microseconds.
+ * So a user with a thousand connections delays another user by one slice. PostgreSQL's sockets
+ * are read first, so no flood of requests delays them.
+ *
+ * libev's priorities could not do this: they order the events of one iteration, but say neither
+ * how much to do nor who was served last. An ev_check serves the list, after all events of
+ * PostgreSQL's sockets and before any deadline. While the list is not empty, an ev_idle keeps
+ * the loop from waiting. A connection that is ready stops watching its socket, so it costs
+ * nothing until it is served.
+ *
+ * If users are left when the time is over and several users have workers, those that are left
+ * rest. Without the rest, a flood would keep the relay busy all the time. The kernel prefers
+ * processes that sleep now and then, so every user would wait longer for the processor. */
 struct schedule {
 	struct ev_loop *loop;
 	struct shares ring; /* the first is served next */
