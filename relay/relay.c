@@ -43,9 +43,9 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 		decoded_release(&decoded);
 	} else if (result == -ENOMEM) {
 		diag_limited(&memory_limit, DIAG_ERROR,
-			"all workers are told of a gap: memory was short for what PostgreSQL sent channel=\"%s\"",
+			"told all workers of a gap: out of memory for what PostgreSQL sent channel=\"%s\"",
 			channel);
-		fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay was short of memory for a change");
+		fanout_gap(&r->fanout, WIRE_GAP_UPSTREAM, "the relay was out of memory for a change");
 	}
 }
 
@@ -89,18 +89,18 @@ static void on_recovered(void *context, enum changes_outcome outcome, const char
 
 	if (outcome != CHANGES_COMPLETE) {
 		diag(DIAG_ERROR,
-			"all workers are told of a gap, since what the upstream missed cannot be recovered: %s",
+			"told all workers of a gap, because what the upstream missed cannot be recovered: %s",
 			text);
 		fanout_gap(
 			&r->fanout, outcome == CHANGES_WRONG ? WIRE_GAP_RECOVERY : WIRE_GAP_UPSTREAM, text);
 	}
-	/* Without a proof the last checkpoint stays. */
+	/* If no canary proved the upstream, the last checkpoint stays. */
 	if (token_is_set(&r->proved))
 		fanout_checkpoint(&r->fanout, r->proved.text);
 	go_live(r);
 }
 
-/* token: as of when the upstream hears; NULL when that could not be proved. */
+/* token: of the canary that proved the upstream; NULL: none did. */
 static void recover(struct relay *r, const struct token *token)
 {
 	const struct checkpoint *since = checkpoint_history_latest(&r->fanout.checkpoints);
@@ -135,10 +135,10 @@ static void on_proved(void *context, const struct token *token)
 		recover(r, token);
 		return;
 	}
-	/* That it distrusts one of them, the upstream has said. */
+	/* If it distrusts a function, upstream.c has logged that already. */
 	if (!r->upstream.recoverable && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
-			"there is no function pgherald.changes_since(pg_snapshot), so changes missed are announced as gaps; "
+			"there is no function pgherald.changes_since(pg_snapshot), so missed changes are announced as gaps; "
 			"to have them recovered, install recovery.sql or write the function for your schema");
 	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
@@ -172,14 +172,14 @@ static void on_unproven(void *context, const char *error)
 		refuse(r, error);
 		return;
 	}
-	/* To hear without proof is better than not to hear; the next turns go on trying. */
+	/* Serving without a proof is better than not serving. The next turns try again. */
 	diag(DIAG_WARNING, "the LISTEN connection is back, but no canary can prove it: %s", error);
 	set_reconciling(r);
 	recover(r, NULL);
 }
 
-/* Where nobody reconciles, a checkpoint is passed on once it is an interval old, so that a NOTIFY which
- * follows its commit within that time is heard before it. */
+/* Without reconciliation, a checkpoint waits one interval, so that a NOTIFY that follows its
+ * commit within that time is heard before it. */
 static void pass_on_with_delay(struct relay *r, const struct token *token)
 {
 	const struct checkpoint *latest = checkpoint_history_latest(&r->fanout.checkpoints);
@@ -202,7 +202,7 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 {
 	struct relay *r = context;
 
-	/* Until what the upstream missed is recovered, no account joins on to ours. */
+	/* Until recovery is done, our workers lack changes, so no claim can join on. */
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
 	if (!r->reconcile.enabled)
@@ -281,10 +281,10 @@ static void on_publish(
 	}
 	if (result == -ENOMEM)
 		connection_published(
-			&r->fanout, worker, request, WIRE_ERROR_BUSY, "the relay is short of memory");
+			&r->fanout, worker, request, WIRE_ERROR_BUSY, "the relay is out of memory");
 	else
 		connection_published(&r->fanout, worker, request,
-			result < 0 ? WIRE_ERROR_INVALID : WIRE_ERROR_NONE, "the payload is no change");
+			result < 0 ? WIRE_ERROR_INVALID : WIRE_ERROR_NONE, "the payload is not a change");
 }
 
 static void on_catch_up(void *context, struct worker *worker)
@@ -345,7 +345,7 @@ static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 	tell_status(r);
 }
 
-/* From the start to the end */
+/* Start and end */
 
 static void fill_parts(struct relay *r)
 {

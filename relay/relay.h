@@ -1,14 +1,15 @@
-/* The relay without a process around it: all parts, in flow order, and who tells whom. main.c brings it to
- * life and lets workers and operators in; the fuzz targets run it in local mode. */
+/* The relay without its process: assembles the parts in flow order, takes them apart in
+ * reverse, and passes each one's events on to the others. Settings, listeners and signals are
+ * main.c's, which calls this; the fuzz targets run it in local mode. */
 #pragma once
 
 #include "ops/parts.h"
 
-/* What a start comes to. After one of them nothing more is told. */
+/* The outcome of a start: one of them is called, before relay_serve(). */
 struct relay_events {
-	/* All that must work has worked. relay_serve() is to be called when others may connect. */
+	/* The relay hears PostgreSQL. Call relay_serve() once others may connect. */
 	void (*proved)(void *context);
-	/* The settings cannot work. why: until this returns. */
+	/* The settings cannot work. why: borrowed until this returns. */
 	void (*refused)(void *context, const char *why);
 };
 
@@ -32,29 +33,32 @@ struct relay {
 	struct parts parts;
 	struct ev_timer second;
 
-	/* Tokens of canaries, where nobody reconciles, until they are an interval old. */
+	/* Tokens of canaries until they are an interval old; only used without
+	 * reconciliation. */
 	struct checkpoint_waiting waiting;
-	/* Of the canary that proved the upstream, while what it missed is recovered; not set when none did.
-	 */
+	/* Of the canary that proved the upstream, while recovery runs. Not set if none did. */
 	struct token proved;
-	bool ready; /* start-up is over: failures are retried from now on */
+	bool ready; /* the start is over: failures are retried from now on */
 };
 
-/* Assemble it. config outlives it. Nothing is connected yet. 0 or negative errno. */
+/* Connects nothing yet. loop, config and context must outlive the relay; events is copied. 0 or
+ * negative errno; then the process must end. */
 int relay_open(struct relay *relay, struct ev_loop *loop, const struct config *config,
 	const struct relay_events *events, void *context);
-/* Connect to PostgreSQL; in local mode there is nothing to wait for, and proved() is called at once. */
+/* Connects to PostgreSQL. In local mode it calls proved() before it returns. */
 void relay_start(struct relay *relay);
-/* Workers and operators may connect: from now on failures are retried, and not told. */
+/* Workers and operators may connect. From now on the relay retries after failures, and calls no
+ * event. */
 void relay_serve(struct relay *relay);
-/* Why it has not proved itself yet: the last error, or who does not answer within so many seconds. */
+/* Writes why proved() was not called within this many seconds: the last error, or which server
+ * does not answer. */
 void relay_explain_delay(const struct relay *relay, double seconds, char *why, size_t size);
-/* Read no more requests. What is being published goes on. */
+/* Reads no more requests. What is being published goes on. */
 void relay_stop(struct relay *relay);
-/* Nothing is being published any more. */
+/* Whether nothing is being published any more. */
 bool relay_is_settled(const struct relay *relay);
-/* Take it apart; workers are told BYE. */
+/* Sends BYE to the workers, and frees everything. */
 void relay_close(struct relay *relay);
 
-/* A listener's accepted, for workers; context is the struct relay. */
+/* A listener's accepted event, for workers. context is the struct relay. Takes fd over. */
 void relay_worker_accepted(void *context, int fd);

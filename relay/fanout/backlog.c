@@ -6,8 +6,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The smallest frames, with a short pubkey and no client id, take about this much. Should smaller ones fill
- * the entries before the bytes, the ring keeps less than it could, and is right all the same. */
+/* Bytes: bounds the entries. The smallest frames, with a short pubkey and no client id, have
+ * about this size. If frames are smaller, the entries run out first, and the ring keeps fewer
+ * bytes than it could. */
 #define BYTES_PER_ENTRY 32
 
 static int map_twice(struct backlog *b)

@@ -1,6 +1,6 @@
-/* jansson takes some 4 us for a payload, ten times what the rest of a notification costs. So the form that
- * pgherald and the Go service write, with plain ASCII strings, is read by a scanner that knows only that
- * form; it passes everything else to jansson, which therefore decides what is JSON. */
+/* jansson takes about 4 us for a payload, ten times as long as the rest of a notification. So
+ * decode_canonical() reads the form that pgherald and the Go service write, with plain ASCII
+ * strings. Everything else goes to jansson, which decides what is JSON. */
 #include "fanout/change.h"
 
 #include <endian.h>
@@ -9,16 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Printable ASCII but the quote and the backslash: a byte that stands for itself in a JSON string. */
+/* Printable ASCII except the quote and the backslash: it stands for itself in a JSON string. */
 static bool is_plain(unsigned char c)
 {
 	return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
 }
 
-/* Sixteen bytes at once, in the vector registers that every processor of today has. */
+/* As wide as the vector registers that every current processor has. */
 typedef unsigned char sixteen __attribute__((vector_size(16)));
 
-/* How many bytes at p are plain, of sixteen. */
+/* How many of the sixteen bytes at p are plain, up to the first that is not. */
 static unsigned plain_of_sixteen(const char *p)
 {
 	sixteen v;
@@ -71,29 +71,30 @@ static struct wire_str string_of(const json_t *value)
 	return (struct wire_str){json_string_value(value), (uint32_t)json_string_length(value)};
 }
 
-/* jansson itself does not tell that memory is short: it calls the JSON bad, or leaves bytes out of a string.
- */
-static bool memory_was_short;
+/* jansson does not report that it is out of memory: it calls the JSON malformed, or leaves
+ * bytes out of a string. */
+static bool out_of_memory;
 
 static void *allocate(size_t size)
 {
 	void *p = malloc(size);
 
-	memory_was_short |= !p;
+	out_of_memory |= !p;
 	return p;
 }
 
 static int decode_any(const char *payload, size_t len, struct change *out)
 {
 	json_set_alloc_funcs(allocate, free);
-	memory_was_short = false;
-	/* An integer too large for jansson is still JSON, and no concern of ours: read it as a real. */
+	out_of_memory = false;
+	/* JSON_DECODE_INT_AS_REAL: jansson refuses an integer that it cannot hold, which is
+	 * valid JSON. */
 	json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
 	json_t *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
 
-	if (memory_was_short || !json_is_string(p) || (c && !json_is_null(c) && !json_is_string(c))) {
+	if (out_of_memory || !json_is_string(p) || (c && !json_is_null(c) && !json_is_string(c))) {
 		json_decref(root);
-		return memory_was_short ? -ENOMEM : -EBADMSG;
+		return out_of_memory ? -ENOMEM : -EBADMSG;
 	}
 	out->pubkey = string_of(p);
 	out->client_id = json_is_string(c) ? string_of(c) : (struct wire_str){0};
@@ -115,7 +116,8 @@ void change_release(struct change *change)
 	change->owner = NULL;
 }
 
-/* How Go's encoding/json writes the byte at p, and how many bytes of the input that takes. NULL: as it is. */
+/* How Go's encoding/json writes the byte at p, and how many bytes of the input it replaces.
+ * NULL: as it is. The result is static or in buf. */
 static const char *escape_of(const unsigned char *p, const unsigned char *end, char buf[7], int *taken)
 {
 	static const char hex[] = "0123456789abcdef";
@@ -140,7 +142,7 @@ static const char *escape_of(const unsigned char *p, const unsigned char *end, c
 		buf[6] = '\0';
 		return buf;
 	}
-	/* U+2028 and U+2029, which end a line in JavaScript */
+	/* U+2028 and U+2029 end a line in JavaScript. */
 	if (end - p >= 3 && p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9)) {
 		*taken = 3;
 		return p[2] == 0xa8 ? "\\u2028" : "\\u2029";
@@ -165,7 +167,7 @@ static void put(struct room *room, const char *bytes, size_t len)
 
 static void put_string(struct room *room, struct wire_str s)
 {
-	/* What escape_of() has nothing to say of: most of most strings. */
+	/* ASCII that escape_of() returns NULL for. */
 	static const bool stands_for_itself[256] = {[' ' ... '"' - 1] = true,
 		['"' + 1 ... '&' - 1] = true,
 		['&' + 1 ... '<' - 1] = true,

@@ -12,16 +12,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A worker says HELLO at once. So many seconds leave room for one that was stopped just then. */
+/* Seconds from connecting until HELLO must have come. A worker sends it at once; ten seconds
+ * leave time for one that was stopped just then. */
 #define HELLO_SECONDS 10.
-/* Of a worker that is gone, so many subscriptions are taken apart in a slice. */
+/* Bounds the subscriptions of a disconnected worker that one slice removes: each takes about
+ * 300 ns, so 64 take as long as any other slice. */
 #define FORGET_MAX 64
 
 static struct diag_limit close_limit;
 
 /* Ending */
 
-/* The socket may be full; BYE is a courtesy, not a promise. */
+/* BYE may be lost: the socket may be full, and the relay does not wait. */
 static void send_bye(struct worker *w, enum wire_bye_code code, const char *reason)
 {
 	unsigned char buf[512];
@@ -29,7 +31,7 @@ static void send_bye(struct worker *w, enum wire_bye_code code, const char *reas
 				      .bye = {wire_str(wire_bye_name(code)), wire_str(reason)}},
 		buf, sizeof buf);
 
-	/* A worker that is in the middle of a frame could not read it. */
+	/* Without this, BYE could land in the middle of a frame. */
 	delivery_flush(w);
 	if (len > 0 && !w->ended && w->private.n == 0)
 		(void)!send(w->fd, buf, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -42,12 +44,12 @@ static void log_close(const struct worker *w, enum wire_bye_code code, const cha
 			(int)w->pid);
 	else if (code != WIRE_BYE_SHUTDOWN)
 		diag_limited(&close_limit, DIAG_WARNING,
-			"a worker was sent away: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
+			"disconnected a worker: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
 			wire_bye_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid,
 			w->name);
 }
 
-/* Out of all lists but the table's of those that leave. */
+/* Takes it out of all lists except workers.leaving. */
 static void unlink_worker(struct worker *w)
 {
 	struct fanout *f = w->fanout;
@@ -71,7 +73,7 @@ void connection_close(struct worker *w, enum wire_bye_code code, const char *rea
 		return;
 	log_close(w, code, reason);
 	if (code != WIRE_BYE_NONE) {
-		/* Until the BYE it is served as before. */
+		/* worker_end() may have set it, and then nothing more would be sent. */
 		w->ended = false;
 		send_bye(w, code, reason);
 	}
@@ -98,7 +100,7 @@ static void close_ended(struct worker *w)
 		connection_close(w, w->end_code, w->end_reason);
 }
 
-/* What it held in memory, but for its subscriptions. */
+/* Frees what it holds, except its subscriptions. */
 static void release(struct worker *w)
 {
 	delivery_free(w);
@@ -118,7 +120,7 @@ static void free_worker(struct worker *w)
 	free(w);
 }
 
-/* Its subscriptions go in portions. */
+/* Removes its subscriptions in portions, because there may be many thousand. */
 static void take_apart(struct worker *w)
 {
 	struct fanout *f = w->fanout;
@@ -143,7 +145,7 @@ void connection_close_all(struct fanout *f, enum wire_bye_code code, const char 
 		free_worker(w);
 }
 
-/* Its turn */
+/* Serving */
 
 static void serve_asking(struct ready *ready)
 {
@@ -154,7 +156,8 @@ static void serve_asking(struct ready *ready)
 		return;
 	}
 	reader_serve(w);
-	/* After what it sent, which may be late only because others were served. */
+	/* After reader_serve(): its HELLO may have waited in the socket while others were
+	 * served. */
 	if (w->overdue && w->state == WORKER_NEW && (!w->input.more || w->parked))
 		worker_end(w, WIRE_BYE_PROTOCOL, "HELLO did not come in time");
 	close_ended(w);
@@ -171,7 +174,7 @@ static void serve_sending(struct ready *ready)
 	close_ended(w);
 }
 
-/* libev has given its socket up: the kernel has no room for it in the epoll. */
+/* libev could not add the socket to its epoll: fs.epoll.max_user_watches is reached. */
 static void unwatched(struct worker *w)
 {
 	connection_close(w, WIRE_BYE_LIMIT, "the kernel watches no more sockets for the relay");
@@ -250,7 +253,7 @@ struct worker *connection_open(struct fanout *f, int fd)
 
 	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	if (!w || add(f, w, peer.uid) < 0) {
-		diag_limited(&close_limit, DIAG_WARNING, "a worker is turned away: memory is short");
+		diag_limited(&close_limit, DIAG_WARNING, "refused a worker: out of memory");
 		free(w);
 		close(fd);
 		return NULL;
@@ -275,7 +278,7 @@ struct worker *connection_open(struct fanout *f, int fd)
 	return w->state == WORKER_DEAD ? NULL : w;
 }
 
-/* Answers from elsewhere */
+/* Answers of the publisher and of catch_up.c */
 
 void connection_published(struct fanout *f, struct worker_ref ref, uint64_t request,
 	enum wire_error_code code, const char *text)
@@ -311,8 +314,8 @@ void connection_recovered(struct worker *w, struct decoded *d)
 void connection_caught_up(
 	struct worker *w, uint64_t seq, const char *token, enum wire_gap_cause cause, const char *text)
 {
-	/* On a resume, the OK to BEGIN carries the seq; else this frame does, to bring the worker's cursor to
-	 * it. */
+	/* One frame must bring the worker's cursor to seq: the OK to BEGIN does on a resume,
+	 * otherwise this one. */
 	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
 
 	w->cursor = seq;
@@ -321,9 +324,8 @@ void connection_caught_up(
 		delivery_queue(
 			w, &(struct wire_frame){.type = WIRE_GAP,
 				   .gap = {frame_seq, wire_str(wire_gap_name(cause)), wire_str(text)}});
-		/* A worker that was told of a gap reads all there is, so it starts from now as a new worker
-		 * does.
-		 */
+		/* After a GAP the application reads everything, so the worker continues from
+		 * the latest checkpoint, as a new worker does. */
 		if (!token && latest)
 			token = latest->token;
 	}
@@ -339,7 +341,7 @@ void connection_caught_up(
 						  .checkpoint = {seq, {passed->token, passed->len}}});
 		}
 	}
-	/* There may have been no memory for one of these. */
+	/* delivery_queue() ends the worker when out of memory. */
 	if (w->ended)
 		return;
 	w->state = WORKER_LIVE;

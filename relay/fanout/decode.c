@@ -34,9 +34,9 @@ int decode_notification(struct decode *d, const char *channel, struct wire_str p
 	if (r == -EBADMSG) {
 		d->n_malformed++;
 		diag_limited(&d->malformed_limit, DIAG_WARNING,
-			"a payload is no change, so it is dropped; who notifies there? channel=\"%s\" length=%u",
+			"dropped a payload that is not a change; find who notifies there channel=\"%s\" length=%u",
 			channel, payload.len);
-		diag(DIAG_DEBUG, "the payload that is no change: %.*s", (int)payload.len, payload.ptr);
+		diag(DIAG_DEBUG, "the payload that is not a change: %.*s", (int)payload.len, payload.ptr);
 	}
 	return r;
 }

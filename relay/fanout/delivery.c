@@ -8,34 +8,41 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
-/* gather() lists what comes next as runs of bytes, straight from the ring. After sendmsg(), account() moves
- * the cursor and the queue by what the socket took. When it took half a frame of the backlog, the other half
- * is copied to the front of the queue: the ring may drop the frame, the stream must not. */
+/* gather() lists what comes next as spans of bytes, straight from the ring. After sendmsg(),
+ * account() moves the cursor and the queue by what the socket took. If it took half a frame of
+ * the backlog, the other half is copied to the front of the queue: the ring may drop the frame,
+ * the stream must not. */
 
-#define RUNS_MAX 64
-/* Frames looked at in one scan, and sends in one flush, so that a worker far behind does not hold up the
- * others. */
+/* Bounds the spans of one sendmsg(): 64 iovecs and their bookkeeping are 2.5 KiB on the stack,
+ * and the system call costs little for each. */
+#define SPANS_MAX 64
+_Static_assert(SPANS_MAX <= IOV_MAX, "the kernel takes all spans of a sendmsg()");
+/* Bound one slice, so that a worker that lags far behind does not delay others: frames that one
+ * scan looks at, and calls of sendmsg(). A worker that keeps up needs one of them. */
 #define SCAN_MAX 1024
 #define SENDS_MAX 4
 
 static struct diag_limit overrun_limit;
 
-/* Consecutive bytes to send: of the private queue (from is 0), or the frames from..to of the backlog. */
-struct run {
+/* Consecutive bytes to send: of the private queue (from is 0), or the frames from..to of the
+ * backlog. */
+struct span {
 	uint64_t from, to;
 	size_t len;
 };
 
 struct gathered {
-	struct iovec iov[RUNS_MAX];
-	struct run runs[RUNS_MAX];
+	/* Points into the ring and the queue, until either changes. */
+	struct iovec iov[SPANS_MAX];
+	struct span spans[SPANS_MAX];
 	int n;
-	uint64_t reached; /* where the cursor will stand when all of it is sent */
-	bool whole;       /* nothing more is owed beyond it */
+	uint64_t reached; /* the cursor, once all of it is sent */
+	bool whole;       /* nothing more is owed after it */
 };
 
 void delivery_mark(struct worker *w)
@@ -81,7 +88,7 @@ void delivery_ok(struct worker *w, uint64_t request)
 {
 	uint64_t seq = w->state == WORKER_CATCHING_UP ? w->cursor : w->fanout->backlog.head;
 
-	/* What it will be sent from the backlog is behind the cursor that it brought. */
+	/* The backlog continues after the cursor that the worker brought. */
 	if (w->state == WORKER_RESUMING && w->resume_in_epoch && w->resume_seq < seq)
 		seq = w->resume_seq;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_OK, .ok = {request, seq}});
@@ -89,8 +96,8 @@ void delivery_ok(struct worker *w, uint64_t request)
 
 /* What is owed of the backlog */
 
-/* Where the cursor stands. A list that is whole says that nothing before its first frame is owed, so the
- * cursor of an idle worker follows the head. */
+/* The cursor as it should be. If wanted_whole, nothing before the list's first frame is owed,
+ * so the cursor of an idle worker follows the head. */
 static uint64_t cursor_of(const struct worker *w)
 {
 	uint64_t next = w->wanted_whole ? wanted_first(&w->wanted, w->fanout->backlog.head + 1) : 0;
@@ -114,7 +121,7 @@ void delivery_scan(struct worker *w)
 	}
 }
 
-/* The scan has come to the head: from here on, the router tells. */
+/* The scan has reached the head: from here on, the router finds what the worker is owed. */
 static void follow(struct worker *w)
 {
 	if (w->wanted_whole || w->state != WORKER_LIVE || w->all_mask != 1u << TOPIC_ALL ||
@@ -134,7 +141,7 @@ void delivery_want(struct worker *w, uint64_t seq)
 		delivery_mark(w);
 }
 
-/* The router's key of a frame of the backlog; 0 when it has no pubkey. */
+/* The router's key of a frame of the backlog. 0: it has no pubkey. */
 static uint64_t key_of(const struct fanout *f, uint64_t seq)
 {
 	const struct backlog_entry *e = backlog_entry(&f->backlog, seq);
@@ -142,7 +149,7 @@ static uint64_t key_of(const struct fanout *f, uint64_t seq)
 
 	if (e->key || e->topic == TOPIC_ALL || f->config->channels[e->topic - 1].kind != CHANNEL_CHANGES)
 		return e->key;
-	/* It came when nobody subscribed by pubkey. */
+	/* When it was appended, no worker subscribed by pubkey, so its key was not computed. */
 	size_t len = backlog_end_of(&f->backlog, seq) - e->start;
 	size_t read = wire_change_read(backlog_bytes(&f->backlog, e->start), len, &change);
 	assert(read == len);
@@ -160,27 +167,28 @@ static bool matches(const struct worker *w, uint64_t seq)
 	return key && router_has(&f->router, key, w->slot);
 }
 
-/* Add frame seq, or the frames up to last. False when there is no room for another run. */
+/* Adds the frames from seq to last. False: there is no room for another span. */
 static bool gather_frames(struct gathered *g, const struct backlog *b, uint64_t seq, uint64_t last)
 {
 	uint64_t start = backlog_entry(b, seq)->start, end = backlog_end_of(b, last);
-	struct run *run = g->n > 0 ? &g->runs[g->n - 1] : NULL;
+	struct span *span = g->n > 0 ? &g->spans[g->n - 1] : NULL;
 
-	if (run && run->from && run->to + 1 == seq) {
-		run->to = last;
-		run->len += end - start;
-		g->iov[g->n - 1].iov_len = run->len;
+	if (span && span->from && span->to + 1 == seq) {
+		span->to = last;
+		span->len += end - start;
+		g->iov[g->n - 1].iov_len = span->len;
 		return true;
 	}
-	if (g->n == RUNS_MAX)
+	if (g->n == SPANS_MAX)
 		return false;
-	/* sendmsg() does not write through it, whatever the type of iov_base. */
+	/* iov_base is not const, but sendmsg() only reads. */
 	g->iov[g->n] = (struct iovec){(void *)(uintptr_t)backlog_bytes(b, start), end - start};
-	g->runs[g->n++] = (struct run){seq, last, end - start};
+	g->spans[g->n++] = (struct span){seq, last, end - start};
 	return true;
 }
 
-/* Add what is owed of the frames behind g->reached up to last. False when it had to stop before. */
+/* Adds what is owed of the frames after g->reached up to last. False: it had to stop before
+ * last. */
 static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
 {
 	const struct backlog *b = &w->fanout->backlog;
@@ -229,23 +237,24 @@ static void gather(struct worker *w, struct gathered *g)
 		const struct private_stretch *s = &q->stretches[i];
 		if (w->state == WORKER_LIVE && !gather_backlog(w, g, s->after))
 			return;
-		if (g->n == RUNS_MAX)
+		if (g->n == SPANS_MAX)
 			return;
 		g->iov[g->n] = (struct iovec){q->bytes + offset, s->len};
-		g->runs[g->n++] = (struct run){.len = s->len};
+		g->spans[g->n++] = (struct span){.len = s->len};
 		offset += s->len;
 	}
 	g->whole = w->state != WORKER_LIVE || gather_backlog(w, g, b->head);
 }
 
-/* The socket took n bytes of the run, which are not all of it. */
-static int account_part(struct worker *w, const struct run *run, size_t n)
+/* The socket took only n bytes of the span. 0 or -ENOMEM. */
+static int account_part(struct worker *w, const struct span *span, size_t n)
 {
 	const struct backlog *b = &w->fanout->backlog;
-	uint64_t position = backlog_entry(b, run->from)->start + n;
-	uint64_t seq = run->from, last = run->to;
+	uint64_t position = backlog_entry(b, span->from)->start + n;
+	uint64_t seq = span->from, last = span->to;
 
-	/* The first frame that was not sent whole is one of seq..last. */
+	/* A binary search for the first frame that was not sent whole, which is one of
+	 * seq..last. */
 	while (seq < last) {
 		uint64_t middle = seq + (last - seq) / 2;
 		if (backlog_end_of(b, middle) <= position)
@@ -254,7 +263,7 @@ static int account_part(struct worker *w, const struct run *run, size_t n)
 			last = middle;
 	}
 	uint64_t start = backlog_entry(b, seq)->start, end = backlog_end_of(b, seq);
-	w->n_sent += seq - run->from;
+	w->n_sent += seq - span->from;
 	if (position == start) {
 		w->cursor = seq - 1 > w->cursor ? seq - 1 : w->cursor;
 		return 0;
@@ -273,21 +282,22 @@ static void take_from_queue(struct worker *w, size_t n)
 		room_account(w);
 }
 
+/* The socket took n bytes. 0 or -ENOMEM. */
 static int account(struct worker *w, const struct gathered *g, size_t n)
 {
 	for (int i = 0; i < g->n; i++) {
-		const struct run *run = &g->runs[i];
-		size_t part = n < run->len ? n : run->len;
+		const struct span *span = &g->spans[i];
+		size_t part = n < span->len ? n : span->len;
 		n -= part;
-		if (!run->from)
+		if (!span->from)
 			take_from_queue(w, part);
-		else if (part < run->len)
-			return account_part(w, run, part);
+		else if (part < span->len)
+			return account_part(w, span, part);
 		else {
-			w->n_sent += run->to - run->from + 1;
-			w->cursor = run->to;
+			w->n_sent += span->to - span->from + 1;
+			w->cursor = span->to;
 		}
-		if (part < run->len)
+		if (part < span->len)
 			return 0;
 	}
 	w->cursor = g->reached;
@@ -306,21 +316,22 @@ static void unblock(struct worker *w)
 	ev_io_stop(w->fanout->loop, &w->writer);
 }
 
-/* There is more to do than one slice may. */
+/* The slice is used up. */
 static void go_on_later(struct worker *w)
 {
 	w->blocked = true;
 	worker_send(w);
 }
 
-/* Fell out of the backlog: it starts again from the newest checkpoint it has passed. */
+/* The backlog dropped frames that the worker is owed: it catches up, from the newest checkpoint
+ * that it has passed. */
 static void overrun(struct worker *w)
 {
 	w->n_overruns++;
 	w->n_dropped += w->fanout->backlog.first - 1 - w->cursor;
 	w->fanout->n_overruns++;
 	diag_limited(&overrun_limit, DIAG_NOTICE,
-		"a worker fell out of the backlog, and is caught up worker=%llu pid=%d name=\"%s\"",
+		"a worker fell out of the backlog, and began to catch up worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 	delivery_scan(w);
 	worker_note_checkpoint(w);

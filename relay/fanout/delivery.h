@@ -1,33 +1,41 @@
-/* What a worker is sent, and when. Two sources make one stream: the backlog, from the worker's cursor on, and
- * the private queue. The fan-out's rounds, the reader and the connection flush; nobody else writes to the
- * socket. */
+/* Delivery: what a worker is sent, and the only place that writes to its socket, except for
+ * BYE. It merges two sources into one stream: the backlog, from the worker's cursor on, and the
+ * private queue. fanout.c decides when scanners are sent to. fanout.c, reader.c and
+ * connection.c flush; those and requests.c queue. */
 #pragma once
 
 #include "fanout/worker.h"
 
-/* Queue a frame for this worker alone, after what it is owed of the backlog up to now. */
+/* Queues a copy of the frame for this worker alone, after what it is owed of the backlog up to
+ * now. Ends the worker when out of memory. */
 void delivery_queue(struct worker *worker, const struct wire_frame *frame);
-/* OK with the seq at which the worker stands when it has been sent all that it is owed up to now. */
+/* Queues OK, with the seq that the worker has reached once it was sent everything that it is
+ * owed up to now. */
 void delivery_ok(struct worker *worker, uint64_t request);
-/* ERROR for a request, or with has_id false for a frame that is not one. Counted. */
+/* Queues ERROR for a request, or with has_id false for a frame that is not one, and counts
+ * it. */
 void delivery_error(
 	struct worker *worker, bool has_id, uint64_t id, enum wire_error_code code, const char *text);
 
-/* The frame stands in the backlog, and a subscription by pubkey matches it. */
+/* The frame is in the backlog, and is for all workers or matches a subscription by pubkey. */
 void delivery_want(struct worker *worker, uint64_t seq);
-/* From the cursor on, find what is owed by a scan of the backlog. */
+/* Makes the worker a scanner: from its cursor on, it looks at every frame of the backlog. */
 void delivery_scan(struct worker *worker);
 
-/* Flush it at the end of this iteration; or, where several users have workers, when its turn comes. */
+/* Flushes the worker at the end of this iteration; if several users have workers, when the
+ * schedule serves it. */
 void delivery_mark(struct worker *worker);
-/* Send what can be sent, and in one slice; the rest follows by itself. The worker may be ended after this. */
+/* Sends what the socket takes and one slice allows; the rest follows by itself. May end the
+ * worker. */
 void delivery_flush(struct worker *worker);
 
-/* How far behind it is. An idle worker with pubkeys is not behind, whatever came for others. */
+/* How far a worker lags behind. A worker with pubkeys that is owed nothing has no lag, whatever
+ * came for others. */
 struct delivery_lag {
-	uint64_t frames; /* of the backlog that it has not been sent yet */
-	uint64_t bytes;  /* theirs, and those of the private queue */
+	uint64_t frames; /* of the backlog, not sent to it yet */
+	uint64_t bytes;  /* of these frames and of the private queue */
 };
 struct delivery_lag delivery_lag(const struct worker *worker);
 
+/* Frees the private queue and the list of wanted frames. */
 void delivery_free(struct worker *worker);

@@ -10,14 +10,17 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* A worker that took nothing for so long is stalled. */
+/* Seconds without progress after which a worker counts as stalled. A healthy one reads within
+ * milliseconds. */
 #define STALLED_SECONDS 1.
-/* Of the backlog, what may wait for a round. */
+/* Bounds the bytes that wait for a round: an eighth of the backlog. A worker that keeps up then
+ * has seven eighths to lag. */
 #define ROUND_SHARE 8
-/* When two iterations bring less than this, some ten changes, waking for them is most of the work. */
+/* Bytes, some ten changes. If two iterations bring less, waking up is most of the relay's
+ * work. */
 #define FEW_BYTES 1024
-
-/* How often it is seen after those whose requests wait for others. */
+/* Seconds between two looks for parked workers that are gone. Each holds memory of its user
+ * meanwhile. */
 #define PARKED_CHECK_SECONDS 1.
 
 static void on_parked_check(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -27,8 +30,8 @@ static void on_parked_check(struct ev_loop *loop, struct ev_timer *timer, int ev
 	room_look_after_parked(timer->data);
 }
 
-/* Nobody may fall out of the backlog because a round is held back: when so much more has come, it gives way.
- */
+/* Bytes that may still come before the round begins whatever the pace says. Without it, a round
+ * that waits could push workers out of the backlog. */
 static size_t round_room(const struct fanout *f)
 {
 	uint64_t unsent = f->backlog.end - f->flushed_end, share = f->backlog.size / ROUND_SHARE;
@@ -36,8 +39,10 @@ static size_t round_room(const struct fanout *f)
 	return unsent < share ? share - unsent : 0;
 }
 
-/* While a round waits, each change that comes would wake the relay, and to no end. Where many come at a time
- * that is cheap, and PostgreSQL must not be held up. Those who subscribe by pubkey wait for no round. */
+/* While a round waits, a change that comes wakes the relay, which can only append it. If few
+ * come, it is better to leave them unread. If many come at a time, reading is cheap, and
+ * PostgreSQL must not be delayed. Workers with pubkeys do not wait for rounds, so while there
+ * are any, everything is read. */
 static bool wakes_in_vain(const struct fanout *f)
 {
 	return fanout_round_waits(f) && f->backlog.end - f->iteration_ends[1] < FEW_BYTES &&
@@ -53,8 +58,8 @@ static void hold(struct fanout *f, bool held)
 	f->hold(f->hold_context, held, round_room(f));
 }
 
-/* What waited is read in this iteration still, so that the pace knows of it, and goes out with the round that
- * may be due at its end. */
+/* What waited unread is read in this same iteration. So it counts for the pace, and goes out
+ * with the round that may be due at the iteration's end. */
 static void on_alarm(void *context)
 {
 	struct fanout *f = context;
@@ -89,7 +94,7 @@ static void flush_all_scanners(struct fanout *f)
 	}
 }
 
-/* Each when its turn comes. */
+/* The schedule serves each of them later. */
 static void schedule_scanners(struct fanout *f)
 {
 	struct worker *w;
@@ -131,7 +136,7 @@ void fanout_flush_in_round(struct fanout *f, struct worker *w)
 	fanout_leave_round(f, w);
 }
 
-/* The end of the iteration: what it appended goes out now, to each worker at once. */
+/* The end of the iteration: what it appended goes out now, with one flush for each worker. */
 static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	struct fanout *f = watcher->data;
@@ -175,7 +180,8 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 		(r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
 		return r;
 	users_open(&f->users);
-	/* Requests after all sockets' events, before any deadline. What is there to be sent goes before. */
+	/* libev serves the higher priority first: sockets' events and sending (0), then
+	 * requests, and deadlines (EV_MINPRI) last. */
 	schedule_open(&f->asking, loop, -1, SCHEDULE_REST_SECONDS);
 	schedule_open(&f->sending, loop, 0, 0);
 	ev_timer_init(&f->parked_check, on_parked_check, PARKED_CHECK_SECONDS, PARKED_CHECK_SECONDS);
@@ -232,6 +238,14 @@ void fanout_stop_reading(struct fanout *f)
 
 /* Appending */
 
+/* Each frame that append() encodes fits, with 64 bytes for its headers and numbers. */
+_Static_assert(
+	CHANGE_PAYLOAD_MAX + CHANNEL_NAME_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every change");
+_Static_assert(CHECKPOINT_TOKEN_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every checkpoint");
+_Static_assert(BACKLOG_FRAME_MAX <= WIRE_FRAME_MAX, "workers accept every frame");
+_Static_assert(2 * BACKLOG_FRAME_MAX <= BACKLOG_SIZE_MIN, "the smallest backlog keeps two frames");
+_Static_assert(CHANNELS_MAX < 1 << BACKLOG_TOPIC_BITS, "each topic fits into an entry of the backlog");
+
 static uint64_t append(struct fanout *f, const struct wire_frame *frame, unsigned topic, uint64_t key)
 {
 	int len = wire_encode(frame, backlog_reserve(&f->backlog), BACKLOG_FRAME_MAX);
@@ -258,7 +272,7 @@ void fanout_decoded(struct fanout *f, struct decoded *d, unsigned flags)
 	for (uint32_t e = router_find(&f->router, key); e != ROUTER_END;) {
 		const struct router_edge *edge = router_edge(&f->router, e);
 		struct worker *w = f->workers.slots[edge->slot];
-		/* One that has left may still have subscriptions. */
+		/* A worker that has left may still have subscriptions. */
 		if (w)
 			delivery_want(w, seq);
 		e = edge->next_of_key;

@@ -1,7 +1,7 @@
-/* Where the flow turns wide: a decoded notification is encoded once into the backlog, those who want it are
- * marked, and each is flushed once at the end of the iteration, at the pace that the workers can follow. So
- * an idle relay sends at once, a busy one sends many frames at a time. Owns the backlog, the router and the
- * table of workers. The upstream's side of main and, in local mode, the workers' publishing call it. */
+/* The fan-out: encodes each notification once into the backlog, and decides when workers are
+ * sent it. It owns the backlog, the router, the schedules and the table of workers. It decodes
+ * nothing, and reads no sockets. relay.c and recovery.c append; the modules of a worker use the
+ * rest. */
 #pragma once
 
 #include "base/checkpoint.h"
@@ -12,90 +12,107 @@
 #include "fanout/router.h"
 #include "fanout/workers.h"
 
+/* Hexadecimal digits of an epoch: 128 random bits, so no two starts of a relay have the same
+ * one. */
 #define EPOCH_LEN 32
 
+/* At the end of each iteration, workers with pubkeys are flushed if they are owed something.
+ * Scanners are flushed in rounds, as fast as they can read (pace.h). So an idle relay sends at
+ * once, and a busy one sends many frames at a time. */
 struct fanout {
 	struct ev_loop *loop;
 	const struct config *config;
 	struct worker_requests requests;
 	struct backlog backlog;
 	struct router router;
-	char epoch[EPOCH_LEN + 1];
+	char epoch[EPOCH_LEN + 1]; /* of this start of the relay; seqs count from 1 in each */
 	bool upstream_live;
-	bool stopping; /* no worker's requests are read any more */
+	bool stopping; /* requests are not read any more */
 	struct checkpoint_history checkpoints;
 
 	struct users users;
 	struct schedule asking, sending;
-	uint32_t round_left; /* of a round that is under way: so many are still to be sent to */
+	/* How many workers the current round has still to serve; 0: there is no round. */
+	uint32_t round_left;
 	struct workers workers;
-	struct worker_list scanners; /* that look at every frame of the backlog; rounds flush them */
-	struct worker_list dirty;    /* to flush at the end of this iteration */
+	/* Workers that look at every frame of the backlog; rounds flush them. */
+	struct worker_list scanners;
+	struct worker_list dirty; /* to flush at the end of this iteration */
 	/* What all users have in sum. */
 	uint64_t n_subscriptions;
-	size_t queued;
-	unsigned n_parked;
+	size_t queued;     /* bytes of private queues and inputs */
+	unsigned n_parked; /* workers that are parked or starved */
 	struct ev_timer parked_check;
 
-	uint64_t flushed_head, flushed_end; /* the backlog's at the last round */
-	uint64_t iteration_ends[2];         /* and at the last two iterations */
+	uint64_t flushed_head, flushed_end; /* head and end of the backlog at the last round */
+	/* End of the backlog after the last two iterations. */
+	uint64_t iteration_ends[2];
 	struct pace pace;
-	/* Whoever is held lets what comes next wait unread: nobody could be sent it yet. When that is over,
-	 * ahead is how many bytes of it may be read at once. NULL when nobody can be held. While held the
+	/* held: leave the upstream unread, because what comes could not be sent yet. Otherwise
+	 * read it again, at most ahead bytes at once. NULL in local mode. While held, the
 	 * pace's alarm is set, which ends it. */
 	void (*hold)(void *context, bool held, size_t ahead);
 	void *hold_context;
 	bool held;
 	struct ev_prepare flush;
-	unsigned char *scratch; /* where a worker's bytes are read to */
+	unsigned char *scratch; /* FANOUT_SCRATCH bytes; reader.c's during a slice; owned */
 
-	/* Sees each frame as it is appended; NULL while nobody looks. */
+	/* Called with each frame that is appended; frame is valid until it returns. NULL while
+	 * no operator tails. */
 	void (*tap)(void *context, const struct wire_frame *frame);
 	void *tap_context;
 
-	double checkpoint_at;                  /* when the latest checkpoint was appended */
-	uint64_t n_appended[CHANNELS_MAX + 1]; /* changes and messages, by topic, heard or recovered */
+	/* Seconds of clock_now(), when the latest checkpoint was appended. */
+	double checkpoint_at;
+	/* Changes and messages, by topic, heard or recovered. */
+	uint64_t n_appended[CHANNELS_MAX + 1];
 	uint64_t n_recovered;
-	uint64_t n_gaps; /* for all workers; those for one alone are recovery's */
+	uint64_t n_gaps; /* for all workers; catch_up.c counts those for one */
 	uint64_t n_deliveries, n_wakes, n_overruns, n_holds;
 	uint64_t n_limited[LIMITS_N];
-	uint64_t n_accepted, n_closed[WIRE_BYES_N],
-		n_errors[WIRE_ERRORS_N]; /* by code; WIRE_BYE_NONE: left by themselves */
+	uint64_t n_accepted;
+	uint64_t n_closed[WIRE_BYES_N]; /* by code; WIRE_BYE_NONE: the worker left by itself */
+	uint64_t n_errors[WIRE_ERRORS_N];
 };
 
+/* Bytes that a slice may read before its input needs a buffer of its own: the largest frame,
+ * and as much again for what follows it. */
 #define FANOUT_SCRATCH ((size_t)2 * WIRE_FRAME_MAX)
 
-/* 0 or negative errno. */
+/* loop, config and the context of requests must outlive the fan-out. 0 or negative errno; then
+ * nothing is freed, and the process must end. */
 int fanout_open(struct fanout *fanout, struct ev_loop *loop, const struct config *config,
 	const struct worker_requests *requests);
-/* Every worker must be closed. */
+/* Only after connection_close_all(). */
 void fanout_close(struct fanout *fanout);
 
-/* Append to the backlog, for all who want it. flags are the frame's. */
+/* Appends to the backlog, for all workers that want it. flags are the frame's. All strings here
+ * are borrowed until the call returns. */
 void fanout_decoded(struct fanout *fanout, struct decoded *decoded, unsigned flags);
 void fanout_checkpoint(struct fanout *fanout, const char *token);
 void fanout_gap(struct fanout *fanout, enum wire_gap_cause cause, const char *text);
 void fanout_upstream(struct fanout *fanout, bool live, const char *text);
 
-/* Changes and messages, of all channels. */
+/* Sum of n_appended. */
 uint64_t fanout_n_appended(const struct fanout *fanout);
 
-/* Its turn in the round that is under way. The worker may be ended after this. */
+/* The current round serves the worker. May end it. */
 void fanout_flush_in_round(struct fanout *fanout, struct worker *worker);
-/* It has no turn in the round any more. */
+/* Takes the worker out of the current round. */
 void fanout_leave_round(struct fanout *fanout, struct worker *worker);
-/* Several users have workers: whoever is sent much must not hold up the others. */
+/* Several users have workers. Then sending goes by the schedule, so that a user that is sent
+ * much does not delay the others. */
 static inline bool fanout_is_shared(const struct fanout *fanout)
 {
 	return fanout->asking.n_users > 1;
 }
-/* Some frames no round has sent yet. */
+/* The backlog has frames that no round has sent yet. */
 static inline bool fanout_round_waits(const struct fanout *fanout)
 {
 	return fanout->backlog.head != fanout->flushed_head;
 }
-/* Some worker that does take what it is sent is so far behind that more would push it out of the backlog. A
- * worker that takes nothing does not count: nobody waits for it. */
+/* Whether a worker that reads lags so far behind that much more would push it out of the
+ * backlog. A stalled worker does not count, because it would delay recovery for all. */
 bool fanout_crowded(struct fanout *fanout);
-/* Read no more requests: the relay ends. */
+/* Reads no more requests: the relay ends. */
 void fanout_stop_reading(struct fanout *fanout);

@@ -40,7 +40,7 @@ void pace_close(struct pace *p)
 	close(p->timer);
 }
 
-/* At the latest. */
+/* An earlier alarm stays. */
 static void ask_again_at(struct pace *p, double now, double when)
 {
 	double seconds = when - now;
@@ -55,7 +55,7 @@ static void ask_again_at(struct pace *p, double now, double when)
 	p->alarm = when;
 }
 
-/* Of a Unix socket, SIOCOUTQ counts what the peer has not read yet. */
+/* For a Unix socket, SIOCOUTQ counts what the peer has not read yet. */
 static bool most_have_read(const struct pace *p)
 {
 	unsigned n = p->n_sends < PACE_SAMPLE ? p->n_sends : PACE_SAMPLE, unread = 0;
@@ -71,7 +71,7 @@ static double lesser(double a, double b)
 	return a < b ? a : b;
 }
 
-/* Most have, or have had their time to. */
+/* Also true once they had enough time to read. */
 static bool have_read(struct pace *p, double now)
 {
 	double sending = p->ended - p->began;

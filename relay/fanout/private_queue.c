@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bytes, and stretches: the first sizes, for a few answers. Both double. */
+#define BYTES_FIRST 256
+#define STRETCHES_FIRST 4
+
 static int make_room(struct private_queue *q, size_t len)
 {
 	if (q->size - q->end >= len)
@@ -16,7 +20,7 @@ static int make_room(struct private_queue *q, size_t len)
 	}
 	if (q->size - q->end >= len)
 		return 0;
-	size_t size = q->size ? q->size : 256;
+	size_t size = q->size ? q->size : BYTES_FIRST;
 	while (size - q->end < len)
 		size *= 2;
 	unsigned char *bytes = realloc(q->bytes, size);
@@ -27,7 +31,7 @@ static int make_room(struct private_queue *q, size_t len)
 	return 0;
 }
 
-/* A place after the last stretch. */
+/* Makes room after the last stretch. */
 static int make_stretch(struct private_queue *q)
 {
 	if (q->first + q->n < q->max)
@@ -37,7 +41,7 @@ static int make_stretch(struct private_queue *q)
 		q->first = 0;
 		return 0;
 	}
-	uint32_t max = q->max ? q->max * 2 : 4;
+	uint32_t max = q->max ? q->max * 2 : STRETCHES_FIRST;
 	struct private_stretch *stretches = reallocarray(q->stretches, max, sizeof *stretches);
 	if (!stretches)
 		return -ENOMEM;

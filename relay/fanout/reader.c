@@ -11,21 +11,23 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* What a slice may cost, and what costs how much: nanoseconds, about, on a machine of 2020. A slice is so
- * short that a round of all users with one is not long, and so long that the system calls of a connection are
- * little beside what they bring. */
+/* Nanoseconds, measured on a machine of 2020. READER_SLICE bounds what a slice may cost: short
+ * enough that serving every user once does not take long, long enough that it reads more than
+ * one system call is worth. The others are what a recv(), a byte and a frame cost. */
 #define READER_SLICE 20000
 #define COST_READ 1500
-#define COST_SCAN 2 /* a byte */
+#define COST_SCAN 2
 #define COST_FRAME 500
 
-/* How much is read of a worker at a time, and thereby of requests that wait for their turn. Many requests fit
- * in, so a system call is little beside them. */
+/* Bytes: bounds one recv(), and with it the requests that wait in the input. Some 100 requests
+ * fit, so the system call costs little for each. */
 #define READ_SIZE 8192
-/* More is read only when there is no whole frame. */
+/* Bytes: bounds the input. More is read only when it contains no whole frame. */
 #define INPUT_MAX (WIRE_FRAME_MAX + READ_SIZE)
+_Static_assert(INPUT_MAX <= FANOUT_SCRATCH, "the largest frame and what follows it fit into the scratch");
+_Static_assert(COST_READ + COST_SCAN * READ_SIZE <= READER_SLICE, "a slice has time to scan one recv()");
 
-/* A connection that is not read does not show that it is gone, unless it is asked. */
+/* While the reader does not watch a socket, only poll() tells that its peer is gone. */
 static bool is_gone(const struct worker *w)
 {
 	struct pollfd p = {.fd = w->fd};
@@ -33,12 +35,13 @@ static bool is_gone(const struct worker *w)
 	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
 }
 
-/* Whether the next frame may be done; if not, something wakes it. The worker may be ended after this. */
+/* Whether the next frame may be done. If not, the worker is ended, or room.c lets it go on
+ * later. */
 static bool may_go_on(struct worker *w)
 {
 	if (room_for_answer(w))
 		return true;
-	/* What its socket takes does not count. */
+	/* What its socket still takes does not have to wait in the queue. */
 	if (!w->blocked)
 		delivery_flush(w);
 	if (w->ended)
@@ -49,9 +52,9 @@ static bool may_go_on(struct worker *w)
 	return false;
 }
 
-/* Bytes */
+/* The input's bytes */
 
-/* Move the bytes into a buffer of this size, and of their own. 0 or -ENOMEM. */
+/* Moves the bytes into a new buffer of this size that the input owns. 0 or -ENOMEM. */
 static int own_bytes(struct worker_input *in, uint32_t size)
 {
 	uint32_t len = in->end - in->start;
@@ -77,7 +80,7 @@ static void drop_bytes(struct worker_input *in)
 	in->start = in->end = in->size = 0;
 }
 
-/* Room behind what is there, which is no whole frame. 0 or -ENOMEM. */
+/* Makes room for a recv() after the beginning of a frame. 0 or -ENOMEM. */
 static int make_room(struct worker *w)
 {
 	struct worker_input *in = &w->input;
@@ -90,12 +93,12 @@ static int make_room(struct worker *w)
 	}
 	if (in->size == 0 ? in->end + READ_SIZE <= FANOUT_SCRATCH : in->end + READ_SIZE <= in->size)
 		return 0;
-	/* A frame that comes in many parts is not to be copied for each. */
+	/* Twice, so that a frame that comes in many parts is not copied for each. */
 	uint32_t size = 2 * (len + READ_SIZE);
 	return own_bytes(in, size < INPUT_MAX ? size : INPUT_MAX);
 }
 
-/* More of its bytes. Whether there were any; the worker may be ended if not. */
+/* Whether bytes came. If not, the worker may be ended. */
 static bool receive(struct worker *w, int *cost)
 {
 	struct worker_input *in = &w->input;
@@ -117,7 +120,8 @@ static bool receive(struct worker *w, int *cost)
 	return true;
 }
 
-/* The slice ends. What is left must not stay in the scratch; and a large buffer not for a few bytes. */
+/* The slice ends. The next worker uses the scratch, so what is left moves to a buffer of its
+ * own. A large buffer is not kept for a few bytes. */
 static void keep_rest(struct worker *w)
 {
 	struct worker_input *in = &w->input;
@@ -132,7 +136,7 @@ static void keep_rest(struct worker *w)
 
 /* Frames */
 
-/* error: of wire_scan() or wire_request_read() */
+/* error: of wire_scan() or wire_request_read(). */
 static void unreadable(struct worker *w, int error)
 {
 	switch (error) {
@@ -141,7 +145,7 @@ static void unreadable(struct worker *w, int error)
 		worker_end(w, WIRE_BYE_PROTOCOL, "a frame is larger than 65536 bytes");
 		break;
 	case -EBADMSG:
-		worker_end(w, WIRE_BYE_PROTOCOL, "this is no msgpack array");
+		worker_end(w, WIRE_BYE_PROTOCOL, "this is not a msgpack array");
 		break;
 	default:
 		worker_end(w, WIRE_BYE_PROTOCOL, "a frame's elements are not what its type says");
@@ -165,13 +169,13 @@ static void take_frame(struct worker *w, const unsigned char *bytes, uint32_t le
 		unreadable(w, r);
 }
 
-/* Do the next frame, or a portion of it. 0; -EAGAIN: it has not come whole. The worker may be ended after
- * this. */
+/* Does the next frame, or a portion of it. 0, and the worker may be ended; -EAGAIN: more bytes
+ * are needed. */
 static int do_next(struct worker *w, int *cost)
 {
 	struct worker_input *in = &w->input;
 
-	/* Without bytes there is no buffer either. */
+	/* Without bytes there may be no buffer. */
 	if (in->start == in->end)
 		return -EAGAIN;
 	const unsigned char *bytes = in->bytes + in->start;
@@ -199,7 +203,7 @@ static int do_next(struct worker *w, int *cost)
 	return 0;
 }
 
-/* Take frames as long as the slice lasts. Whether more can be done for it at once. */
+/* Takes frames as long as the slice lasts. Whether there may be more to do at once. */
 static bool take_frames(struct worker *w)
 {
 	int cost = READER_SLICE;

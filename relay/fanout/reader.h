@@ -1,14 +1,14 @@
-/* What a worker sends, from its socket to the frames that requests.c is given, a slice at a time. The
- * schedule says when; a slice ends when it has cost READER_SLICE, wherever in a frame or among pubkeys that
- * is. What was read and not done waits in the worker's input, which is bounded: more is read only when it
- * holds no whole frame. Before each frame there must be room for its answer (room.h). connection.c calls it.
- */
+/* Reads a worker's socket, and gives its frames to requests.c, a slice at a time. What was read
+ * and not done waits in the worker's input. A frame is done only if its answer has room
+ * (room.h). connection.c calls it when the schedule serves the worker. */
 #pragma once
 
 struct worker;
 
-/* The socket has bytes. */
+/* The socket is readable: adds the worker to the schedule. */
 void reader_ready(struct worker *worker);
-/* One slice of its requests. The worker may be ended after this. */
+/* Does requests until they have cost READER_SLICE, even if that ends in the middle of a frame's
+ * pubkeys. May end the worker. */
 void reader_serve(struct worker *worker);
+/* Frees the input. */
 void reader_free(struct worker *worker);

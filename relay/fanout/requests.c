@@ -7,17 +7,18 @@
 #include <errno.h>
 #include <string.h>
 
-/* Of each pubkey, as a slice of the reader's counts. */
+/* Nanoseconds for each pubkey, as reader.c counts a slice: to check its type, and to change the
+ * router. */
 #define COST_CHECK 10
 #define COST_PUBKEY 300
 
 static struct diag_limit refusal_limit;
 
-/* A request that the worker is not entitled to. */
+/* For a request beyond the worker's rights or limits. */
 static void refuse(struct worker *w, uint64_t id, enum wire_error_code code, const char *text)
 {
 	diag_limited(&refusal_limit, DIAG_WARNING,
-		"a worker's request is refused: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
+		"refused a worker's request: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
 		wire_error_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	delivery_error(w, true, id, code, text);
 }
@@ -64,7 +65,7 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	ev_timer_stop(f->loop, &w->hello_deadline);
 	if (hello->name.ptr) {
 		size_t len = hello->name.len < WORKER_NAME_MAX ? hello->name.len : WORKER_NAME_MAX;
-		/* It stands in quotes in the log: it must not end them. */
+		/* The log puts the name in quotes, so it must not contain any. */
 		memcpy(w->name, hello->name.ptr, len);
 		for (size_t i = 0; i < len; i++)
 			if (strchr("\"\\", w->name[i]))
@@ -91,7 +92,8 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 	}
 }
 
-/* The channel's topic; 0 after an ERROR. */
+/* Returns the channel's topic. 0: ERROR was sent, with text if the channel is of another
+ * kind. */
 static unsigned topic_for(
 	struct worker *w, uint64_t id, struct wire_str name, enum channel_kind kind, const char *text)
 {
@@ -109,7 +111,7 @@ static unsigned topic_for(
 
 /* Subscriptions */
 
-/* Keep places for so many new ones. LIMITS_N, or the limit that they are beyond. */
+/* Reserves n subscriptions. Returns LIMITS_N, or the limit that they would exceed. */
 static enum worker_limit reserve(struct worker *w, uint64_t n)
 {
 	struct fanout *f = w->fanout;
@@ -147,7 +149,7 @@ static void refuse_more(struct worker *w, uint64_t id, enum worker_limit limit)
 	refuse(w, id, WIRE_ERROR_LIMIT, texts[limit]);
 }
 
-/* To all of a channel, or to what of it has these pubkeys. The channel's topic; 0 after an ERROR. */
+/* Returns the channel's topic. 0: ERROR was sent. by_pubkey: else the whole channel. */
 static unsigned topic_to_listen(struct worker *w, const struct wire_subscribe *s, bool by_pubkey)
 {
 	unsigned topic = decode_topic(w->fanout->config, s->channel);
@@ -209,14 +211,15 @@ void requests_subscribe_begin(struct worker *w, uint32_t frame_len, const struct
 		.step = SUBSCRIBING_CHECK, .frame_len = frame_len, .all = *pubkeys, .left = *pubkeys};
 }
 
-/* All of them are strings. */
+/* All pubkeys are strings. Returns the next step. */
 static enum subscribing_step checked(struct worker *w, const unsigned char *frame)
 {
 	struct subscribing *s = &w->subscribing;
 	struct wire_strs pubkeys;
 	struct wire_frame f;
 
-	/* It was read before, and is as it was; where its strings are may have changed. */
+	/* It cannot fail, because reader.c read it before. The frame may have moved since, and
+	 * its strings with it. */
 	(void)wire_request_read(frame, s->frame_len, &f, &pubkeys);
 	s->id = f.subscribe.id;
 	if (f.type == WIRE_UNSUBSCRIBE) {
@@ -226,7 +229,8 @@ static enum subscribing_step checked(struct worker *w, const unsigned char *fram
 	s->topic = topic_to_listen(w, &f.subscribe, true);
 	if (s->topic == 0)
 		return SUBSCRIBING_NOT;
-	/* Only near a limit does it matter what is there already. */
+	/* Assume that all are new. Only if that exceeds a limit, count those that really
+	 * are. */
 	return reserve(w, s->all.left) == LIMITS_N ? SUBSCRIBING_ADD : SUBSCRIBING_COUNT;
 }
 
@@ -248,7 +252,8 @@ static enum subscribing_step step_after(struct worker *w, const unsigned char *f
 	case SUBSCRIBING_COUNT:
 		return counted(w);
 	case SUBSCRIBING_ADD:
-		/* For those that were there already, or came twice. */
+		/* What is left was reserved for pubkeys that were there already, or came
+		 * twice. */
 		give_back(w, w->subscribing.n_reserved);
 		delivery_ok(w, w->subscribing.id);
 		break;
@@ -304,7 +309,7 @@ bool requests_subscribe(struct worker *w, const unsigned char *frame, int *cost)
 			if (*cost <= 0)
 				return false;
 			if (!wire_strs_next(&s->left, frame, s->frame_len, &pubkey)) {
-				worker_end(w, WIRE_BYE_PROTOCOL, "a pubkey is no string");
+				worker_end(w, WIRE_BYE_PROTOCOL, "a pubkey is not a string");
 				return true;
 			}
 			*cost -= s->step == SUBSCRIBING_CHECK ? COST_CHECK : COST_PUBKEY;
@@ -329,7 +334,7 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 	if (w->n_publishing >= w->fanout->config->worker_publishes_max) {
 		w->fanout->n_limited[LIMIT_WORKER_PUBLISHES]++;
 		refuse(w, id, WIRE_ERROR_BUSY,
-			"as many of this worker's requests wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
+			"this worker has as many requests that wait as PGHERALD_WORKER_PUBLISHES_MAX allows");
 		return;
 	}
 	w->n_publishing++;
@@ -346,7 +351,8 @@ static void on_notify(struct worker *w, const struct wire_notify *n)
 		return;
 	int len = change_encode(n->pubkey, n->client_id, payload, sizeof payload);
 	if (len == -EILSEQ)
-		delivery_error(w, true, n->id, WIRE_ERROR_INVALID, "the pubkey or the client id is no UTF-8");
+		delivery_error(
+			w, true, n->id, WIRE_ERROR_INVALID, "the pubkey or the client id is not UTF-8");
 	else if (len < 0)
 		delivery_error(
 			w, true, n->id, WIRE_ERROR_TOO_LONG, "the payload would have 8000 bytes or more");
@@ -362,9 +368,9 @@ static void on_send(struct worker *w, const struct wire_send *s)
 	if (topic == 0)
 		return;
 	if (memchr(s->payload.ptr, '\0', s->payload.len))
-		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "PostgreSQL takes no NUL in a payload");
+		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "PostgreSQL accepts no NUL in a payload");
 	else if (!wire_utf8_valid(s->payload.ptr, s->payload.len))
-		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "the payload is no UTF-8");
+		delivery_error(w, true, s->id, WIRE_ERROR_INVALID, "the payload is not UTF-8");
 	else if (s->payload.len > CHANGE_PAYLOAD_MAX)
 		delivery_error(w, true, s->id, WIRE_ERROR_TOO_LONG, "the payload has 8000 bytes or more");
 	else

@@ -11,7 +11,8 @@ static bool user_has_room(const struct worker *w)
 	const struct config *config = f->config;
 	size_t total = config->worker_queues_total_size, left = total > f->queued ? total - f->queued : 0;
 
-	/* No user has more than what is left for all the others: so there always is some for the next. */
+	/* No user may have more than is left for all others, so there is always room for
+	 * another user. */
 	return w->user->queued <= config->worker_queues_per_uid_size && w->user->queued <= left;
 }
 
@@ -24,7 +25,7 @@ bool room_takes_more(struct worker *w)
 {
 	if (w->ended)
 		return false;
-	/* If not, a flush asks again. */
+	/* delivery_flush() asks again after the worker has read. */
 	if (private_queue_waiting(&w->private) > w->fanout->config->worker_queue_size / 2)
 		return false;
 	if (user_has_room(w))
@@ -42,7 +43,7 @@ static void wait_until_it_reads(struct worker *w)
 	w->reading = false;
 	w->fanout->n_limited[LIMIT_WORKER_QUEUE]++;
 	diag_limited(&pause_limit, DIAG_NOTICE,
-		"a worker does not read its answers, so its requests wait worker=%llu pid=%d name=\"%s\"",
+		"stopped reading a worker that does not read its answers worker=%llu pid=%d name=\"%s\"",
 		(unsigned long long)w->id, (int)w->pid, w->name);
 }
 
@@ -55,7 +56,7 @@ static void park(struct worker *w)
 	f->n_parked++;
 	f->n_limited[LIMIT_WORKER_QUEUES]++;
 	diag_limited(&user_limit, DIAG_NOTICE,
-		"a user's workers do not read their answers, so their requests wait uid=%u bytes=%zu of_all=%zu",
+		"stopped reading a user's workers that do not read their answers uid=%u bytes=%zu of_all=%zu",
 		(unsigned)w->user->uid, w->user->queued, f->queued);
 }
 
@@ -77,7 +78,8 @@ void room_look_after_parked(struct fanout *f)
 		worker_ask(w);
 }
 
-/* One goes on; it wakes the next when it has been served. */
+/* reader.c calls it again after it has served this one. All at once would overshoot the
+ * limit. */
 void room_wake_one(struct user *user)
 {
 	struct worker *first = TAILQ_FIRST(&user->parked);

@@ -1,6 +1,7 @@
-/* How much may wait for workers that do not read: for one, for all of a user, for all. Who has no room waits:
- * its requests are parked, its recovered changes starve, until others have read. The reader asks before each
- * request, the catch-up before each recovered change. */
+/* Bounds what waits for workers that do not read: for one, for a user, for all. A worker
+ * without room waits: its requests are parked, or it is starved of recovered changes, until it
+ * or others have read. reader.c asks before each request, catch_up.c before each recovered
+ * change; delivery.c reports what was read. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,20 +10,23 @@ struct fanout;
 struct user;
 struct worker;
 
-/* The private queue or the input has grown or shrunk. */
+/* Call it when the private queue or the input has grown or shrunk. If it shrunk, workers that
+ * wait may be served. */
 void room_account(struct worker *worker);
 
-/* There is room for the answer to one more request. */
+/* Whether the answer to one more request has room. */
 bool room_for_answer(const struct worker *worker);
-/* There is room for a recovered change. If not, requests.takes_more() follows. */
+/* Whether a recovered change has room. If not, requests.takes_more() follows. */
 bool room_takes_more(struct worker *worker);
 
-/* There is no room: its requests wait until it reads, or until others of its user have read. */
+/* There is no room for an answer: the worker's requests wait until it reads, or until others of
+ * its user have read. */
 void room_wait(struct worker *worker);
-/* One that waits for its user goes on, if there is room now. */
+/* Lets one parked worker of the user go on, if there is room now. */
 void room_wake_one(struct user *user);
-/* Every second: those who wait are served, so that it shows which of them are gone. */
+/* Serves all parked workers, so that reader.c finds those that are gone. Call it every
+ * second. */
 void room_look_after_parked(struct fanout *fanout);
 
-/* It waits no more: it is disconnected. */
+/* The worker is disconnected, and waits no more. */
 void room_leave(struct worker *worker);

@@ -8,9 +8,10 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* The smallest table, and the first number of slots: 256 bytes each, so smaller ones would save
+ * nothing. */
 #define BUCKETS_MIN 64
-
-_Static_assert(sizeof(struct router_edge) == 32, "edges are found by shifts");
+_Static_assert((BUCKETS_MIN & (BUCKETS_MIN - 1)) == 0, "the mask of the first table reaches its buckets");
 
 static uint32_t *bucket_at(const struct router *r, uint32_t i)
 {
@@ -41,19 +42,19 @@ uint64_t router_key(const struct router *r, unsigned topic, struct wire_str pubk
 {
 	unsigned char key[sizeof r->secret];
 
-	/* Each channel has a key of its own, so the pubkey need not be copied behind the channel to be
-	 * hashed. */
+	/* Each channel hashes with a secret of its own. The obvious way, to hash the channel
+	 * and the pubkey, would copy both into one buffer. */
 	memcpy(key, r->secret, sizeof key);
 	key[0] ^= (unsigned char)topic;
-	/* SipHash-1-3, as hash tables of language runtimes have it. */
+	/* SipHash-1-3, as in the hash tables of Rust and Python. */
 	uint64_t hash = siphash(key, pubkey.ptr, pubkey.len, 1, 3);
 	return hash ? hash : 1;
 }
 
 /* Buckets */
 
-/* Of the key's edge that is not its first. Different slots never give one key the same hash: the factor is
- * odd. */
+/* For each edge of a key except its first. The factor is odd, so two slots never give one key
+ * the same hash. */
 static uint64_t pair_hash(uint64_t key, uint32_t slot)
 {
 	return key ^ (slot + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
@@ -71,7 +72,7 @@ static uint32_t *bucket_of(const struct router *r, uint64_t hash)
 	return bucket_at(r, i < r->n_buckets ? i : i & r->mask >> 1);
 }
 
-/* What points to the edge, on the chain of its bucket. */
+/* The pointer to the edge in the chain of its bucket. */
 static uint32_t *link_to(const struct router *r, uint32_t e)
 {
 	uint32_t *at = bucket_of(r, hash_of(router_edge(r, e)));
@@ -112,7 +113,8 @@ static uint32_t empty_bucket(struct router *r, uint32_t i)
 	return chain;
 }
 
-/* A bucket for each edge. Without memory for it chains get longer, and nothing else happens. */
+/* Keeps one bucket for each edge. If memory runs out, chains get longer, and nothing else
+ * breaks. */
 static void grow_table(struct router *r)
 {
 	uint32_t added = r->n_buckets;
@@ -129,7 +131,7 @@ static void grow_table(struct router *r)
 
 static bool is_sparse(const struct router *r)
 {
-	/* Not so that it would be grown again at once. */
+	/* Below three quarters, so that the table does not grow again at once. */
 	return r->n_buckets > BUCKETS_MIN && r->n_edges < r->n_buckets / 4 * 3;
 }
 
@@ -157,7 +159,7 @@ uint32_t router_find(const struct router *r, uint64_t key)
 	return e;
 }
 
-/* first: the key's, or ROUTER_END */
+/* first: the key's first edge, or ROUTER_END. */
 static uint32_t find_pair(const struct router *r, uint32_t first, uint64_t key, uint32_t slot)
 {
 	if (first == ROUTER_END || router_edge(r, first)->slot == slot)
@@ -232,7 +234,7 @@ static void leave_key(struct router *r, const struct router_edge *edge)
 		if (next != ROUTER_END)
 			router_edge(r, next)->prev_of_key = edge->prev_of_key;
 	} else if (next != ROUTER_END) {
-		/* It is the first from now on, and first ones stand elsewhere. */
+		/* It becomes the key's first, and the first is in another bucket. */
 		take_from_bucket(r, next);
 		router_edge(r, next)->prev_of_key = ROUTER_END;
 		put_into_bucket(r, next);
@@ -278,7 +280,7 @@ static void remove_edge(struct router *r, uint32_t e)
 	if (e != r->n_edges)
 		move_edge(r, r->n_edges, e);
 	segments_release(&r->edges, r->n_edges * sizeof(struct router_edge));
-	/* Twice, or the table would not keep up: it is to have four buckets for three edges. */
+	/* Twice, because the table has four buckets for three edges: once would not keep up. */
 	for (int i = 0; i < 2 && is_sparse(r); i++)
 		shrink_table(r);
 }

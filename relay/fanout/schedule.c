@@ -47,14 +47,14 @@ static void serve_next(struct schedule *s)
 	struct share *share = TAILQ_FIRST(&s->ring);
 	struct ready *ready = TAILQ_FIRST(&share->ready);
 
-	/* It goes behind the others before anything else happens: serve() may be the end of it. */
+	/* Goes after the others before serve(), which may free it. */
 	TAILQ_REMOVE(&s->ring, share, next);
 	TAILQ_INSERT_TAIL(&s->ring, share, next);
 	schedule_remove(s, ready);
 	ready->serve(ready);
 }
 
-/* Whoever is left in the ring. */
+/* All that are left in the ring. */
 static void begin_rest(struct schedule *s)
 {
 	for (struct share *share; (share = TAILQ_FIRST(&s->ring));) {

@@ -1,6 +1,6 @@
-/* SipHash (Aumasson and Bernstein, 2012), a keyed 64-bit hash: who does not know the key cannot choose
- * strings that share a hash. Inline, with the numbers of rounds as constants, since it runs for every
- * notification; the router is its caller. */
+/* SipHash (Aumasson and Bernstein, 2012), a keyed 64-bit hash: a peer that lacks the key cannot
+ * choose strings that share a hash. router.c calls it, for every notification, so it is inline
+ * and its callers pass the numbers of rounds as constants. */
 #pragma once
 
 #include <endian.h>
@@ -39,7 +39,7 @@ static inline void siphash_word(uint64_t v[4], uint64_t word, int rounds)
 	v[0] ^= word;
 }
 
-/* SipHash-rounds-last_rounds of len bytes. */
+/* SipHash-rounds-last_rounds, of len bytes. */
 static inline uint64_t siphash(
 	const unsigned char key[16], const void *bytes, size_t len, int rounds, int last_rounds)
 {

@@ -1,6 +1,6 @@
-/* The local users who are connected: what each has in sum, for the limits that hold for a user, and its share
- * of the schedule. A user is its uid, as the kernel tells it. Workers count here; the operators' and the
- * metrics' connections have their share here too. */
+/* The local users that are connected: what each one's workers have in sum, for the limits per
+ * user, and its shares of the schedules. The kernel tells the uid. It enforces no limit.
+ * Workers' connections and those of ops/ call it. */
 #pragma once
 
 #include "fanout/schedule.h"
@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* Buckets of the table by uid. Few hosts have more users with workers; with more, lists only
+ * get longer. */
 #define USERS_BUCKETS 64
 
 struct worker;
@@ -15,15 +17,15 @@ struct worker;
 struct user {
 	LIST_ENTRY(user) next; /* in its bucket */
 	uid_t uid;
-	unsigned n_refs;
+	unsigned n_refs; /* connections */
 	struct share asking, sending;
 
 	unsigned n_workers;
-	uint64_t n_subscriptions; /* by pubkey, and those that are about to be made */
-	size_t queued;            /* bytes of its workers' queues and unfinished requests */
+	uint64_t n_subscriptions; /* by pubkey, and those that are reserved */
+	size_t queued;            /* bytes of its workers' private queues and inputs */
 	/* Workers whose requests wait until the user has fewer bytes queued. */
 	TAILQ_HEAD(, worker) parked;
-	/* And those that are caught up, whose recovered changes wait for the same. */
+	/* Workers whose recovered changes wait for the same. */
 	TAILQ_HEAD(, worker) starved;
 };
 
@@ -33,7 +35,7 @@ struct users {
 };
 
 void users_open(struct users *users);
-/* The user with this uid, with one reference more. NULL: memory is short. */
+/* Takes a reference; give it back with users_put(). NULL: out of memory. */
 struct user *users_get(struct users *users, uid_t uid);
-/* One reference less. */
+/* Frees the user with its last reference. */
 void users_put(struct users *users, struct user *user);

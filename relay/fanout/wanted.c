@@ -11,7 +11,7 @@ int wanted_make_room(struct wanted *w)
 		w->first = 0;
 		return 0;
 	}
-	uint32_t max = w->max ? w->max * 2 : 8;
+	uint32_t max = w->max ? w->max * 2 : WANTED_FIRST;
 	uint64_t *seqs = max <= WANTED_MAX ? reallocarray(w->seqs, max, sizeof *seqs) : NULL;
 	if (!seqs)
 		return -ENOMEM;

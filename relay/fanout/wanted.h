@@ -1,24 +1,30 @@
-/* The seqs after a worker's cursor that a worker with pubkeys is owed, in order. Pure memory; delivery.c
- * keeps one for each worker. */
+/* The list of seqs that a worker with pubkeys is still owed, in order. No I/O, and it knows no
+ * frames. delivery.c keeps one for each worker. */
 #pragma once
 
 #include <stdint.h>
 
-/* A worker that is owed more is sent by a scan of the backlog instead. So a list has 8 KiB at most. */
+/* Bounds a list, at 8 KiB: a small part of what the kernel keeps for the socket. A worker that
+ * is owed more scans the backlog instead. */
 #define WANTED_MAX 1024
+/* The first size of a list: one cache line. It doubles up to WANTED_MAX. */
+#define WANTED_FIRST 8
+_Static_assert(
+	WANTED_MAX % WANTED_FIRST == 0 && (WANTED_MAX / WANTED_FIRST & (WANTED_MAX / WANTED_FIRST - 1)) == 0,
+	"doubling reaches WANTED_MAX");
 
 /* All zero: empty. */
 struct wanted {
-	uint64_t *seqs;
+	uint64_t *seqs; /* owned */
 	uint32_t first, n, max;
 };
 
 void wanted_clear(struct wanted *wanted);
-/* Room for one more, of which there is none. 0 or -ENOMEM. */
+/* Only when the list is full. 0; -ENOMEM, also at WANTED_MAX. */
 int wanted_make_room(struct wanted *wanted);
 
-/* seq: after all others. 0; -ENOMEM, also for one more than WANTED_MAX: it was not added. Inline, as all here
- * that is done for each frame and worker. */
+/* seq: higher than all others. 0; -ENOMEM, also at WANTED_MAX: it was not added. Inline, like
+ * everything here that runs for each frame and worker. */
 static inline int wanted_add(struct wanted *wanted, uint64_t seq)
 {
 	if (wanted->first + wanted->n == wanted->max) {
@@ -30,13 +36,13 @@ static inline int wanted_add(struct wanted *wanted, uint64_t seq)
 	return 0;
 }
 
-/* The first; instead when there is none. */
+/* Returns instead if the list is empty. */
 static inline uint64_t wanted_first(const struct wanted *wanted, uint64_t instead)
 {
 	return wanted->n > 0 ? wanted->seqs[wanted->first] : instead;
 }
 
-/* Forget all up to this seq. */
+/* Drops all up to this seq. */
 static inline void wanted_drop_to(struct wanted *wanted, uint64_t seq)
 {
 	while (wanted->n > 0 && wanted->seqs[wanted->first] <= seq) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* The first number of slots: half a KiB. It doubles as workers come. */
 #define SLOTS_FIRST 64
 
 void workers_open(struct workers *t)

@@ -151,7 +151,7 @@ class Bare(Member):
                 self.subscribed_at = time.monotonic()
                 self._stored = worker.cursor
             elif isinstance(frame, Bye) and frame.code != "shutdown":
-                raise AssertionError(f"{self.name} is sent away: {frame}")
+                raise AssertionError(f"{self.name} is disconnected: {frame}")
         del worker.frames[1:-20]  # a long run would keep them all
         self._position = len(worker.frames)
 

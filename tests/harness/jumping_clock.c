@@ -1,5 +1,6 @@
-/* Preloaded: the wall clock of a process is off by as many seconds as the file of JUMPING_CLOCK says, from
- * one call to the next. What is steady stays steady. For test_resources. */
+/* A library to preload: it adds the number of seconds in the file that JUMPING_CLOCK names to
+ * the wall clock of the process. It reads the file at each call. Monotonic clocks stay as they
+ * are. clock.py builds it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-"""The ops socket: an operator who stays connected, and what the replies say."""
+"""The ops socket: an operator that stays connected, and what the replies say."""
 
 import json
 import re

@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 
-DEADLINE = 15  # seconds for what should take far less: a wait that reaches it has failed
+# Seconds of time.monotonic(): bounds a wait. What a test waits for takes far less, also on a
+# busy machine, so a wait that reaches this has failed.
+DEADLINE = 15
 
 
 def wait_until(condition, what, deadline=DEADLINE):
@@ -50,7 +52,7 @@ def children(pid):
 
 
 def stopped(pid):
-    """Whether SIGSTOP holds it."""
+    """Whether SIGSTOP has stopped the process."""
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "T"
 
@@ -107,7 +109,8 @@ class Run:
     def spawn(self, argv, env=None, unprivileged=False, **options):
         """Start a process that dies with this one. It runs unprivileged, because PostgreSQL
         and pgbouncer refuse to run as root."""
-        # A clean environment: nothing of the tester's PG* variables or locale, and no HOME with a .pgpass.
+        # A clean environment: without the tester's PG* variables, locale, and HOME with its
+        # .pgpass.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "PGHERALD_RUN": self.directory,
                        "HOME": "/nonexistent"}
         environment.update((k, v) for k, v in os.environ.items() if k.endswith("SAN_OPTIONS"))
@@ -149,8 +152,8 @@ def give_away(path):
 
 
 def janitor(directory):
-    sys.stdin.buffer.read()  # returns when the run has ended
-    # PostgreSQL removes its shared memory when it is asked to end; SIGKILL would leave it.
+    sys.stdin.buffer.read()  # returns when the run ends
+    # PostgreSQL removes its shared memory if it ends by SIGQUIT, not by SIGKILL.
     signal_all(leftovers(directory), signal.SIGCONT)
     for name in os.listdir(directory):
         try:

@@ -79,7 +79,7 @@ class Stream:
             self.clean = size == 0
             self.ended |= self.clean
 
-    clean = False  # it ended as a response should
+    clean = False  # whether it ended with the last chunk
 
     @property
     def worker(self):
@@ -195,7 +195,7 @@ class Syncd:
         if self.process:
             check_output("syncd", self.log())
         for line in self.log().splitlines():
-            assert LINE.fullmatch(line), f"no line of a log: {line!r}"
+            assert LINE.fullmatch(line), f"not a line of the log: {line!r}"
 
     # Using
 

@@ -184,7 +184,7 @@ class Resumer:
                 self.amiss.append(f"not what it missed: {worker.tail()}")
             self.stop()
         elif worker.closed:
-            self.amiss.append(f"sent away: {worker.tail()}")
+            self.amiss.append(f"disconnected: {worker.tail()}")
             self.stop()
 
     def turn(self):

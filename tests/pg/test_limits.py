@@ -220,7 +220,7 @@ def test_answers_that_a_user_does_not_read(make_relay):
         return reached(relay, "worker_queues") > 0
     wait_until(send, "the user has no room")
     assert reached(relay, "worker_queue") == 0, "none of them has reached its own limit"
-    assert [line for line in relay.lines("NOTICE") if "a user's workers do not read" in line], relay.log()
+    assert [line for line in relay.lines("NOTICE") if "a user's workers that do not read" in line], relay.log()
     worker = relay.worker(pubkeys=["alice"])
     worker.publish("alice")
     worker.hears("alice")

@@ -101,7 +101,7 @@ def test_each_has_a_meaning():
 
 def test_what_a_peer_can_cause_has_a_limit():
     """A line in a file that handles peers is limited, or is one that no peer can cause."""
-    allowed = {"a worker left", "an operator set the log level", "start refused", "the payload that is no change",
+    allowed = {"a worker left", "an operator set the log level", "start refused", "the payload that is not a change",
                "there is no ops socket"}
     files = {f: text for f, text in sources().items() if f.startswith(("fanout/", "ops/", "base/listener", "listeners"))}
     assert len(files) > 10, "the test finds the files no more"

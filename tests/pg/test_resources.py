@@ -56,7 +56,7 @@ def test_short_of_memory_nobody_else_is_hurt(without_sanitizers, make_relay):
             greedy.pump()
     except (BrokenPipeError, ConnectionResetError):
         pass
-    wait_until(lambda: metric(relay, "pgherald_workers_closed_total", code="limit") == 1, "the greedy one is sent away")
+    wait_until(lambda: metric(relay, "pgherald_workers_closed_total", code="limit") == 1, "the greedy one is disconnected")
     others[0].publish("alice")
     for worker in others:
         worker.hears("alice")
