@@ -338,7 +338,7 @@ static char *copy_trimmed(const char *value)
 	return strndup(value, len);
 }
 
-/* An empty URL is none. */
+/* An empty URL counts as not given. */
 static int take(size_t i, const char *value, const char *origin)
 {
 	const struct setting *s = &settings[i];

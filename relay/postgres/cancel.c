@@ -19,7 +19,7 @@ static void *run(void *arg)
 {
 	char error[256];
 
-	/* Whether it succeeds or not, nobody waits for the statement any more. */
+	/* Whether it succeeds or not, the relay does not wait for the statement any more. */
 	(void)PQcancel(arg, error, sizeof error);
 	PQfreeCancel(arg);
 	running--;

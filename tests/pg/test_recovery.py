@@ -244,7 +244,7 @@ def test_a_function_that_is_wrong_is_a_gap_and_an_error_not_a_stall(start_relay,
 
 
 def test_a_recovery_that_is_given_up_is_cancelled(start_relay, own_pg, own_db, own_bouncer, own_data):
-    """PostgreSQL 13 never finds out by itself that nobody waits for a function that hangs. So the
+    """PostgreSQL 13 never finds out by itself that its client has gone away for a function that hangs. So the
     relay says so, whatever the version."""
     own_data.function("BEGIN PERFORM pg_sleep(1000); END", "plpgsql")
     relay = start_relay(own_db, own_bouncer, PGHERALD_RECOVERY_TIMEOUT="60", PGHERALD_RECONCILE="no", **FAST)
@@ -335,6 +335,7 @@ def explain(data, checkpoint):
     return scans, plan["Execution Time"] + plan["Planning Time"]
 
 
+@pytest.mark.long
 def test_a_thousand_of_a_million_users_take_the_index_and_milliseconds(million, start_relay, bouncer):
     relay = start_relay(million.database, bouncer, PGHERALD_RECONCILE="no", **FAST)
     worker = subscriber(relay)
@@ -350,6 +351,7 @@ def test_a_thousand_of_a_million_users_take_the_index_and_milliseconds(million, 
     assert set(worker.recovered) == {f"u{n}" for n in range(500001, 501001)}
 
 
+@pytest.mark.long
 def test_a_million_users_stall_nobody_and_fill_no_memory(without_sanitizers, million, start_relay, bouncer):
     """All of them changed while the relay was away. A change that is committed during the
     recovery is heard during it."""

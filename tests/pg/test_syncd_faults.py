@@ -391,6 +391,7 @@ def open_streams(syncd, users):
     return streams
 
 
+@pytest.mark.long
 def test_ten_thousand_streams_on_one_worker(make_syncd, local_relay):
     """Each user hears its own change and no other's. A user with very many streams hears it
     too. The memory per stream is bounded."""
