@@ -32,7 +32,7 @@ struct process {
 	bool stopping; /* a signal has come */
 	int exit_status;
 	struct ev_timer start_deadline, stop_deadline;
-	struct ev_prepare settled; /* while stopping */
+	struct ev_prepare idle; /* while stopping */
 	struct ev_signal sigterm, sigint;
 };
 
@@ -90,13 +90,13 @@ static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 
 /* The end */
 
-static void on_settled(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+static void on_idle(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	struct process *p = watcher->data;
 
 	(void)loop;
 	(void)events;
-	if (relay_is_settled(&p->relay))
+	if (relay_is_idle(&p->relay))
 		stop_now(p, EXIT_SUCCESS);
 }
 
@@ -120,7 +120,7 @@ static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int event
 	systemd_notify("STOPPING=1");
 	listener_close(&p->listeners.all[LISTENER_WORKERS]);
 	relay_stop(&p->relay);
-	ev_prepare_start(loop, &p->settled);
+	ev_prepare_start(loop, &p->idle);
 	timer_arm(loop, &p->stop_deadline, STOP_SECONDS);
 }
 
@@ -131,8 +131,8 @@ static void watch(struct process *p)
 	ev_signal_init(&p->sigint, on_signal, SIGINT);
 	timer_init(&p->start_deadline, on_start_deadline, p);
 	timer_init(&p->stop_deadline, on_stop_deadline, p);
-	ev_prepare_init(&p->settled, on_settled);
-	p->sigterm.data = p->sigint.data = p->settled.data = p;
+	ev_prepare_init(&p->idle, on_idle);
+	p->sigterm.data = p->sigint.data = p->idle.data = p;
 	ev_signal_start(p->loop, &p->sigterm);
 	ev_signal_start(p->loop, &p->sigint);
 }

@@ -460,7 +460,7 @@ void relay_stop(struct relay *r)
 	fanout_stop_reading(&r->fanout);
 }
 
-bool relay_is_settled(const struct relay *r)
+bool relay_is_idle(const struct relay *r)
 {
 	return !r->ready || r->config->mode == MODE_LOCAL || publisher_idle(&r->publisher);
 }

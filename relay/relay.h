@@ -56,7 +56,7 @@ void relay_explain_delay(const struct relay *relay, double seconds, char *why, s
 /* Reads no more requests. What is being published goes on. */
 void relay_stop(struct relay *relay);
 /* Whether nothing is being published any more. */
-bool relay_is_settled(const struct relay *relay);
+bool relay_is_idle(const struct relay *relay);
 /* Sends BYE to the workers, and frees everything. */
 void relay_close(struct relay *relay);
 

@@ -26,7 +26,7 @@ _Static_assert(
 	CHECKPOINT_PREFIX_MAX + CHECKPOINT_SNAPSHOT_MAX <= CHECKPOINT_TOKEN_MAX, "a token holds its parts");
 /* A HELLO carries it with a name and an epoch. */
 _Static_assert(2 * CHECKPOINT_TOKEN_MAX <= WIRE_FRAME_MAX, "a token fits into a frame");
-/* How far back a worker or a failover may go: five minutes at the default interval. */
+/* How far back a failover may go: five minutes at the default interval. */
 #define CHECKPOINT_HISTORY_MAX 64
 
 /* SQL for the run of the server. Every role may ask. */
@@ -96,8 +96,8 @@ struct checkpoint_parts {
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
 /* Whether both belong to one run of one cluster. */
 bool checkpoint_same_run(const char *a, const char *b);
-/* Whether a is later than b, by their LSNs. One of another run counts as later: callers pass an
- * a of the run that the upstream hears. Two tokens made at the same time may compare the wrong
+/* Whether a has a later LSN than b. If they are of different runs: true, so a must be of the run
+ * that the upstream hears. Two tokens made at the same time may compare the wrong
  * way, since each LSN is read after its snapshot. Where that would lose a change, call
  * checkpoint_covers(). */
 bool checkpoint_is_newer(const char *a, const char *b);

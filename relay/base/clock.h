@@ -1,5 +1,5 @@
-/* A clock that never jumps, and timers that fire once. All of the relay that waits or measures
- * uses them: libev's ev_now() follows the wall clock. */
+/* A clock that never jumps: libev's ev_now() follows the wall clock. And timers that fire once,
+ * for deadlines. */
 #pragma once
 
 #include <ev.h>

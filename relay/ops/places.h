@@ -14,7 +14,7 @@ struct place {
 	bool privileged;
 	unsigned n_of_user; /* places of this user */
 	double active;      /* by clock_now(): when its peer last asked or took something */
-	/* It is quiet by nature, so never idle for its own user's next connection. */
+	/* A tail: it sends nothing for hours and is not idle for its own user's next connection. */
 	bool lasting;
 };
 

@@ -1,8 +1,9 @@
 /* Requests that wait to be published, and who is next. Each connection's requests keep their
  * order. Users are served round robin, a request each; the connections of a user too,
- * PUBLISH_IN_A_ROW requests each. A connection that has nothing waiting or in flight goes to
- * the front of its user's, so that one that publishes rarely does not wait for those that
- * publish all the time.
+ * PUBLISH_IN_A_ROW requests each. The first request of a
+ * connection that has nothing waiting or in flight goes before those of its user's other
+ * connections, so that one that publishes rarely does not wait for those that publish all the
+ * time.
  *
  * When the queue is full, a user that has less in it takes a place from the user that has most.
  * So one user's flood does not make the relay busy for others.

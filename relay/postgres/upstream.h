@@ -124,8 +124,8 @@ void upstream_settle(struct upstream *upstream);
 void upstream_live(struct upstream *upstream);
 /* The connection is dead, even if TCP does not know: drop it and connect again. */
 void upstream_drop(struct upstream *upstream, const char *why);
-/* While held, what PostgreSQL sends stays unread, because the backlog has no room for it
- * (fanout). When the hold ends, up to `ahead` bytes more than usual are read at once. */
+/* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
+ * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
 /* PostgreSQL is there again: connect now instead of waiting. */
 void upstream_hurry(struct upstream *upstream);

@@ -30,8 +30,8 @@
  * the next turn. */
 #define CANARY_HEARD_SECONDS 4.
 
-/* When a relay takes its next turn, in percent of the interval: after its own turn, and after
- * another's, which is jittered by 20 % either way. A relay that follows waits longer than the
+/* When a relay takes its next turn, in percent of the interval: after its own turn 95 %, after
+ * another's 160 % +-20 %. A relay that follows waits longer than the
  * leader's turns are apart, so the leader keeps the turn. It waits less than two intervals, so
  * that another relay announces changes in time when the leader fails. */
 #define CANARY_TURN_OWN_PERCENT 95
@@ -117,8 +117,9 @@ struct canary {
 	bool again;        /* the one in flight failed; the next leaves out what made it fail */
 	bool keyless_said; /* in the log, once */
 	bool activity;     /* something was heard since the last canary */
-	struct token owed; /* of the last canary, from any relay, that came after activity. Not set once a
-			      checkpoint covers it. */
+	/* Of the last canary, from any relay, before which something had happened. Until a
+	 * checkpoint covers it, turns go on even if the database is idle. */
+	struct token owed;
 	/* What the server's snapshot is if nothing happened since the last canary. Empty:
 	 * something did. */
 	char idle_snapshot[64];

@@ -35,7 +35,8 @@ struct catch_up_waiter {
 	struct catch_up_user *user;
 	struct catch_up_question *question; /* NULL while it waits for a lane */
 	struct spool_reader reader;
-	struct catch_up_waiters *list; /* that link is in; NULL while its socket is full */
+	struct catch_up_waiters *list; /* which of waiting, hungry or ready it is in; NULL: it takes no more
+					  until takes_more() */
 	uint64_t seen_rows;            /* rows it had taken at the last look (shortage.h) */
 	double stalled_for;            /* seconds for which it kept memory that others need */
 	bool overdue;                  /* it shall be told of a gap */

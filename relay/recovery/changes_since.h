@@ -55,7 +55,7 @@ struct changes_since {
 	/* Of an older checkpoint, which is asked about instead; empty: since's own. */
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1];
 	bool asks_run;    /* since is of another run, and the server has not told yet what it kept of that */
-	bool failed;      /* the question was asked before in vain */
+	bool failed;      /* an attempt has failed, and it is asked again */
 	bool wants_pause; /* row() returned false */
 	double rate;      /* rows a second; 0: no limit */
 	uint64_t n_rows, n_bad_rows;
@@ -100,7 +100,7 @@ static inline bool changes_is_paused(const struct changes_since *changes)
 {
 	return changes->wants_pause && changes->session.conn;
 }
-/* Whether the question under way was asked before in vain. */
+/* Whether an attempt of the question under way has failed. */
 static inline bool changes_failed(const struct changes_since *changes)
 {
 	return changes->since && changes->failed;

@@ -1,6 +1,6 @@
-/* Decides which worker is told of a gap when memory for recovered changes is short: of the user
- * that keeps most, the worker for which most is kept, once it has made no room for too long.
- * catch_up.c calls it, and tells the worker. */
+/* Decides who is told of a gap when memory for recovered changes is short: of the user that keeps
+ * most, the waiters of the question for which most is kept, once they have made no room for too
+ * long. catch_up.c calls it, and tells them. */
 #pragma once
 
 #include "recovery/catch_up.h"
@@ -9,8 +9,8 @@
 #define SHORTAGE_LOOK_SECONDS 0.5
 /* How long a worker may take nothing. Longer than a healthy one pauses between two reads. */
 #define SHORTAGE_STALL_SECONDS 15.
-/* The same while others wait for the memory. All seconds count in which the worker took too
- * little to make room. */
+/* The same while others wait for the memory. Reading a little, too
+ * little to make room, does not start the count again. */
 #define SHORTAGE_PATIENCE_SECONDS 5.
 _Static_assert(
 	(int)SHORTAGE_PATIENCE_SECONDS < (int)SHORTAGE_STALL_SECONDS, "patience is shorter when others wait");
