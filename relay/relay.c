@@ -371,11 +371,11 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 	const struct relay_events *events, void *context)
 {
 	static const struct recovery_events recovery_events = {on_recovered};
-	const struct worker_requests requests = {r, on_publish, on_catch_up, on_takes_more, on_forget};
+	static const struct worker_requests requests = {on_publish, on_catch_up, on_takes_more, on_forget};
 
 	*r = (struct relay){.loop = loop, .config = config, .events = *events, .context = context};
 	r->decode.config = config;
-	int result = fanout_open(&r->fanout, loop, config, &requests);
+	int result = fanout_open(&r->fanout, loop, config, &requests, r);
 	if (result < 0)
 		return result;
 	recovery_init(&r->recovery,

@@ -84,7 +84,7 @@ void connection_close(struct worker *w, enum wire_bye_code code, const char *rea
 	ev_io_stop(f->loop, &w->writer);
 	ev_timer_stop(f->loop, &w->hello_deadline);
 	if (w->catch_up)
-		f->requests.forget(f->requests.context, w);
+		f->requests->forget(f->requests_context, w);
 	w->user->n_subscriptions -= w->subscribing.n_reserved;
 	f->n_subscriptions -= w->subscribing.n_reserved;
 	w->subscribing.n_reserved = 0;

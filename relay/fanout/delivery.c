@@ -336,7 +336,7 @@ static void overrun(struct worker *w)
 	delivery_scan(w);
 	worker_note_checkpoint(w);
 	w->state = WORKER_CATCHING_UP;
-	w->fanout->requests.catch_up(w->fanout->requests.context, w);
+	w->fanout->requests->catch_up(w->fanout->requests_context, w);
 }
 
 static void send_what_is_owed(struct worker *w)
@@ -407,11 +407,11 @@ static void send_what_is_owed(struct worker *w)
 
 void delivery_flush(struct worker *w)
 {
-	const struct worker_requests *requests = &w->fanout->requests;
+	const struct fanout *f = w->fanout;
 
 	send_what_is_owed(w);
 	if (w->catch_up && room_takes_more(w))
-		requests->takes_more(requests->context, w);
+		f->requests->takes_more(f->requests_context, w);
 }
 
 struct delivery_lag delivery_lag(const struct worker *w)

@@ -159,12 +159,13 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 }
 
 int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *config,
-	const struct worker_requests *requests)
+	const struct worker_requests *requests, void *context)
 {
 	unsigned char random[EPOCH_LEN / 2];
 	int r;
 
-	*f = (struct fanout){.loop = loop, .config = config, .requests = *requests};
+	*f = (struct fanout){
+		.loop = loop, .config = config, .requests = requests, .requests_context = context};
 	workers_open(&f->workers);
 	TAILQ_INIT(&f->scanners);
 	TAILQ_INIT(&f->dirty);

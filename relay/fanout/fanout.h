@@ -22,7 +22,8 @@
 struct fanout {
 	struct ev_loop *loop;
 	const struct config *config;
-	struct worker_requests requests;
+	const struct worker_requests *requests;
+	void *requests_context;
 	struct backlog backlog;
 	struct router router;
 	char epoch[EPOCH_LEN + 1]; /* of this start of the relay; seqs count from 1 in each */
@@ -82,7 +83,7 @@ struct fanout {
 /* loop, config and the context of requests must outlive the fan-out. 0 or negative errno; then
  * nothing is freed, and the process must end. */
 int fanout_open(struct fanout *fanout, struct ev_loop *loop, const struct config *config,
-	const struct worker_requests *requests);
+	const struct worker_requests *requests, void *context);
 /* Only after connection_close_all(). */
 void fanout_close(struct fanout *fanout);
 

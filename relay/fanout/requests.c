@@ -324,7 +324,7 @@ bool requests_subscribe(struct worker *w, const unsigned char *frame, int *cost)
 
 static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_str payload)
 {
-	struct worker_requests *requests = &w->fanout->requests;
+	const struct fanout *f = w->fanout;
 
 	if (!(w->rights.publish >> topic & 1)) {
 		refuse(w, id, WIRE_ERROR_DENIED,
@@ -338,7 +338,7 @@ static void publish(struct worker *w, uint64_t id, unsigned topic, struct wire_s
 		return;
 	}
 	w->n_publishing++;
-	requests->publish(requests->context, (struct worker_ref){w->slot, w->id}, id, topic, payload);
+	f->requests->publish(f->requests_context, (struct worker_ref){w->slot, w->id}, id, topic, payload);
 }
 
 static void on_notify(struct worker *w, const struct wire_notify *n)
@@ -396,7 +396,7 @@ static void on_begin(struct worker *w, uint64_t id)
 	w->begun = true;
 	w->begin_id = id;
 	w->state = WORKER_CATCHING_UP;
-	f->requests.catch_up(f->requests.context, w);
+	f->requests->catch_up(f->requests_context, w);
 }
 
 void requests_do(struct worker *w, const struct wire_frame *frame)

@@ -102,10 +102,10 @@ static void feed(struct user *user)
 	struct worker *w;
 
 	while ((w = TAILQ_FIRST(&user->starved)) && user_has_room(w)) {
-		const struct worker_requests *requests = &w->fanout->requests;
+		const struct fanout *f = w->fanout;
 		end_starving(w);
 		if (w->catch_up)
-			requests->takes_more(requests->context, w);
+			f->requests->takes_more(f->requests_context, w);
 	}
 }
 

@@ -167,7 +167,6 @@ struct worker_ref {
 
 /* What workers need from the rest of the relay. context must outlive the fan-out. */
 struct worker_requests {
-	void *context;
 	/* connection_published() answers, maybe before this returns. payload: valid until this
 	 * returns. */
 	void (*publish)(void *context, struct worker_ref worker, uint64_t request, unsigned topic,

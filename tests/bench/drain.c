@@ -106,7 +106,7 @@ static void open_fanout(struct config *config)
 		.n_channels = 1,
 		.channels = {{BENCH_CHANNEL, CHANNEL_CHANGES}}};
 	decode = (struct decode){.config = config};
-	if (fanout_open(&fanout, ev_default_loop(EVFLAG_AUTO), config, &requests) < 0)
+	if (fanout_open(&fanout, ev_default_loop(EVFLAG_AUTO), config, &requests, NULL) < 0)
 		die("no fan-out");
 	/* In the first round the kernel must allocate the ring's pages. */
 	struct decoded decoded = {.topic = 1,

@@ -42,7 +42,7 @@ static void open_relay(void)
 		die("no configuration");
 	loop = ev_default_loop(EVFLAG_AUTO);
 	decode.config = &config;
-	if (fanout_open(&fanout, loop, &config, &requests) < 0)
+	if (fanout_open(&fanout, loop, &config, &requests, NULL) < 0)
 		die("no fan-out");
 	/* The same chains every time. */
 	memset(fanout.router.secret, 7, sizeof fanout.router.secret);

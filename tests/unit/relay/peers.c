@@ -44,7 +44,7 @@ static void forget(void *context, struct worker *worker)
 
 void peers_start(void)
 {
-	static const struct worker_requests requests = {NULL, publish, catch_up, takes_more, forget};
+	static const struct worker_requests requests = {publish, catch_up, takes_more, forget};
 
 	loop = ev_default_loop(EVFLAG_AUTO);
 	config = (struct config){.mode = MODE_LOCAL,
@@ -61,7 +61,7 @@ void peers_start(void)
 		.worker_queues_total_size = 128 << 20,
 		.worker_publishes_max = 4096};
 	decoder = (struct decode){.config = &config};
-	cr_assert_eq(fanout_open(&fanout, loop, &config, &requests), 0);
+	cr_assert_eq(fanout_open(&fanout, loop, &config, &requests, NULL), 0);
 	cr_assert_eq(wire_decoder_new(&reader), 0);
 }
 
