@@ -192,8 +192,11 @@ static bool is_over(struct cat *cat, struct pgherald *h)
 	return cat->done;
 }
 
-static void count_down(struct cat *cat)
+/* The end of a change or a message, which --count counts. */
+static void end_counted(struct cat *cat, bool recovered)
 {
+	printf(",\"recovered\":%s", recovered ? "true" : "false");
+	end_line(cat);
 	if (cat->count > 0 && --cat->count == 0)
 		cat->done = true;
 }
@@ -209,9 +212,7 @@ static void on_change(struct pgherald *h, const struct pgherald_change *change, 
 	print_text("channel", change->channel);
 	print_member("pubkey", change->pubkey, change->pubkey_len);
 	print_member("client_id", change->client_id, change->client_id_len);
-	printf(",\"recovered\":%s", change->recovered ? "true" : "false");
-	end_line(cat);
-	count_down(cat);
+	end_counted(cat, change->recovered);
 }
 
 static void on_message(struct pgherald *h, const struct pgherald_message *message, void *data)
@@ -224,9 +225,7 @@ static void on_message(struct pgherald *h, const struct pgherald_message *messag
 	print_seq(message->seq);
 	print_text("channel", message->channel);
 	print_member("payload", message->payload, message->payload_len);
-	printf(",\"recovered\":%s", message->recovered ? "true" : "false");
-	end_line(cat);
-	count_down(cat);
+	end_counted(cat, message->recovered);
 }
 
 static void on_gap(struct pgherald *h, const struct pgherald_gap *gap, void *data)

@@ -44,6 +44,12 @@ static void put(struct report *r, const char *name, struct wire_str value)
 	report_bytes(r, name, value.ptr, value.len);
 }
 
+static void put_head(struct report *r, const char *type, uint64_t seq)
+{
+	report_text(r, "type", type);
+	report_count(r, "seq", seq);
+}
+
 static void print_line(bool json, FILE *out, void (*print)(struct report *r, const void *of), const void *of)
 {
 	struct report r;
@@ -62,34 +68,29 @@ static void print_frame(struct report *r, const void *of)
 
 	switch (f->type) {
 	case WIRE_CHANGE:
-		report_text(r, "type", "change");
-		report_count(r, "seq", f->change.seq);
+		put_head(r, "change", f->change.seq);
 		put(r, "channel", f->change.channel);
 		put(r, "pubkey", f->change.pubkey);
 		put(r, "client_id", f->change.client_id);
 		report_flag(r, "recovered", f->change.flags & WIRE_RECOVERED);
 		break;
 	case WIRE_MESSAGE:
-		report_text(r, "type", "message");
-		report_count(r, "seq", f->message.seq);
+		put_head(r, "message", f->message.seq);
 		put(r, "channel", f->message.channel);
 		put(r, "payload", f->message.payload);
 		report_flag(r, "recovered", f->message.flags & WIRE_RECOVERED);
 		break;
 	case WIRE_CHECKPOINT:
-		report_text(r, "type", "checkpoint");
-		report_count(r, "seq", f->checkpoint.seq);
+		put_head(r, "checkpoint", f->checkpoint.seq);
 		put(r, "checkpoint", f->checkpoint.checkpoint);
 		break;
 	case WIRE_GAP:
-		report_text(r, "type", "gap");
-		report_count(r, "seq", f->gap.seq);
+		put_head(r, "gap", f->gap.seq);
 		put(r, "cause", f->gap.cause);
 		put(r, "text", f->gap.text);
 		break;
 	case WIRE_UPSTREAM:
-		report_text(r, "type", "upstream");
-		report_count(r, "seq", f->upstream.seq);
+		put_head(r, "upstream", f->upstream.seq);
 		put(r, "state", f->upstream.state);
 		put(r, "text", f->upstream.text);
 		break;
