@@ -145,6 +145,7 @@ _Static_assert(SIZE_MAX >> 40 > 0, "a size_t holds the greatest size, 1 TiB");
 /* As they were given. NULL: a URL that was not. */
 static struct {
 	const char *value, *origin;
+	char *copy; /* that value points to, or NULL */
 } given[N_SETTINGS];
 
 static int refuse(const struct setting *s, const char *why)
@@ -346,10 +347,10 @@ static int take(size_t i, const char *value, const char *origin)
 
 	if (!copy)
 		return refuse(s, NO_MEMORY);
+	free(given[i].copy);
+	given[i].copy = copy;
 	given[i].value = s->kind == KIND_URL && !*copy ? NULL : copy;
 	given[i].origin = origin;
-	if (!given[i].value)
-		free(copy);
 	return 0;
 }
 

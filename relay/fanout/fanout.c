@@ -244,7 +244,7 @@ _Static_assert(
 	CHANGE_PAYLOAD_MAX + CHANNEL_NAME_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every change");
 _Static_assert(CHECKPOINT_TOKEN_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every checkpoint");
 _Static_assert(BACKLOG_FRAME_MAX <= WIRE_FRAME_MAX, "workers accept every frame");
-_Static_assert(2 * BACKLOG_FRAME_MAX <= BACKLOG_SIZE_MIN, "the smallest backlog keeps two frames");
+_Static_assert((size_t)2 * BACKLOG_FRAME_MAX <= BACKLOG_SIZE_MIN, "the smallest backlog keeps two frames");
 _Static_assert(CHANNELS_MAX < 1 << BACKLOG_TOPIC_BITS, "each topic fits into an entry of the backlog");
 
 static uint64_t append(struct fanout *f, const struct wire_frame *frame, unsigned topic, uint64_t key)

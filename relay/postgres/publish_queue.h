@@ -1,7 +1,7 @@
 /* Requests that wait to be published, and who is next. Each connection's requests keep their
  * order. Users are served round robin, a request each; the connections of a user too,
  * PUBLISH_IN_A_ROW requests each. The first request of a
- * connection that has nothing waiting or in flight goes before those of its user's other
+ * connection that has nothing waiting or in flight precedes those of its user's other
  * connections, so that one that publishes rarely does not wait for those that publish all the
  * time.
  *

@@ -35,7 +35,7 @@
 /* Bounds the suspects that wait for the next turn. More are announced at once. */
 #define RECONCILE_SUSPECTS_MAX 65536
 /* How many turns the relay remembers: the current one and two before. A suspect counts as heard
- * if it was heard in the turn that found it, the one before, or the one after. */
+ * if it was heard in the turn that found it, the previous one, or the next one. */
 #define RECONCILE_TURNS 3
 /* A relay that takes the lead counts as heard what came since the last turn of another, if that
  * was at most this long ago. A relay that follows never waits longer for its own turn

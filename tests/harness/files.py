@@ -52,7 +52,10 @@ def _left_by_relay(relay):
     """{what: how many, or which} of open descriptors that the relay does not need: a
     connection whose worker is gone, a surplus session, anything else."""
     targets = _open_files(relay.process.pid)
-    left = _beyond([k for k in map(_kind, targets) if k != "socket"], OF_A_RELAY)
+    kinds = [k for k in map(_kind, targets) if k != "socket"]
+    left = _beyond(kinds, OF_A_RELAY)
+    if "[eventfd]" not in kinds:  # libev uses a pipe instead, which has two ends
+        left = {kind: n for kind, n in left.items() if not (kind.startswith("pipe:") and n == 2)}
     inodes = [int(t[8:-1]) for t in targets if _kind(t) == "socket"]
     own = {relay.directory, os.path.dirname(relay.path)}
     sessions = 0

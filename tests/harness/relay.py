@@ -69,10 +69,13 @@ class Relay:
     def settles(self):
         """Wait until it serves or has ended."""
         self._may_have_ended = True
-        wait_until(lambda: self.process.poll() is not None or self._serves(), f"{self.directory} serves or ends", 20)
+        wait_until(lambda: self.process.poll() is not None or self._lets_in(), f"{self.directory} serves or ends", 20)
 
     def _serves(self):
         assert self.process.poll() is None, f"the relay ended with {self.process.returncode}: {self.log()}"
+        return self._lets_in()
+
+    def _lets_in(self):
         try:
             with Raw(self.path) as raw:
                 raw.write(b"")

@@ -17,7 +17,7 @@ def deafen(host, data):
                           " AND application_name = 'pgherald upstream'", user="postgres")
 
 
-# A session that is lost at each statement is made anew with growing pauses.
+# A session that is lost at each statement is tried again after growing pauses.
 SLOW = ("two-rows", "endless")
 
 
