@@ -114,7 +114,7 @@ def planted(run, template):
     server = Postgres(run, template).start()
     try:
         server.sql("CREATE ROLE stranger")
-        server.sql("CREATE DATABASE planted")
+        server.sql("CREATE DATABASE planted TEMPLATE template0")
         server.sql(PLANT, {"names": names}, database="planted")
         yield server
     finally:

@@ -17,11 +17,7 @@ def deafen(host, data):
                           " AND application_name = 'pgherald upstream'", user="postgres")
 
 
-# A session that is lost at each statement is tried again after growing pauses.
-SLOW = ("two-rows", "endless")
-
-
-@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.long) if how in SLOW else how for how in LIES])
+@pytest.mark.parametrize("how", LIES)
 def test_the_statements_of_the_listen_connection(deceived, liar, recoverable, how):
     host = deceived(PGHERALD_CHECKPOINT_INTERVAL="0.2").start()
     for fragment in UPSTREAM:

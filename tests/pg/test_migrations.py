@@ -128,7 +128,7 @@ def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_p
     source.write("early")
     source.recoverable().write("late")
     target = cleanup.add(Postgres(run, template)).start()
-    target.sql(f"CREATE DATABASE {own_db.name} OWNER app")
+    target.sql(f"CREATE DATABASE {own_db.name} OWNER app TEMPLATE template0")
     dump = run.call(["pg_dump", "-h", own_pg.directory, "-p", str(own_pg.port), "-U", "postgres", own_db.name])
     run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", target.directory, "-p", str(target.port), "-U", "postgres",
               own_db.name], input=dump)

@@ -112,7 +112,7 @@ def test_urls_that_reach_different_databases(start, db, bouncer, pg, cleanup):
 
 
 def test_urls_that_reach_different_clusters(start, db, bouncer, other_cluster):
-    other_cluster.sql(f"CREATE DATABASE {db.name} OWNER app")
+    other_cluster.sql(f"CREATE DATABASE {db.name} OWNER app TEMPLATE template0")
     line = start(bouncer.url(db), other_cluster.url(db.name)).fails()
     says(line, "DATABASE_URL", "DATABASE_DIRECT_URL", "different|same|another")
 
