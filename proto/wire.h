@@ -71,10 +71,10 @@ enum wire_gap_cause {
 	WIRE_GAPS_N,
 };
 
-/* The name as it is in the frame; NULL for 0. A constant string. */
-const char *wire_error_name(enum wire_error_code code);
-const char *wire_bye_name(enum wire_bye_code code);
-const char *wire_gap_name(enum wire_gap_cause cause);
+/* What stands in the frame, by code; NULL for none. */
+extern const char *const wire_error_names[WIRE_ERRORS_N];
+extern const char *const wire_bye_names[WIRE_BYES_N];
+extern const char *const wire_gap_names[WIRE_GAPS_N];
 
 /* Bit 0 of a CHANGE's or MESSAGE's flags: found in the database, not heard live. */
 #define WIRE_RECOVERED 1u

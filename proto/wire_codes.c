@@ -1,6 +1,6 @@
 #include "wire.h"
 
-static const char *const error_names[WIRE_ERRORS_N] = {
+const char *const wire_error_names[WIRE_ERRORS_N] = {
 	[WIRE_ERROR_CHANNEL] = "channel",
 	[WIRE_ERROR_INVALID] = "invalid",
 	[WIRE_ERROR_TOO_LONG] = "too-long",
@@ -12,7 +12,7 @@ static const char *const error_names[WIRE_ERRORS_N] = {
 	[WIRE_ERROR_DENIED] = "denied",
 };
 
-static const char *const bye_names[WIRE_BYES_N] = {
+const char *const wire_bye_names[WIRE_BYES_N] = {
 	[WIRE_BYE_SHUTDOWN] = "shutdown",
 	[WIRE_BYE_EVICTED] = "evicted",
 	[WIRE_BYE_PROTOCOL] = "protocol",
@@ -20,32 +20,17 @@ static const char *const bye_names[WIRE_BYES_N] = {
 	[WIRE_BYE_LIMIT] = "limit",
 };
 
-static const char *const gap_names[WIRE_GAPS_N] = {
+const char *const wire_gap_names[WIRE_GAPS_N] = {
 	[WIRE_GAP_OVERRUN] = "overrun",
 	[WIRE_GAP_RESTART] = "restart",
 	[WIRE_GAP_UPSTREAM] = "upstream",
 	[WIRE_GAP_RECOVERY] = "recovery",
 };
 
-const char *wire_error_name(enum wire_error_code code)
-{
-	return error_names[code];
-}
-
-const char *wire_bye_name(enum wire_bye_code code)
-{
-	return bye_names[code];
-}
-
-const char *wire_gap_name(enum wire_gap_cause cause)
-{
-	return gap_names[cause];
-}
-
 enum wire_error_code wire_error_code(struct wire_str name)
 {
 	for (enum wire_error_code code = WIRE_ERROR_NONE + 1; code < WIRE_ERRORS_N; code++)
-		if (wire_str_eq(name, wire_str(error_names[code])))
+		if (wire_str_eq(name, wire_str(wire_error_names[code])))
 			return code;
 	return WIRE_ERROR_NONE;
 }

@@ -325,7 +325,7 @@ static void tell_status(const struct relay *r)
 		systemd_status("hears PostgreSQL, %u workers", r->fanout.workers.n);
 	else
 		systemd_status("upstream %s, %u workers; last error: %s",
-			upstream_state_name(r->upstream.state), r->fanout.workers.n,
+			upstream_state_names[r->upstream.state], r->fanout.workers.n,
 			*r->upstream.last_error ? r->upstream.last_error : "none");
 }
 

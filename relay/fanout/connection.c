@@ -28,7 +28,7 @@ static void send_bye(struct worker *w, enum wire_bye_code code, const char *reas
 {
 	unsigned char buf[512];
 	int len = wire_encode(&(struct wire_frame){.type = WIRE_BYE,
-				      .bye = {wire_str(wire_bye_name(code)), wire_str(reason)}},
+				      .bye = {wire_str(wire_bye_names[code]), wire_str(reason)}},
 		buf, sizeof buf);
 
 	/* Without this, BYE could land in the middle of a frame. */
@@ -45,7 +45,7 @@ static void log_close(const struct worker *w, enum wire_bye_code code, const cha
 	else if (code != WIRE_BYE_SHUTDOWN)
 		diag_limited(&close_limit, DIAG_WARNING,
 			"disconnected a worker: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", reason,
-			wire_bye_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid,
+			wire_bye_names[code], (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid,
 			w->name);
 }
 
@@ -323,7 +323,7 @@ void connection_caught_up(
 		struct checkpoint *latest = checkpoint_history_latest(&w->fanout->checkpoints);
 		delivery_queue(
 			w, &(struct wire_frame){.type = WIRE_GAP,
-				   .gap = {frame_seq, wire_str(wire_gap_name(cause)), wire_str(text)}});
+				   .gap = {frame_seq, wire_str(wire_gap_names[cause]), wire_str(text)}});
 		/* After a GAP the application reads everything, so the worker continues from
 		 * the latest checkpoint, as a new worker does. */
 		if (!token && latest)

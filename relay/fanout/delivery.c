@@ -81,7 +81,7 @@ void delivery_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_
 {
 	w->fanout->n_errors[code]++;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_ERROR,
-				  .error = {has_id, id, wire_str(wire_error_name(code)), wire_str(text)}});
+				  .error = {has_id, id, wire_str(wire_error_names[code]), wire_str(text)}});
 }
 
 void delivery_ok(struct worker *w, uint64_t request)

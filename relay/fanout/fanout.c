@@ -320,7 +320,7 @@ void fanout_gap(struct fanout *f, enum wire_gap_cause cause, const char *text)
 	f->n_gaps++;
 	append_for_all(
 		f, &(struct wire_frame){.type = WIRE_GAP,
-			   .gap = {f->backlog.head + 1, wire_str(wire_gap_name(cause)), wire_str(text)}});
+			   .gap = {f->backlog.head + 1, wire_str(wire_gap_names[cause]), wire_str(text)}});
 }
 
 void fanout_upstream(struct fanout *f, bool live, const char *text)

@@ -19,7 +19,7 @@ static void refuse(struct worker *w, uint64_t id, enum wire_error_code code, con
 {
 	diag_limited(&refusal_limit, DIAG_WARNING,
 		"refused a worker's request: %s code=%s worker=%llu pid=%d uid=%u name=\"%s\"", text,
-		wire_error_name(code), (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
+		wire_error_names[code], (unsigned long long)w->id, (int)w->pid, (unsigned)w->uid, w->name);
 	delivery_error(w, true, id, code, text);
 }
 

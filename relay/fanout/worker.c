@@ -2,35 +2,25 @@
 
 #include "fanout/fanout.h"
 
-const char *worker_state_name(enum worker_state state)
-{
-	static const char *const names[] = {
-		[WORKER_NEW] = "new",
-		[WORKER_RESUMING] = "resuming",
-		[WORKER_CATCHING_UP] = "catching-up",
-		[WORKER_LIVE] = "live",
-		[WORKER_DEAD] = "dead",
-	};
+const char *const worker_state_names[] = {
+	[WORKER_NEW] = "new",
+	[WORKER_RESUMING] = "resuming",
+	[WORKER_CATCHING_UP] = "catching-up",
+	[WORKER_LIVE] = "live",
+	[WORKER_DEAD] = "dead",
+};
 
-	return names[state];
-}
-
-const char *worker_limit_name(enum worker_limit limit)
-{
-	static const char *const names[LIMITS_N] = {
-		[LIMIT_WORKERS] = "workers",
-		[LIMIT_WORKERS_PER_UID] = "workers_per_uid",
-		[LIMIT_SUBSCRIPTIONS] = "subscriptions",
-		[LIMIT_SUBSCRIPTIONS_PER_UID] = "subscriptions_per_uid",
-		[LIMIT_SUBSCRIPTIONS_TOTAL] = "subscriptions_total",
-		[LIMIT_WORKER_QUEUE] = "worker_queue",
-		[LIMIT_WORKER_QUEUES] = "worker_queues",
-		[LIMIT_WORKER_PUBLISHES] = "worker_publishes",
-		[LIMIT_FRAME] = "frame",
-	};
-
-	return names[limit];
-}
+const char *const worker_limit_names[LIMITS_N] = {
+	[LIMIT_WORKERS] = "workers",
+	[LIMIT_WORKERS_PER_UID] = "workers_per_uid",
+	[LIMIT_SUBSCRIPTIONS] = "subscriptions",
+	[LIMIT_SUBSCRIPTIONS_PER_UID] = "subscriptions_per_uid",
+	[LIMIT_SUBSCRIPTIONS_TOTAL] = "subscriptions_total",
+	[LIMIT_WORKER_QUEUE] = "worker_queue",
+	[LIMIT_WORKER_QUEUES] = "worker_queues",
+	[LIMIT_WORKER_PUBLISHES] = "worker_publishes",
+	[LIMIT_FRAME] = "frame",
+};
 
 void worker_end(struct worker *w, enum wire_bye_code code, const char *reason)
 {

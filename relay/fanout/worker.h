@@ -180,8 +180,9 @@ struct worker_requests {
 	void (*forget)(void *context, struct worker *worker);
 };
 
-const char *worker_state_name(enum worker_state state);
-const char *worker_limit_name(enum worker_limit limit);
+/* By enum worker_state, and by enum worker_limit: what operators read. */
+extern const char *const worker_state_names[];
+extern const char *const worker_limit_names[LIMITS_N];
 
 /* The worker cannot go on: connection.c closes it soon, with BYE unless code is WIRE_BYE_NONE.
  * reason must be static. Only the first call counts. */

@@ -91,7 +91,7 @@ static void print_worker(struct report *r, struct worker *w)
 	report_count(r, "pid", (uint64_t)w->pid);
 	report_count(r, "uid", w->uid);
 	report_text(r, "program", *program ? program : NULL);
-	report_text(r, "state", worker_state_name(w->state));
+	report_text(r, "state", worker_state_names[w->state]);
 	/* Bit 0 is not a channel: it is what every worker gets. */
 	report_count(r, "channels", (unsigned)__builtin_popcountll(w->all_mask) - 1);
 	report_count(r, "pubkeys", w->n_edges);

@@ -198,11 +198,10 @@ static void print_workers(struct page *p, const struct parts *r)
 	family(p, "pgherald_workers_closed_total", "counter",
 		"Connections of workers that ended, by the code of BYE.");
 	for (unsigned i = 0; i < WIRE_BYES_N; i++)
-		labelled(p, "code", i == WIRE_BYE_NONE ? "left" : wire_bye_name((enum wire_bye_code)i),
-			f->n_closed[i]);
+		labelled(p, "code", i == WIRE_BYE_NONE ? "left" : wire_bye_names[i], f->n_closed[i]);
 	family(p, "pgherald_errors_total", "counter", "Requests answered with ERROR, by its code.");
 	for (unsigned i = WIRE_ERROR_NONE + 1; i < WIRE_ERRORS_N; i++)
-		labelled(p, "code", wire_error_name((enum wire_error_code)i), f->n_errors[i]);
+		labelled(p, "code", wire_error_names[i], f->n_errors[i]);
 }
 
 static void print_limits(struct page *p, const struct parts *r)
@@ -210,7 +209,7 @@ static void print_limits(struct page *p, const struct parts *r)
 	family(p, "pgherald_limit_reached_total", "counter",
 		"How often a limit was reached, and somebody refused or held up.");
 	for (unsigned i = 0; i < LIMITS_N; i++)
-		labelled(p, "limit", worker_limit_name((enum worker_limit)i), r->fanout->n_limited[i]);
+		labelled(p, "limit", worker_limit_names[i], r->fanout->n_limited[i]);
 	labelled(p, "limit", "publish_queue", r->publisher->n_full);
 	labelled(p, "limit", "publishes_per_uid", r->publisher->n_full_for_user);
 	labelled(p, "limit", "recovery_size", r->catch_up->n_evicted);

@@ -9,7 +9,13 @@
 #include <string.h>
 #include <sys/socket.h>
 
-_Static_assert(METRICS_KEPT < METRICS_CONNECTIONS_MAX, "some places are left to unprivileged users");
+/* Of the connections, for root and the daemon's user. */
+#define KEPT 16
+_Static_assert(KEPT < METRICS_CONNECTIONS_MAX, "some places are left to unprivileged users");
+/* A client that has not asked by then, or takes nothing, makes room for others of the same user. */
+#define IDLE_SECONDS 2.
+/* Bounds a connection, from the connect to the last byte. */
+#define DEADLINE_SECONDS 10.
 
 struct metrics_client {
 	struct ops_connection base;
@@ -33,7 +39,7 @@ static const char *unhealthy(const struct parts *r)
 	if (r->stopping)
 		return "stopping";
 	if (r->config->mode == MODE_POSTGRES && r->upstream->state != UPSTREAM_LIVE)
-		return upstream_state_name(r->upstream->state);
+		return upstream_state_names[r->upstream->state];
 	return NULL;
 }
 
@@ -215,7 +221,7 @@ static void on_opened(struct ops_connection *connection)
 	struct metrics_client *c = (struct metrics_client *)connection;
 
 	timer_init(&c->deadline, on_deadline, c);
-	timer_arm(connection->all->parts->loop, &c->deadline, METRICS_SECONDS);
+	timer_arm(connection->all->parts->loop, &c->deadline, DEADLINE_SECONDS);
 }
 
 static void on_closed(struct ops_connection *connection)
@@ -239,8 +245,8 @@ void metrics_socket_init(struct metrics_socket *s, struct parts *parts)
 	static const struct ops_connection_kind kind = {
 		.size = sizeof(struct metrics_client),
 		.n_max = METRICS_CONNECTIONS_MAX,
-		.n_kept = METRICS_KEPT,
-		.idle_seconds = METRICS_IDLE_SECONDS,
+		.n_kept = KEPT,
+		.idle_seconds = IDLE_SECONDS,
 		.opened = on_opened,
 		.serve = serve,
 		.closed = on_closed,

@@ -7,14 +7,7 @@
 
 /* Bytes of a request with its header fields. */
 #define METRICS_REQUEST_MAX 4096
-/* Connections, and how many of them are for root and the daemon's user. */
 #define METRICS_CONNECTIONS_MAX 64
-#define METRICS_KEPT 16
-/* A client that has not asked by then, or takes nothing, makes room for others of the same
- * user. */
-#define METRICS_IDLE_SECONDS 2.
-/* From the connect to the last byte. */
-#define METRICS_SECONDS 10.
 
 struct metrics_socket {
 	struct ops_connections connections;

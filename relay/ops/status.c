@@ -8,7 +8,7 @@ static void report_upstream(struct report *r, const struct parts *parts)
 	const struct upstream *u = parts->upstream;
 
 	report_group(r, "upstream");
-	report_text(r, "state", upstream_state_name(u->state));
+	report_text(r, "state", upstream_state_names[u->state]);
 	report_seconds(r, "for", clock_now() - u->state_since);
 	report_count(r, "backend pid", u->state >= UPSTREAM_CHECKING ? (uint64_t)u->backend_pid : 0);
 	report_text(r, "database", u->database);

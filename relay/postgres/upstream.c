@@ -46,18 +46,13 @@ static void enter(struct upstream *u, enum upstream_state state)
 	u->state_since = clock_now();
 }
 
-const char *upstream_state_name(enum upstream_state state)
-{
-	static const char *const names[] = {
-		[UPSTREAM_WAITING] = "waiting",
-		[UPSTREAM_CONNECTING] = "connecting",
-		[UPSTREAM_CHECKING] = "checking",
-		[UPSTREAM_LISTENING] = "listening",
-		[UPSTREAM_LIVE] = "live",
-	};
-
-	return names[state];
-}
+const char *const upstream_state_names[] = {
+	[UPSTREAM_WAITING] = "waiting",
+	[UPSTREAM_CONNECTING] = "connecting",
+	[UPSTREAM_CHECKING] = "checking",
+	[UPSTREAM_LISTENING] = "listening",
+	[UPSTREAM_LIVE] = "live",
+};
 
 static void fail(struct upstream *u, bool heals, const char *error)
 {

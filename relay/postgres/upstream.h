@@ -133,4 +133,5 @@ void upstream_hurry(struct upstream *upstream);
  * until it returns. 0, or -EBUSY: a statement is running. */
 int upstream_probe(struct upstream *upstream, double seconds,
 	void (*on_probe)(void *context, const char *snapshot), void *context);
-const char *upstream_state_name(enum upstream_state state);
+/* By enum upstream_state: what operators read. */
+extern const char *const upstream_state_names[];

@@ -69,7 +69,7 @@ static void tell_gap(struct catch_up *c, struct worker *w, uint64_t seq, const c
 {
 	c->n_gaps++;
 	diag_limited(&c->limit, DIAG_WARNING, "a worker is told of a gap: %s cause=%s worker=%llu pid=%d",
-		text, wire_gap_name(cause), (unsigned long long)w->id, (int)w->pid);
+		text, wire_gap_names[cause], (unsigned long long)w->id, (int)w->pid);
 	connection_caught_up(w, seq, token, cause, text);
 }
 
