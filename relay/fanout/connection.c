@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/peer.h"
 #include "fanout/delivery.h"
 #include "fanout/reader.h"
 #include "fanout/room.h"
@@ -248,10 +249,8 @@ static int add(struct fanout *f, struct worker *w, uid_t uid)
 struct worker *connection_open(struct fanout *f, int fd)
 {
 	struct worker *w = calloc(1, sizeof *w);
-	struct ucred peer = {.uid = (uid_t)-1, .gid = (gid_t)-1};
-	socklen_t len = sizeof peer;
+	struct ucred peer = peer_of(fd);
 
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
 	if (!w || add(f, w, peer.uid) < 0) {
 		diag_limited(&close_limit, DIAG_WARNING, "refused a worker: out of memory");
 		free(w);

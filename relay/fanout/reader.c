@@ -1,12 +1,12 @@
 #include "fanout/reader.h"
 
+#include "base/peer.h"
 #include "fanout/delivery.h"
 #include "fanout/fanout.h"
 #include "fanout/requests.h"
 #include "fanout/room.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,14 +26,6 @@
 #define INPUT_MAX (WIRE_FRAME_MAX + READ_SIZE)
 _Static_assert(INPUT_MAX <= FANOUT_SCRATCH, "the largest frame and what follows it fit into the scratch");
 _Static_assert(COST_READ + COST_SCAN * READ_SIZE <= READER_SLICE, "a slice has time to scan one recv()");
-
-/* While the reader does not watch a socket, only poll() tells that its peer is gone. */
-static bool is_gone(const struct worker *w)
-{
-	struct pollfd p = {.fd = w->fd};
-
-	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
-}
 
 /* Whether the next frame may be done. If not, the worker is ended, or room.c lets it go on
  * later. */
@@ -224,7 +216,7 @@ static bool take_frames(struct worker *w)
 
 void reader_serve(struct worker *w)
 {
-	if (w->parked && is_gone(w))
+	if (w->parked && peer_is_gone(w->fd))
 		worker_end(w, WIRE_BYE_NONE, "it closed the connection");
 	if (!w->reading || w->parked || w->ended)
 		return;

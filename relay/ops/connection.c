@@ -1,11 +1,11 @@
 #include "ops/connection.h"
 
 #include "base/clock.h"
+#include "base/peer.h"
 #include "ops/parts.h"
 
 #include <stddef.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 static struct ops_connection *of_place(struct place *place)
@@ -115,11 +115,8 @@ static struct ops_connection *make(struct ops_connections *all, uid_t uid)
 void ops_connections_accepted(void *context, int fd)
 {
 	struct ops_connections *all = context;
-	struct ucred peer = {.uid = (uid_t)-1};
-	socklen_t len = sizeof peer;
+	struct ops_connection *c = make(all, peer_of(fd).uid);
 
-	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
-	struct ops_connection *c = make(all, peer.uid);
 	if (!c) {
 		all->n_turned_away++;
 		all->kind->refused(all, fd);

@@ -2,11 +2,11 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/peer.h"
 #include "ops/commands.h"
 #include "ops/parts.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -308,14 +308,6 @@ static void on_refused(const struct ops_connections *all, int fd)
 		"refused an operator: the ops socket has %u connections, all of them busy", all->places.n);
 }
 
-/* To the reader, a peer that has shut down its side looks the same as one that is gone. */
-static bool is_gone(const struct ops_connection *c)
-{
-	struct pollfd p = {.fd = c->fd};
-
-	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR));
-}
-
 void ops_tick(struct ops *ops)
 {
 	double now = clock_now();
@@ -326,7 +318,7 @@ void ops_tick(struct ops *ops)
 		bool stalled =
 			outbox_waiting(&each->outbox) > 0 && now - each->outbox.progress > OPS_STALL_SECONDS;
 		next = ops_connections_next(each);
-		if (c->tail.on && c->ended && is_gone(each))
+		if (c->tail.on && c->ended && peer_is_gone(each->fd))
 			ops_connection_close(each);
 		else if (!c->tail.on && stalled)
 			ops_connection_drop(each, "it asks and does not read the replies");

@@ -11,7 +11,7 @@ import psycopg2
 
 from harness.datasync import DataSync
 from harness.failover import Forward, Pair, lead
-from harness.procs import wait_until
+from harness.procs import close_all, wait_until
 from harness.servers import PASSWORD, Bouncer, Postgres, pg_bin
 from harness.subscriber import sees
 from harness.worker import CHANNEL
@@ -284,14 +284,7 @@ class Site:
             pass  # the server is away: that fault is active already
 
     def close(self):
-        failure = None
-        for thing in reversed(self._things):
-            try:
-                thing.close()
-            except Exception as e:
-                failure = failure or e
-        if failure:
-            raise failure
+        close_all(self._things)
 
 
 def write(cursor, channel, users):

@@ -14,7 +14,7 @@ from hosts import Hosts, chosen, roles_of
 from members import Bare, Library
 from model import Model
 from plan import FAULTS, HARMLESS, steps
-from harness.procs import wait_until
+from harness.procs import close_all, wait_until
 from harness.relay import CAT, Relay
 from harness.servers import make_template
 from settle import settle
@@ -273,14 +273,7 @@ class System:
 
     def close(self):
         self._stop.set()
-        failure = None
-        for thing in reversed(self._things):
-            try:
-                thing.close()
-            except Exception as e:
-                failure = failure or e
-        if failure:
-            raise failure
+        close_all(self._things)
 
 
 def one_run(run, seed, seconds, **options):

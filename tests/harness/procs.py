@@ -88,6 +88,20 @@ def _die_with_parent():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def close_all(things, closed=lambda thing: None):
+    """Close them in reverse, all of them, and raise the first failure. closed(thing) follows
+    each."""
+    failure = None
+    for thing in reversed(things):
+        try:
+            thing.close()
+        except Exception as e:
+            failure = failure or e
+        closed(thing)
+    if failure:
+        raise failure
+
+
 class Run:
     """One run: its directory, its processes, its janitor."""
 

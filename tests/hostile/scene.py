@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from attacker import OF_A_ROLE
 from harness.datasync import DataSync
 from healthy import KEPT, silent
-from harness.procs import DEADLINE, wait_until
+from harness.procs import DEADLINE, close_all, wait_until
 from harness.relay import TOP, Relay
 from harness.servers import Bouncer, Postgres, make_template
 from harness.worker import Checkpoint
@@ -307,15 +307,8 @@ class Scene:
         return self.measure("mixed", lambda did: self._mix(names, seconds, did))
 
     def close(self):
-        failure = None
-        for thing in reversed(self._things):
-            try:
-                thing.close()
-            except Exception as e:
-                failure = failure or e
-        self._things.clear()
-        if failure:
-            raise failure
+        things, self._things = self._things, []
+        close_all(things)
 
 
 def load(name):

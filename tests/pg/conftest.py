@@ -8,7 +8,7 @@ import pytest
 from harness.datasync import DataSync
 from liar import Liar
 from machine import INSTALLED
-from harness.procs import Run, wait_until
+from harness.procs import Run, close_all, wait_until
 from harness.relay import CAT, DAEMON, Cat, Relay
 from harness.servers import PASSWORD, Bouncer, Postgres, make_template
 from harness.syncd import SYNCD, Syncd
@@ -25,16 +25,10 @@ class Cleanup:
         return thing
 
     def close(self):
-        failure = None
-        for thing in reversed(self._things):
-            try:
-                thing.close()
-            except Exception as e:
-                failure = failure or e
+        def show(thing):
             if hasattr(thing, "log"):  # shown when the test fails
                 print(f"--- log of {thing.directory}", *thing.log().splitlines()[-50:], sep="\n")
-        if failure:
-            raise failure
+        close_all(self._things, show)
 
 
 @pytest.fixture(scope="session")
