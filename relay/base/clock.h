@@ -3,16 +3,9 @@
 #pragma once
 
 #include <ev.h>
-#include <time.h>
 
 /* Seconds of CLOCK_MONOTONIC. */
-static inline double clock_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
+double clock_now(void);
 
 /* Timers have the lowest priority, so input that has arrived is handled before a deadline.
  * Otherwise a process that was stopped for a while would give up on answers that already wait

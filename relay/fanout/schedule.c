@@ -85,7 +85,7 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 	(void)events;
 	if (TAILQ_EMPTY(&s->ring))
 		return;
-	double end = clock_now() + s->seconds;
+	double end = clock_now() + SCHEDULE_SECONDS;
 	do
 		serve_next(s);
 	while (!TAILQ_EMPTY(&s->ring) && clock_now() < end);
@@ -103,7 +103,6 @@ static void on_idle(struct ev_loop *loop, struct ev_idle *watcher, int events)
 void schedule_open(struct schedule *s, struct ev_loop *loop, int priority, double rest_seconds)
 {
 	*s = (struct schedule){.loop = loop,
-		.seconds = SCHEDULE_SECONDS,
 		.rest_seconds = rest_seconds,
 		.ring = TAILQ_HEAD_INITIALIZER(s->ring),
 		.resting = TAILQ_HEAD_INITIALIZER(s->resting)};

@@ -50,7 +50,6 @@ struct schedule {
 	struct ev_loop *loop;
 	struct shares ring; /* the first is served next */
 	struct shares resting;
-	double seconds;      /* SCHEDULE_SECONDS; tests change it */
 	double rest_seconds; /* 0: users do not rest */
 	unsigned n_users;    /* with workers; connection.c counts them */
 	struct ev_check serving;

@@ -498,6 +498,11 @@ void changes_ask(struct changes_since *c, const char *since, double rate)
 	}
 }
 
+bool changes_is_paused(const struct changes_since *c)
+{
+	return c->wants_pause && c->session.conn;
+}
+
 void changes_more(struct changes_since *c)
 {
 	c->wants_pause = false;

@@ -96,10 +96,7 @@ static inline const char *changes_moment(const struct changes_since *changes)
 }
 /* Whether it waits for changes_more(). A question whose connection is lost is asked again, and
  * does not wait. */
-static inline bool changes_is_paused(const struct changes_since *changes)
-{
-	return changes->wants_pause && changes->session.conn;
-}
+bool changes_is_paused(const struct changes_since *changes);
 /* Whether an attempt of the question under way has failed. */
 static inline bool changes_failed(const struct changes_since *changes)
 {

@@ -1,5 +1,6 @@
 /* Whose turn it is. */
 #include "fanout/schedule.h"
+#include "stopped_clock.h"
 
 #include <criterion/criterion.h>
 
@@ -17,7 +18,7 @@ static void start(void)
 {
 	loop = ev_default_loop(EVFLAG_AUTO);
 	schedule_open(&schedule, loop, -1, 1000);
-	schedule.seconds = 0;
+	stopped_clock_step = 1;
 	schedule.n_users = 2;
 	share_init(&greedy);
 	share_init(&modest);
