@@ -6,7 +6,6 @@ own, notices the end of the run, even by kill -9. It kills every process that st
 that directory, then removes it.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -18,18 +17,24 @@ import time
 # Seconds of time.monotonic(): bounds a wait. What a test waits for takes far less, also on a
 # busy machine, so a wait that reaches this has failed.
 DEADLINE = 15
+# Linux mounts a tmpfs there.
+MEMORY = "/dev/shm"
+# Bytes: more than the servers of a run have at any time.
+MEMORY_LEAST = 4 << 30
 
 
 def wait_until(condition, what, deadline=DEADLINE):
     """Wait until condition() is true, and return what it returned."""
-    end = time.monotonic() + deadline
+    start = time.monotonic()
     while True:
         result = condition()
         if result:
             return result
-        if time.monotonic() > end:
+        waited = time.monotonic() - start
+        if waited > deadline:
             raise AssertionError(f"not within {deadline} s: {what() if callable(what) else what}")
-        time.sleep(0.01)
+        # A condition may cost a session of PostgreSQL. The longer it takes, the less often it is asked.
+        time.sleep(min(max(waited / 10, 0.005), 0.1))
 
 
 def _processes():
@@ -83,11 +88,6 @@ def leftovers(directory):
     return found
 
 
-def _die_with_parent():
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def close_all(things, closed=lambda thing: None):
     """Close them in reverse, all of them, and raise the first failure. closed(thing) follows
     each."""
@@ -102,12 +102,23 @@ def close_all(things, closed=lambda thing: None):
         raise failure
 
 
+def _parent_of_runs():
+    """Where the directory of a run is made. Not below TMPDIR: the path of a Unix socket has at
+    most 107 bytes. Servers make and remove thousands of files, so rather in memory, where there
+    is enough of it."""
+    try:
+        memory = os.statvfs(MEMORY)
+    except OSError:
+        return "/tmp"
+    spacious = memory.f_bavail * memory.f_frsize >= MEMORY_LEAST
+    return MEMORY if spacious and not memory.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK) else "/tmp"
+
+
 class Run:
     """One run: its directory, its processes, its janitor."""
 
     def __init__(self):
-        # Not below TMPDIR: the path of a Unix socket has at most 107 bytes.
-        self.directory = tempfile.mkdtemp(prefix="pgherald-", dir="/tmp")
+        self.directory = tempfile.mkdtemp(prefix="pgherald-", dir=_parent_of_runs())
         os.chmod(self.directory, 0o755)
         self._janitor = subprocess.Popen(
             [sys.executable, "-B", os.path.abspath(__file__), self.directory], stdin=subprocess.PIPE,
@@ -121,8 +132,8 @@ class Run:
         return path
 
     def spawn(self, argv, env=None, unprivileged=False, **options):
-        """Start a process that dies with this one. It runs unprivileged, because PostgreSQL
-        and pgbouncer refuse to run as root."""
+        """Start a process that ends with this run. PostgreSQL and pgbouncer refuse to run as
+        root, so they run unprivileged."""
         # A clean environment: without the tester's PG* variables, locale, and HOME with its
         # .pgpass.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "PGHERALD_RUN": self.directory,
@@ -133,7 +144,7 @@ class Run:
             argv = unprivileged_argv(argv)
         options.setdefault("cwd", self.directory)
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen(argv, env=environment, start_new_session=True, preexec_fn=_die_with_parent, **options)
+        return subprocess.Popen(argv, env=environment, start_new_session=True, **options)
 
     def call(self, argv, input="", **options):
         """Run a command to its end and return its output."""
