@@ -45,7 +45,7 @@ def test_kept_it_can_be_played_with_and_ends_with_all_it_started(demo, run, numb
         output += line
         if "Ctrl-C" in line:
             break
-    notify = re.search(r"\$ (\S+pgherald-cat --socket (/tmp/\S+?)/\S+ .*--notify.*)", output)
+    notify = re.search(r"\$ (\S+pgherald-cat --socket (/\S+?/pgherald-[^/]+)/\S+ .*--notify.*)", output)
     assert notify, output
     run.call(["sh", "-c", notify[1]], cwd=TOP)
     directory = notify[2]
