@@ -121,14 +121,31 @@ static void recover(struct relay *r, const struct token *token)
 
 static void set_reconciling(struct relay *r)
 {
-	r->reconcile.enabled = r->canary.reconciles = r->config->reconcile && r->upstream.recoverable;
+	bool enabled = r->config->reconcile && r->upstream.recoverable && canary_is_comparable(&r->canary);
+
+	if (enabled != r->reconcile.enabled)
+		reconcile_reset(&r->reconcile);
+	r->reconcile.enabled = r->canary.reconciles = enabled;
+}
+
+/* PostgreSQL answered a canary: it also told what the publisher's role may do. */
+static void look_at_rights(struct relay *r)
+{
+	struct rights publisher = r->canary.rights;
+
+	/* The operator has renounced it. */
+	if (!r->config->logical_message)
+		publisher.withheld &= ~(1U << RIGHT_FLUSH);
+	rights_tell(&r->told, &r->upstream.rights, &publisher, r->canary.notes_runs,
+		PQserverVersion(r->upstream.session.conn));
+	set_reconciling(r);
 }
 
 static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
 
-	set_reconciling(r);
+	look_at_rights(r);
 	reconcile_reset(&r->reconcile);
 	if (r->ready) {
 		diag(DIAG_NOTICE, "the LISTEN connection is back backend=%d", r->upstream.backend_pid);
@@ -142,11 +159,25 @@ static void on_proved(void *context, const struct token *token)
 			"to have them recovered, install recovery.sql or write the function for your schema");
 	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
-			"there is no function pgherald.note_run() that this role may call, so a restart or failover of "
-			"PostgreSQL is announced as a gap; run recovery.sql again, or grant EXECUTE on it");
+			"there is no function pgherald.note_run() that this role may call, so %s; run recovery.sql "
+			"again, or grant EXECUTE on it",
+			r->config->logical_message
+				? "a restart or failover of PostgreSQL is announced as a gap"
+				: "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps");
 	fanout_checkpoint(&r->fanout, token->text);
 	canary_start(&r->canary);
 	r->events.proved(r->context);
+}
+
+static void on_upstream_equipped(void *context)
+{
+	struct relay *r = context;
+
+	r->canary.notes_runs = r->upstream.notes_runs;
+	set_reconciling(r);
+	diag(DIAG_NOTICE,
+		"found what recovery needs: pgherald.changes_since() is %s, pgherald.note_run() is %s",
+		r->upstream.recoverable ? "there" : "missing", r->upstream.notes_runs ? "there" : "missing");
 }
 
 static void on_deaf(void *context, bool different)
@@ -205,6 +236,8 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 	/* Until recovery is done, our workers lack changes, so no claim can join on. */
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
+	if (turn->own)
+		look_at_rights(r);
 	if (!r->reconcile.enabled)
 		pass_on_with_delay(r, &turn->token);
 	return reconcile_turn(&r->reconcile, turn);
@@ -357,6 +390,7 @@ static void fill_parts(struct relay *r)
 		.fanout = &r->fanout,
 		.publisher = &r->publisher,
 		.canary = &r->canary,
+		.told = &r->told,
 		.recovery = &r->recovery,
 		.catch_up = &r->catch_up,
 		.reconcile = &r->reconcile,
@@ -394,7 +428,7 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 static void start_postgres(struct relay *r)
 {
 	static const struct upstream_events upstream_events = {
-		on_upstream_listening, on_upstream_heard, on_upstream_lost};
+		on_upstream_listening, on_upstream_heard, on_upstream_equipped, on_upstream_lost};
 	static const struct publisher_events publisher_events = {
 		on_published, on_publisher_connected, on_publisher_lost};
 	static const struct canary_events canary_events = {

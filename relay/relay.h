@@ -38,6 +38,7 @@ struct relay {
 	struct checkpoint_waiting waiting;
 	/* Of the canary that proved the upstream, while recovery runs. Not set if none did. */
 	struct token proved;
+	struct rights_told told;
 	bool ready; /* the start is over: failures are retried from now on */
 };
 

@@ -163,12 +163,28 @@ static bool sees(const struct checkpoint_parts *s, uint64_t xid)
 	return xid < s->xmax;
 }
 
+/* The microsecond of a server's start tells servers apart even where the system identifier is
+ * unknown. */
+static bool of_one_run(const struct checkpoint_parts *x, const struct checkpoint_parts *y)
+{
+	return x->run != 0 && x->run == y->run &&
+	       (x->system_identifier == y->system_identifier || x->system_identifier == 0 ||
+		       y->system_identifier == 0);
+}
+
 /* Also false for a text that is not a token. */
 static bool parse_of_one_run(
 	const char *a, const char *b, struct checkpoint_parts *x, struct checkpoint_parts *y)
 {
-	return checkpoint_parse(a, x) == 0 && checkpoint_parse(b, y) == 0 &&
-	       x->system_identifier == y->system_identifier && x->run == y->run;
+	return checkpoint_parse(a, x) == 0 && checkpoint_parse(b, y) == 0 && of_one_run(x, y);
+}
+
+/* Of two tokens of one run. */
+static bool is_later(const struct checkpoint_parts *x, const struct checkpoint_parts *y)
+{
+	if (x->lsn != 0 && y->lsn != 0)
+		return x->lsn > y->lsn;
+	return x->xmax > y->xmax || (x->xmax == y->xmax && x->xmin > y->xmin);
 }
 
 bool checkpoint_same_run(const char *a, const char *b)
@@ -198,7 +214,7 @@ bool checkpoint_precedes(const char *a, const char *b)
 {
 	struct checkpoint_parts x, y;
 
-	return parse_of_one_run(a, b, &x, &y) && x.lsn <= y.lsn;
+	return parse_of_one_run(a, b, &x, &y) && !is_later(&x, &y);
 }
 
 bool checkpoint_is_newer(const char *a, const char *b)
@@ -207,7 +223,7 @@ bool checkpoint_is_newer(const char *a, const char *b)
 
 	if (checkpoint_parse(a, &x) < 0 || checkpoint_parse(b, &y) < 0)
 		return false;
-	return x.system_identifier != y.system_identifier || x.run != y.run || x.lsn > y.lsn;
+	return !of_one_run(&x, &y) || is_later(&x, &y);
 }
 
 struct token checkpoint_before_both(const char *a, const char *b)
@@ -221,7 +237,8 @@ struct token checkpoint_before_both(const char *a, const char *b)
 	uint64_t lsn = x.lsn < y.lsn ? x.lsn : y.lsn, xmin = x.xmin < y.xmin ? x.xmin : y.xmin;
 	snprintf(token.text, sizeof token.text,
 		"%" PRIu64 ";%" PRIu64 ";%" PRIX32 "/%" PRIX32 ";%" PRIu64 ":%" PRIu64 ":",
-		x.system_identifier, x.run, (uint32_t)(lsn >> 32), (uint32_t)lsn, xmin, xmin);
+		x.system_identifier ? x.system_identifier : y.system_identifier, x.run, (uint32_t)(lsn >> 32),
+		(uint32_t)lsn, xmin, xmin);
 	return token;
 }
 

@@ -9,6 +9,9 @@
  * was set back each begin a new run. LSNs and transaction ids of two runs cannot be compared:
  * after a failover the new primary gives the same ids to other transactions.
  *
+ * A server may withhold a part (postgres/rights.h). A system identifier, a run or an LSN that
+ * is 0 is unknown. What is of an unknown run cannot be compared with anything.
+ *
  * This file does not talk to PostgreSQL. The canary makes tokens, recovery uses them, workers
  * keep them as opaque text. */
 #pragma once
@@ -28,15 +31,6 @@ _Static_assert(
 _Static_assert(2 * CHECKPOINT_TOKEN_MAX <= WIRE_FRAME_MAX, "a token fits into a frame");
 /* How far back a failover may go: five minutes at the default interval. */
 #define CHECKPOINT_HISTORY_MAX 64
-
-/* SQL for the run of the server. Every role may ask. */
-#define CHECKPOINT_RUN_SQL                                                                                   \
-	"(extract(epoch FROM pg_catalog.pg_postmaster_start_time())"                                         \
-	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
-/* SQL for a token with this snapshot and this LSN. Only a primary has an LSN to insert at. */
-#define CHECKPOINT_TOKEN_SQL(lsn, snapshot)                                                                  \
-	"(SELECT pg_catalog.concat_ws(';', system_identifier, " CHECKPOINT_RUN_SQL ", " lsn ", " snapshot    \
-	") FROM pg_catalog.pg_control_system())"
 
 /* A token by value. Assign it; do not copy its text. All zero: there is none. */
 struct token {
@@ -82,6 +76,7 @@ void checkpoint_history_clear(struct checkpoint_history *history);
 
 /* The parts of a token. */
 struct checkpoint_parts {
+	/* 0: unknown */
 	uint64_t system_identifier;
 	uint64_t run; /* microseconds since 1970, by the server's clock */
 	uint64_t lsn;
@@ -96,14 +91,14 @@ struct checkpoint_parts {
 int checkpoint_parse(const char *token, struct checkpoint_parts *out);
 /* Whether both belong to one run of one cluster. */
 bool checkpoint_same_run(const char *a, const char *b);
-/* Whether a has a later LSN than b. If they are of different runs: true, so a must be of the run
- * that the upstream hears. Two tokens made at the same time may compare the wrong
- * way, since each LSN is read after its snapshot. Where that would lose a change, call
- * checkpoint_covers(). */
+/* Whether a has a later LSN than b, or where one is unknown, a later snapshot. If they are of
+ * different runs: true, so a must be of the run that the upstream hears. Two tokens made at the
+ * same time may compare the wrong way, since each LSN is read after its snapshot. Where that
+ * would lose a change, call checkpoint_covers(). */
 bool checkpoint_is_newer(const char *a, const char *b);
 /* Whether both belong to one run, and a sees every transaction that b sees. */
 bool checkpoint_covers(const char *a, const char *b);
-/* Whether both belong to one run, and a's LSN is at most b's. */
+/* Whether both belong to one run, and a is not newer. */
 bool checkpoint_precedes(const char *a, const char *b);
 /* A token that sees no more than either. Both must be tokens of one run. */
 struct token checkpoint_before_both(const char *a, const char *b);

@@ -51,6 +51,7 @@ struct config {
 	size_t backlog_size;        /* bytes, a power of two */
 	double checkpoint_interval; /* seconds */
 	bool reconcile;
+	bool logical_message;
 	double recovery_rate;    /* rows a second; 0: unlimited */
 	double recovery_timeout; /* seconds without a row */
 	size_t recovery_size;    /* bytes of recovered changes that wait for workers */

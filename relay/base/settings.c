@@ -96,6 +96,8 @@ static const struct setting settings[] = {
 		"seconds between checkpoints, of all relays of a database together"},
 	{BOOL(reconcile), "PGHERALD_RECONCILE", "reconcile", "yes",
 		"announce changes that the database has and nobody notified"},
+	{BOOL(logical_message), "PGHERALD_LOGICAL_MESSAGE", "logical-message", "yes",
+		"where note_run() is missing, write a message for logical decoding with each checkpoint"},
 	{REAL(recovery_rate, 0, 1e9), "PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
 		"rows a second to recover at most; 0 for no limit"},
 	{REAL(recovery_timeout, 0.1, 3600), "PGHERALD_RECOVERY_TIMEOUT", "recovery-timeout", "10",

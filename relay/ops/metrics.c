@@ -112,8 +112,12 @@ static void print_postgres(struct page *p, const struct parts *r)
 		r->upstream->n_connects);
 	counter(p, "pgherald_upstream_losses_total",
 		"Attempts that failed, and LISTEN connections that were lost.", r->upstream->n_losses);
-	gauge(p, "pgherald_recovery_available", "Whether the database has the recovery function.",
-		r->upstream->recoverable);
+	gauge(p, "pgherald_functions_missing",
+		"Functions of PostgreSQL that the relay lacks the right to call, or that the server does not support.",
+		__builtin_popcount(r->told->missing));
+	gauge(p, "pgherald_recovery_available",
+		"Whether the database has the recovery function, and tells what checkpoints need.",
+		r->upstream->recoverable && canary_is_comparable(c));
 	counter(p, "pgherald_canaries_sent_total", "Canaries sent.", c->n_sent);
 	counter(p, "pgherald_canaries_heard_total", "Canaries heard, this relay's and others'.", c->n_heard);
 	counter(p, "pgherald_canaries_missed_total", "Canaries that were committed and not heard in time.",
@@ -154,7 +158,7 @@ static void print_postgres(struct page *p, const struct parts *r)
 		reconcile_failing(r->reconcile));
 	gauge(p, "pgherald_runs_noted",
 		"Whether the database keeps note of the server's runs, without which a restart of PostgreSQL is a gap.",
-		r->upstream->notes_runs);
+		canary_survives_restarts(c));
 }
 
 static void print_fanout(struct page *p, const struct parts *r)

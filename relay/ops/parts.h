@@ -22,6 +22,7 @@ struct parts {
 	struct fanout *fanout;
 	struct publisher *publisher;
 	const struct canary *canary;
+	const struct rights_told *told;
 	const struct recovery *recovery;
 	const struct catch_up *catch_up;
 	const struct reconcile *reconcile;

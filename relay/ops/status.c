@@ -14,6 +14,7 @@ static void report_upstream(struct report *r, const struct parts *parts)
 	report_text(r, "database", u->database);
 	report_count(r, "connects", u->n_connects);
 	report_count(r, "losses", u->n_losses);
+	report_text(r, "missing functions", rights_missing(parts->told).text);
 }
 
 static void report_canary(struct report *r, const struct parts *parts)
@@ -28,9 +29,9 @@ static void report_canary(struct report *r, const struct parts *parts)
 	report_count(r, "probes", c->n_probes);
 	report_group(r, "checkpoint");
 	report_seconds(r, "age", latest ? clock_now() - parts->fanout->checkpoint_at : -1);
-	report_flag(r, "recovery", parts->upstream->recoverable);
+	report_flag(r, "recovery", parts->upstream->recoverable && canary_is_comparable(c));
 	report_flag(r, "reconciles", parts->reconcile->enabled);
-	report_flag(r, "survives restarts", parts->upstream->notes_runs);
+	report_flag(r, "survives restarts", canary_survives_restarts(c));
 }
 
 static void report_reconciliation(struct report *r, const struct parts *parts)

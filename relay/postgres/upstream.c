@@ -24,21 +24,30 @@
 	" ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000')) AS v (name, value),"                                 \
 	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name"
 
+#define ANSWERED_NOTHING "the LISTEN connection is answered with nothing"
+
 #define KEY_SQL "SELECT key FROM pgherald.relay_key"
-#define CHECK_SQL                                                                                            \
-	"SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_database(), " UPSTREAM_IDENTITY_SQL       \
-	", pg_catalog.pg_backend_pid(), " UPSTREAM_CHANGES_SINCE_OWNER_SQL ", " UPSTREAM_NOTE_RUN_OWNER_SQL  \
-	", " UPSTREAM_RELAY_KEY_OWNER_SQL
+/* A format for the SQL of the standby, the identity, the process id, and the token: that one only
+ * to see whether it works, for recovery. */
+#define CHECK_FORMAT                                                                                         \
+	"SELECT %s, pg_catalog.current_database(), %s, %s, %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL            \
+	", " UPSTREAM_NOTE_RUN_OWNER_SQL ", " UPSTREAM_RELAY_KEY_OWNER_SQL
 enum {
 	CHECK_STANDBY,
 	CHECK_DATABASE,
 	CHECK_IDENTITY,
 	CHECK_PID,
+	CHECK_TOKEN,
 	CHECK_RECOVERABLE,
 	CHECK_NOTES_RUNS,
 	CHECK_READS_KEY,
 	CHECK_FIELDS
 };
+
+/* A format for the snapshot's SQL; the owners' of changes_since() and note_run(), until both are
+ * there; and the rights. */
+#define PROBE_FORMAT "SELECT %s, %s, %s, %s"
+enum { PROBE_SNAPSHOT, PROBE_RECOVERABLE, PROBE_NOTES_RUNS, PROBE_RIGHTS, PROBE_FIELDS };
 
 static void enter(struct upstream *u, enum upstream_state state)
 {
@@ -163,6 +172,12 @@ static void on_key(void *context, PGresult *result)
 	PQfreemem(bytes);
 }
 
+/* Whether the object is there and we trust its owners. */
+static bool is_trusted(const PGresult *result, int field)
+{
+	return !PQgetisnull(result, 0, field) && !*PQgetvalue(result, 0, field);
+}
+
 /* Returns whether the object is there and we trust its owners. Logs and notes an owner that we
  * do not trust. */
 static bool check_owner(struct upstream *u, const PGresult *result, int field, const char *object)
@@ -170,10 +185,10 @@ static bool check_owner(struct upstream *u, const PGresult *result, int field, c
 	static struct diag_limit limit;
 	const char *owner = PQgetvalue(result, 0, field);
 
+	if (is_trusted(result, field))
+		return true;
 	if (PQgetisnull(result, 0, field))
 		return false;
-	if (!*owner)
-		return true;
 	u->distrusts = true;
 	diag_limited(&limit, DIAG_WARNING,
 		"pgherald.%s is not used, since it or the schema pgherald belongs to %s, who is neither a superuser "
@@ -182,28 +197,45 @@ static bool check_owner(struct upstream *u, const PGresult *result, int field, c
 	return false;
 }
 
+static void unusable(struct upstream *u, const PGresult *result)
+{
+	char text[sizeof(struct session_text) + 200];
+
+	snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s",
+		config_url_name(u->config, u->session.url), session_error(result).text);
+	fail(u, false, text);
+}
+
+static void on_trial(void *context, PGresult *result);
+
 static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
-	const char *name = config_url_name(u->config, u->session.url);
 	char text[sizeof(struct session_text) + 200];
 
 	if (!result) {
-		if (!u->identity[0])
-			fail(u, true, "the LISTEN connection is answered with nothing");
+		if (u->tries)
+			set_up(u, rights_trial_sql(), on_trial);
+		else if (!u->identity[0])
+			fail(u, true, ANSWERED_NOTHING);
 		else if (u->reads_key)
 			set_up(u, KEY_SQL, on_key);
 		else
 			send_listen(u);
 		return;
 	}
-	if (!session_is_row(result, CHECK_FIELDS)) {
-		snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s", name,
-			session_error(result).text);
-		fail(u, false, text);
+	if (!u->tried && rights_lacks(PQresultErrorField(result, PG_DIAG_SQLSTATE))) {
+		/* The NULL that follows tries each function, and checks again. */
+		u->tries = u->tried = true;
 		return;
 	}
-	u->backend_pid = (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10);
+	if (!session_is_row(result, CHECK_FIELDS)) {
+		unusable(u, result);
+		return;
+	}
+	u->backend_pid = rights_have(&u->rights, RIGHT_PID)
+				 ? (int)strtol(PQgetvalue(result, 0, CHECK_PID), NULL, 10)
+				 : PQbackendPID(u->session.conn);
 	u->distrusts = false;
 	u->recoverable = check_owner(u, result, CHECK_RECOVERABLE, "changes_since()");
 	u->notes_runs = check_owner(u, result, CHECK_NOTES_RUNS, "note_run()");
@@ -215,8 +247,46 @@ static void on_check(void *context, PGresult *result)
 		snprintf(text, sizeof text,
 			"%s reaches a standby, which hears no NOTIFY; name the primary, or list all hosts and add "
 			"target_session_attrs=read-write",
-			name);
+			config_url_name(u->config, u->session.url));
 		fail(u, false, text);
+	}
+}
+
+static void ask_check(struct upstream *u)
+{
+	const struct rights *rights = &u->rights;
+	struct rights_sql token = rights_token_sql(
+		rights, rights_sql(rights, RIGHT_LSN), rights_sql(rights, RIGHT_SNAPSHOT), "true");
+	char sql[sizeof CHECK_FORMAT + 4 * RIGHTS_SQL_MAX];
+
+	snprintf(sql, sizeof sql, CHECK_FORMAT, rights_sql(rights, RIGHT_STANDBY),
+		rights_identity_sql(rights).text, rights_sql(rights, RIGHT_PID), token.text);
+	set_up(u, sql, on_check);
+}
+
+static void on_trial(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	if (!result) {
+		u->tries = false;
+		ask_check(u);
+	} else if (session_is_row(result, RIGHTS_TRIAL_FIELDS)) {
+		rights_read_trial(&u->rights, PQgetvalue(result, 0, RIGHTS_TRIAL_OUTCOME));
+	}
+}
+
+static void on_rights(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	if (!result) {
+		if (u->rights.role[0])
+			ask_check(u);
+		else
+			fail(u, true, ANSWERED_NOTHING);
+	} else if (!session_is_row(result, 1) || rights_read(&u->rights, PQgetvalue(result, 0, 0)) < 0) {
+		unusable(u, result);
 	}
 }
 
@@ -234,7 +304,9 @@ static void on_ready(void *context)
 		fail(u, false, text);
 		return;
 	}
-	set_up(u, CHECK_SQL, on_check);
+	u->rights = (struct rights){0};
+	u->tries = u->tried = false;
+	set_up(u, "SELECT " RIGHTS_SQL, on_rights);
 }
 
 static void on_heard(void *context, const PGnotify *notify)
@@ -311,25 +383,48 @@ void upstream_hurry(struct upstream *u)
 		connect_now(u);
 }
 
+/* Looks whether what was missing is there now. */
+static void note_equipment(struct upstream *u, const PGresult *result)
+{
+	rights_read(&u->rights, PQgetvalue(result, 0, PROBE_RIGHTS));
+	bool recoverable = u->recoverable || is_trusted(result, PROBE_RECOVERABLE);
+	bool notes_runs = u->notes_runs || is_trusted(result, PROBE_NOTES_RUNS);
+
+	if (recoverable == u->recoverable && notes_runs == u->notes_runs)
+		return;
+	u->recoverable = recoverable;
+	u->notes_runs = notes_runs;
+	u->events->equipped(u->context);
+}
+
 static void on_probe_result(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 
 	/* When a probe fails because the connection does, the session reports that. */
-	if (result && session_is_row(result, 1))
-		u->on_probe(u->probe_context, PQgetvalue(result, 0, 0));
+	if (!result)
+		return;
+	bool good = session_is_row(result, PROBE_FIELDS);
+	if (good)
+		note_equipment(u, result);
+	u->on_probe(u->probe_context, good ? PQgetvalue(result, 0, PROBE_SNAPSHOT) : "");
 }
 
 int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *context, const char *snapshot),
 	void *context)
 {
+	bool equipped = u->recoverable && u->notes_runs;
+	char sql[sizeof PROBE_FORMAT UPSTREAM_CHANGES_SINCE_OWNER_SQL UPSTREAM_NOTE_RUN_OWNER_SQL RIGHTS_SQL +
+		 RIGHTS_SQL_MAX];
+
 	if (!session_idle(&u->session))
 		return -EBUSY;
 	u->on_probe = on_probe;
 	u->probe_context = context;
-	session_query(&u->session,
-		&(struct session_statement){
-			.sql = "SELECT pg_catalog.pg_current_snapshot()", .seconds = seconds},
-		on_probe_result);
+	snprintf(sql, sizeof sql, PROBE_FORMAT, rights_sql(&u->rights, RIGHT_SNAPSHOT),
+		equipped ? "NULL" : UPSTREAM_CHANGES_SINCE_OWNER_SQL,
+		equipped ? "NULL" : UPSTREAM_NOTE_RUN_OWNER_SQL, RIGHTS_SQL);
+	session_query(
+		&u->session, &(struct session_statement){.sql = sql, .seconds = seconds}, on_probe_result);
 	return 0;
 }

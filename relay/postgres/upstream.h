@@ -5,6 +5,7 @@
 
 #include "base/backoff.h"
 #include "base/config.h"
+#include "postgres/rights.h"
 #include "postgres/session.h"
 #include "wire.h"
 
@@ -21,6 +22,9 @@ struct upstream_events {
 	void (*listening)(void *context);
 	/* A notification; both are valid until the event returns. */
 	void (*heard)(void *context, const char *channel, struct wire_str payload);
+	/* recoverable or notes_runs was false and is true: the migration was run, or a right came
+	 * back. */
+	void (*equipped)(void *context);
 	/* Could not connect, or lost the connection. error is one line without secrets that
 	 * says what to do, valid until the event returns. heals: trying again may help. retry:
 	 * seconds until the next attempt. */
@@ -42,8 +46,12 @@ struct upstream {
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 
-	char identity[80]; /* of the database and its running server; empty while not connected */
+	/* Of the database and its running server (rights_identity_sql()); empty while not
+	 * connected. */
+	char identity[80];
 	/* Of the last connection. */
+	struct rights rights;
+	bool tries, tried; /* the functions, since the check failed */
 	int backend_pid;
 	char database[64];
 	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
@@ -56,14 +64,6 @@ struct upstream {
 	uint64_t n_connects, n_losses;
 	char last_error[256];
 };
-
-/* SQL for a text that identifies a database of a running server. Clusters copied from each
- * other share a system identifier, but no two servers start in the same microsecond. */
-#define UPSTREAM_IDENTITY_SQL                                                                                \
-	"(SELECT pg_catalog.concat_ws('/', system_identifier, d.oid,"                                        \
-	" extract(epoch FROM pg_catalog.pg_postmaster_start_time()))"                                        \
-	" FROM pg_catalog.pg_control_system(), pg_catalog.pg_database AS d"                                  \
-	" WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
 
 /* SQL that tells whether we trust the owners of an object in the schema pgherald and of the
  * schema. A function there runs with our rights, and every role that may create schemas could
@@ -129,8 +129,8 @@ void upstream_drop(struct upstream *upstream, const char *why);
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
 /* PostgreSQL is there again: connect now instead of waiting. */
 void upstream_hurry(struct upstream *upstream);
-/* Asks the server for its snapshot, read-only. on_probe follows, or lost; the snapshot is valid
- * until it returns. 0, or -EBUSY: a statement is running. */
+/* Asks the server for its snapshot, read-only. on_probe follows, or lost. The snapshot is valid
+ * until it returns, and empty where the server withholds it. 0, or -EBUSY: a statement is running. */
 int upstream_probe(struct upstream *upstream, double seconds,
 	void (*on_probe)(void *context, const char *snapshot), void *context);
 /* By enum upstream_state: what operators read. */

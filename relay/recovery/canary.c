@@ -25,9 +25,9 @@
  *
  * A transaction that only notifies commits without a flush of the WAL. If the server then
  * crashes, it gives the transaction ids since the last flush to other transactions, and the
- * snapshot would take their changes for old ones. So the canary writes a WAL record
- * (pg_logical_emit_message), and its commit waits for the flush. 'local': it does not wait for
- * standbys. */
+ * snapshot would take their changes for old ones. So the canary writes a WAL record, and its
+ * commit waits for the flush: what pgherald.note_run() writes, or where that is missing, a
+ * message for logical decoding. 'local': it does not wait for standbys. */
 #define MAGIC "pgherald2"
 #define MAGIC_OF_OTHERS "pgherald"
 #define NOTHING "-"
@@ -39,25 +39,6 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 	[CANARY_CLAIMS_SOON] = "?",
 };
 
-/* OFFSET 0 keeps the planner from computing the moment or the text twice. lsn: an expression;
- * pgherald.note_run(), where it is installed, returns the LSN and records that the server's
- * history contains it. */
-#define CANARY_SQL(lsn)                                                                                       \
-	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', text, " SIGNATURE_SQL    \
-	")), " UPSTREAM_IDENTITY_SQL ","                                                                      \
-	" pg_catalog.set_config('synchronous_commit', 'local', true),"                                        \
-	" pg_catalog.pg_logical_emit_message(true, 'pgherald', '')"                                           \
-	" FROM (SELECT pg_catalog.concat_ws(' ', '" MAGIC "', $1::pg_catalog.text, $2::pg_catalog.text,"      \
-	" pg_catalog.pg_current_xact_id(), " CHECKPOINT_TOKEN_SQL("lsn",                                      \
-		SHORT_SNAPSHOT_SQL) ","                                                                       \
-				    " $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text) AS text" \
-				    " FROM (SELECT pg_catalog.pg_current_snapshot() AS s, " lsn               \
-				    " AS lsn OFFSET 0) AS moment OFFSET 0) AS canary"
-/* Checks the owner each time: after recovery_down.sql a stranger may have made a schema of this
- * name. */
-#define NOTED_LSN_SQL                                                                                        \
-	"CASE WHEN " UPSTREAM_NOTE_RUN_OWNER_SQL " OPERATOR(pg_catalog.=) '' THEN pgherald.note_run()"       \
-	" ELSE pg_catalog.pg_current_wal_insert_lsn() END"
 /* sha256(key || sha256(key || text)): the outer hash prevents length extension. */
 #define SIGNATURE_SQL                                                                                        \
 	"pg_catalog.encode(pg_catalog.sha256($6::pg_catalog.bytea OPERATOR(pg_catalog.||)"                   \
@@ -68,7 +49,24 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.pg_snapshot_xmin(s), ':',"               \
 	" pg_catalog.pg_snapshot_xmin(s), ':') END"
 _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
-#define CANARY_RESULT_FIELDS 4
+/* A format for the SQL of the identity, the WAL record, the transaction's id, the token, the
+ * snapshot, the LSN, and whether the run is noted. OFFSET 0 keeps the planner from computing a
+ * part twice. pgherald.note_run(), where it is installed, returns the LSN and records that the
+ * server's history contains it; what it writes is a WAL record too. */
+#define CANARY_FORMAT                                                                                        \
+	"SELECT pg_catalog.pg_notify('" CANARY_CHANNEL "', pg_catalog.concat_ws(' ', text, " SIGNATURE_SQL   \
+	")), %s, pg_catalog.set_config('synchronous_commit', 'local', true),"                                \
+	" CASE WHEN NOT noted THEN %s END, " RIGHTS_SQL                                                      \
+	" FROM (SELECT noted, pg_catalog.concat_ws(' ', '" MAGIC "', $1::pg_catalog.text,"                   \
+	" $2::pg_catalog.text, %s, %s, $3::pg_catalog.text, $4::pg_catalog.text, $5::pg_catalog.text)"       \
+	" AS text FROM (SELECT noted, %s AS s, CASE WHEN noted THEN %s ELSE %s END AS lsn"                   \
+	" FROM (SELECT %s AS noted OFFSET 0) AS trust OFFSET 0) AS moment OFFSET 0) AS canary"
+/* Checks the owner each time: after recovery_down.sql a stranger may have made a schema of this
+ * name. */
+#define NOTED_SQL "coalesce(" UPSTREAM_NOTE_RUN_OWNER_SQL " OPERATOR(pg_catalog.=) '', false)"
+_Static_assert(
+	sizeof CANARY_FORMAT NOTED_SQL + 6 * RIGHTS_SQL_MAX <= CANARY_SQL_MAX, "it holds the statement");
+enum { CANARY_NOTIFIED, CANARY_IDENTITY, CANARY_SETTING, CANARY_RECORD, CANARY_RIGHTS, CANARY_FIELDS };
 /* src/include/catalog/pg_type_d.h */
 #define BYTEA_OID 17
 
@@ -127,31 +125,67 @@ static void describe_failure(
 		snprintf(text, size, "%s", error);
 }
 
-/* Whether note_run() was dropped meanwhile, or the publisher's role may not call it:
- * undefined_function, invalid_schema_name, insufficient_privilege, and undefined_table in the
- * function. */
-static bool cannot_note_runs(const PGresult *result)
+/* Whether note_run() was dropped meanwhile, or the publisher's role may not call it, or it calls
+ * what it may not: also invalid_schema_name, and undefined_table in the function. */
+static bool cannot_note_runs(const char *sqlstate)
 {
-	static const char *const states[] = {"42883", "3F000", "42501", "42P01"};
+	return rights_lacks(sqlstate) ||
+	       (sqlstate && (strcmp(sqlstate, "3F000") == 0 || strcmp(sqlstate, "42P01") == 0));
+}
+
+/* Whether the canary in flight is to be sent again, without what made it fail. */
+static bool mend(struct canary *c, const PGresult *result)
+{
 	const char *state = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
 
-	for (size_t i = 0; state && i < sizeof states / sizeof *states; i++)
-		if (strcmp(state, states[i]) == 0)
-			return true;
-	return false;
+	if (!c->awaited && !c->proving)
+		return false;
+	if (rights_lacks(state) && !c->tried)
+		c->tried = c->tries = true;
+	else if (cannot_note_runs(state) && c->notes_runs)
+		c->notes_runs = false;
+	else
+		return false;
+	/* The NULL that follows sends it. */
+	c->awaited = false;
+	c->again = true;
+	return true;
+}
+
+static void on_trial(void *context, PGresult *result, const char *error)
+{
+	struct canary *c = context;
+
+	if (result) {
+		if (session_is_row(result, RIGHTS_TRIAL_FIELDS) &&
+			rights_read(&c->rights, PQgetvalue(result, 0, RIGHTS_TRIAL_RIGHTS)) == 0)
+			rights_read_trial(&c->rights, PQgetvalue(result, 0, RIGHTS_TRIAL_OUTCOME));
+		return;
+	}
+	bool again = c->tries;
+	c->in_flight = c->tries = false;
+	if (error && c->proving) {
+		c->proving = false;
+		c->events->unproven(c->context, error);
+	} else if (!error && (again || c->proving)) {
+		send_canary(c);
+	}
+}
+
+static void try_rights(struct canary *c)
+{
+	c->in_flight = true;
+	publisher_ask(c->publisher, &(struct publisher_statement){
+					    .sql = rights_trial_sql(), .on_result = on_trial, .context = c});
 }
 
 static void on_statement(void *context, PGresult *result, const char *error)
 {
 	struct canary *c = context;
 
-	if (c->notes_runs && (c->awaited || c->proving) && cannot_note_runs(result)) {
-		/* The NULL that follows sends the canary again, without note_run(). */
-		c->notes_runs = c->awaited = false;
-		c->again = true;
+	if (mend(c, result))
 		return;
-	}
-	if (error || (result && !session_is_row(result, CANARY_RESULT_FIELDS))) {
+	if (error || (result && !session_is_row(result, CANARY_FIELDS))) {
 		bool awaited = c->awaited, proving = c->proving;
 		/* Every result is followed by NULL, which then finds nothing awaited. */
 		c->in_flight = result != NULL;
@@ -166,8 +200,11 @@ static void on_statement(void *context, PGresult *result, const char *error)
 		return;
 	}
 	if (result) {
+		rights_read(&c->rights, PQgetvalue(result, 0, CANARY_RIGHTS));
+		c->tried = false;
 		if (c->awaited && c->proving &&
-			strcmp(PQgetvalue(result, 0, 1), c->upstream->identity) != 0) {
+			!rights_same_identity(
+				PQgetvalue(result, 0, CANARY_IDENTITY), c->upstream->identity)) {
 			c->awaited = false;
 			fail_proof(c, true);
 		}
@@ -177,7 +214,9 @@ static void on_statement(void *context, PGresult *result, const char *error)
 	bool again = c->again;
 	c->again = false;
 	/* Or this canary was for an upstream that is gone, and the new one must be proved. */
-	if (again || (c->proving && !c->awaited))
+	if (again && c->tries)
+		try_rights(c);
+	else if (again || (c->proving && !c->awaited))
 		send_canary(c);
 	else if (c->awaited)
 		timer_arm(c->loop, &c->deadline, CANARY_HEARD_SECONDS);
@@ -205,6 +244,22 @@ static void draw_nonce(struct canary *c)
 		snprintf(c->nonce + 2 * i, 3, "%02x", random[i]);
 }
 
+/* Even what is in a branch that is not taken needs the right to call it. */
+static void write_sql(struct canary *c)
+{
+	const struct rights *rights = &c->rights;
+	const char *lsn = rights_sql(rights, RIGHT_LSN);
+	bool writes = c->writes_record && rights_have(rights, RIGHT_FLUSH);
+
+	int n = snprintf(c->sql, sizeof c->sql, CANARY_FORMAT, rights_identity_sql(rights).text,
+		writes ? rights_sql(rights, RIGHT_FLUSH) : "NULL", rights_sql(rights, RIGHT_XID),
+		rights_token_sql(rights, "lsn", SHORT_SNAPSHOT_SQL, writes ? "true" : "noted").text,
+		rights_sql(rights, RIGHT_SNAPSHOT), c->notes_runs ? "pgherald.note_run()" : lsn, lsn,
+		c->notes_runs ? NOTED_SQL : "false");
+	assert((size_t)n < sizeof c->sql);
+	(void)n;
+}
+
 static void send_canary(struct canary *c)
 {
 	if (c->in_flight)
@@ -213,11 +268,10 @@ static void send_canary(struct canary *c)
 	c->claim = (struct canary_claim){.kind = CANARY_CLAIMS_NOTHING};
 	if (!c->proving)
 		c->events->claim(c->context, &c->claim);
+	write_sql(c);
 	/* What it points to in the canary stays as it is until the statement is over:
 	 * in_flight. */
-	struct publisher_statement statement = {
-		.sql = c->notes_runs ? CANARY_SQL(NOTED_LSN_SQL)
-				     : CANARY_SQL("pg_catalog.pg_current_wal_insert_lsn()"),
+	struct publisher_statement statement = {.sql = c->sql,
 		.params = {{.value = c->epoch}, {.value = c->nonce}, {.value = claim_text(&c->claim)},
 			{.value = token_is_set(&c->claim.from) ? c->claim.from.text : NOTHING},
 			{.value = c->channels.text},
@@ -406,8 +460,11 @@ static void on_own(struct canary *c, struct heard *h)
 	c->events->turn(c->context, &h->turn);
 }
 
+/* From a relay to which the server does not tell its run, we cannot learn which moment it was. */
 static void on_others(struct canary *c, const struct heard *h)
 {
+	if (h->parts.run == 0)
+		return;
 	note_turn(c, h);
 	if (c->events->turn(c->context, &h->turn) && ev_is_active(&c->turn))
 		arm(c, jittered(c->interval * CANARY_TURN_OTHERS_PERCENT / 100));
@@ -490,6 +547,7 @@ void canary_init(
 		.loop = uses->loop,
 		.epoch = uses->epoch,
 		.interval = uses->config->checkpoint_interval,
+		.writes_record = uses->config->logical_message,
 		.publisher = uses->publisher,
 		.upstream = uses->upstream,
 		.channels = canary_channels_of(uses->config)};
@@ -501,6 +559,8 @@ void canary_init(
 void canary_prove(struct canary *c)
 {
 	c->proving = true;
+	/* As a first guess: often the role is the same. */
+	c->rights = c->upstream->rights;
 	c->notes_runs = c->upstream->notes_runs;
 	if (c->upstream->has_key)
 		memcpy(c->key, c->upstream->key, sizeof c->key);
@@ -516,7 +576,7 @@ void canary_stop(struct canary *c)
 {
 	ev_timer_stop(c->loop, &c->turn);
 	ev_timer_stop(c->loop, &c->deadline);
-	c->awaited = c->proving = c->again = false;
+	c->awaited = c->proving = c->again = c->tries = c->tried = false;
 	/* Recovery covers the time until the next proof. */
 	c->owed = (struct token){0};
 	c->idle_snapshot[0] = '\0';

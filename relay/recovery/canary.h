@@ -96,6 +96,9 @@ struct canary_events {
 	bool (*pending)(void *context, const struct token *owed);
 };
 
+/* Bytes: what the statement has at most. */
+#define CANARY_SQL_MAX 8192
+
 struct canary {
 	const struct canary_events *events;
 	void *context;
@@ -106,6 +109,8 @@ struct canary {
 	struct upstream *upstream;
 	bool reconciles;                 /* a change counts as activity even if nobody notified it */
 	bool notes_runs;                 /* pgherald.note_run() is there, as far as we know */
+	bool writes_record;              /* of WAL, where note_run() is not there */
+	struct rights rights;            /* of the publisher's role, as far as we know */
 	struct canary_channels channels; /* ours */
 
 	struct ev_timer turn;     /* until we take a turn, unless we hear another's */
@@ -115,6 +120,7 @@ struct canary {
 	bool awaited;      /* sent, not heard yet */
 	unsigned n_late;   /* how often it was not heard in time while the upstream had unread data */
 	bool again;        /* the one in flight failed; the next leaves out what made it fail */
+	bool tries, tried; /* which functions can be called, since the last was refused */
 	bool keyless_said; /* in the log, once */
 	bool activity;     /* something was heard since the last canary */
 	/* Of the last canary, from any relay, before which something had happened. Until a
@@ -123,6 +129,7 @@ struct canary {
 	/* What the server's snapshot is if nothing happened since the last canary. Empty:
 	 * something did. */
 	char idle_snapshot[64];
+	char sql[CANARY_SQL_MAX];
 	char nonce[33]; /* of the last we sent; secret until the canary is committed */
 	/* Signs ours. The relays of a database share one, which is the upstream's. Without it
 	 * we make one up, and believe no other relay's canaries. */
@@ -152,6 +159,20 @@ void canary_prove(struct canary *canary);
 void canary_stop(struct canary *canary);
 /* Take turns from now on. */
 void canary_start(struct canary *canary);
+/* Whether recovery can compare what our canaries say with a later moment. */
+static inline bool canary_is_comparable(const struct canary *canary)
+{
+	const struct rights *rights = &canary->rights;
+
+	return rights_have(rights, RIGHT_RUN) && rights_have(rights, RIGHT_SNAPSHOT) &&
+	       (canary->notes_runs || (canary->writes_record && rights_have(rights, RIGHT_FLUSH)));
+}
+/* Whether recovery can compare it also after a restart or failover of PostgreSQL. */
+static inline bool canary_survives_restarts(const struct canary *canary)
+{
+	return canary->notes_runs && rights_have(&canary->rights, RIGHT_CLUSTER) &&
+	       rights_have(&canary->upstream->rights, RIGHT_CLUSTER) && canary_is_comparable(canary);
+}
 /* A notification came on CANARY_CHANNEL. */
 void canary_notification(struct canary *canary, struct wire_str payload);
 /* A notification came on another channel. */

@@ -27,15 +27,14 @@
  * client_connection_check_interval, where the version has it, ends a function that hangs after
  * its client is gone. Timeouts that a role or a database has are for other statements; here
  * recovery_timeout decides. */
-#define PLAN_SQL                                                                                                                                       \
-	"BEGIN ISOLATION LEVEL REPEATABLE READ;"                                                                                                       \
-	"SELECT " CHECKPOINT_TOKEN_SQL("pg_catalog.pg_current_wal_insert_lsn()",                                                                       \
-		"pg_catalog.pg_current_snapshot()") ", " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                              \
-						    ", " UPSTREAM_IDENTITY_SQL                                                                         \
-						    ", (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                         \
-						    " FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"            \
-						    " ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value)," \
-						    " pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
+#define BEGIN_SQL "BEGIN ISOLATION LEVEL REPEATABLE READ;"
+/* A format for the token's and the identity's SQL. */
+#define PLAN_FORMAT                                                                                          \
+	"SELECT %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                       \
+	", %s, (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                       \
+	" FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"              \
+	" ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"   \
+	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
 enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
 /* How far the server's history contains the token's run. */
@@ -118,6 +117,20 @@ static bool heals(const PGresult *result)
 
 	return !state || strncmp(state, "08", 2) == 0 || strncmp(state, "40", 2) == 0 ||
 	       strncmp(state, "53", 2) == 0 || strncmp(state, "55", 2) == 0 || strncmp(state, "57P", 3) == 0;
+}
+
+/* The server answered a statement with an error, or with something else than was asked. */
+static void refused(struct changes_since *c, const PGresult *result, const char *what)
+{
+	char text[sizeof c->trouble];
+
+	if (heals(result)) {
+		try_again(c, session_error(result).text);
+		return;
+	}
+	snprintf(text, sizeof text, "%s: %.200s", what, session_error(result).text);
+	trouble(c, text);
+	fail(c, CHANGES_WRONG);
 }
 
 /* The rate */
@@ -235,15 +248,7 @@ static void on_rows(void *context, PGresult *result)
 	case PGRES_TUPLES_OK:
 		break;
 	default:
-		if (heals(result)) {
-			try_again(c, session_error(result).text);
-		} else {
-			char text[sizeof c->trouble];
-			snprintf(text, sizeof text, "pgherald.changes_since() failed: %.220s",
-				session_error(result).text);
-			trouble(c, text);
-			fail(c, CHANGES_WRONG);
-		}
+		refused(c, result, "pgherald.changes_since() failed");
 	}
 }
 
@@ -283,12 +288,21 @@ static bool choose_snapshot(struct changes_since *c, uint64_t upto)
 	for (unsigned i = c->history->n; i-- > 0;) {
 		const char *token = c->history->items[i]->token;
 		if (checkpoint_covers(c->since, token) && checkpoint_parse(token, &older) == 0 &&
-			older.lsn <= upto) {
+			older.lsn != 0 && older.lsn <= upto) {
 			snprintf(c->snapshot, sizeof c->snapshot, "%s", older.snapshot);
 			return true;
 		}
 	}
 	return false;
+}
+
+static void compare_positions(
+	struct changes_since *c, const struct checkpoint_parts *since, const struct checkpoint_parts *here)
+{
+	if (since->lsn == 0 || here->lsn == 0 || since->lsn <= here->lsn)
+		return;
+	trouble(c, "the checkpoint is of a future that this server does not have");
+	fail(c, CHANGES_OTHER_TIME);
 }
 
 /* Transaction ids mean the same only within one history. After a failover or a restore the
@@ -304,14 +318,23 @@ static void compare_runs(struct changes_since *c)
 	} else if (checkpoint_parse(c->since, &since) < 0) {
 		trouble(c, "the checkpoint cannot be read; an older version may have made it");
 		fail(c, CHANGES_OTHER_TIME);
-	} else if (since.system_identifier != here.system_identifier) {
+	} else if (since.system_identifier != here.system_identifier && since.system_identifier != 0 &&
+		   here.system_identifier != 0) {
 		trouble(c, "the checkpoint is of another PostgreSQL cluster");
 		fail(c, CHANGES_OTHER_TIME);
-	} else if (since.run != here.run) {
-		c->asks_run = true;
-	} else if (since.lsn > here.lsn) {
-		trouble(c, "the checkpoint is of a future that this server does not have");
+	} else if (since.run == 0 || here.run == 0) {
+		trouble(c,
+			"the server does not tell what a checkpoint needs; see \"missing functions\" in the status");
 		fail(c, CHANGES_OTHER_TIME);
+	} else if (since.run == here.run) {
+		compare_positions(c, &since, &here);
+	} else if (since.system_identifier == 0 || here.system_identifier == 0 || since.lsn == 0) {
+		trouble(c,
+			"PostgreSQL was restarted or failed over since the checkpoint, and does not tell what it "
+			"takes to compare; see \"missing functions\" in the status");
+		fail(c, CHANGES_OTHER_TIME);
+	} else {
+		c->asks_run = true;
 	}
 }
 
@@ -382,7 +405,7 @@ static void on_plan(void *context, PGresult *result)
 	if (PQresultStatus(result) == PGRES_COMMAND_OK)
 		return;
 	if (!session_is_row(result, PLAN_FIELDS)) {
-		try_again(c, session_error(result).text);
+		refused(c, result, "the server's moment cannot be read");
 		return;
 	}
 	/* During a failover two servers may be up. The rows must come from the one that the
@@ -390,7 +413,7 @@ static void on_plan(void *context, PGresult *result)
 	 * server, any will do: the upstream recovers what it missed once it is back, for all
 	 * workers. */
 	if (c->upstream->identity[0] &&
-		strcmp(c->upstream->identity, PQgetvalue(result, 0, PLAN_IDENTITY)) != 0) {
+		!rights_same_identity(c->upstream->identity, PQgetvalue(result, 0, PLAN_IDENTITY))) {
 		try_again(c, "it reached another server than the LISTEN connection");
 		return;
 	}
@@ -414,10 +437,16 @@ static void on_plan(void *context, PGresult *result)
 
 static void ask_plan(struct changes_since *c)
 {
+	/* The role is the same. */
+	const struct rights *rights = &c->upstream->rights;
+	struct rights_sql token = rights_token_sql(
+		rights, rights_sql(rights, RIGHT_LSN), rights_sql(rights, RIGHT_SNAPSHOT), "true");
+	char sql[sizeof BEGIN_SQL PLAN_FORMAT + 2 * RIGHTS_SQL_MAX];
+
 	forget_plan(c);
 	c->events->asking(c->context);
-	session_query(
-		&c->session, &(struct session_statement){.sql = PLAN_SQL, .seconds = PLAN_SECONDS}, on_plan);
+	snprintf(sql, sizeof sql, BEGIN_SQL PLAN_FORMAT, token.text, rights_identity_sql(rights).text);
+	session_query(&c->session, &(struct session_statement){.sql = sql, .seconds = PLAN_SECONDS}, on_plan);
 }
 
 /* The connection */

@@ -42,6 +42,32 @@ Test(checkpoint, is_of_a_later_moment)
 	cr_assert_not(checkpoint_is_newer("x", "1;1;0/10;3:3:"));
 }
 
+Test(checkpoint, of_a_run_that_is_unknown_is_compared_with_none)
+{
+	static const char unknown[] = "1;0;0/10;3:3:";
+
+	cr_assert_not(checkpoint_same_run(unknown, unknown));
+	cr_assert_not(checkpoint_covers(unknown, unknown));
+	cr_assert_not(checkpoint_precedes(unknown, unknown));
+}
+
+Test(checkpoint, of_a_cluster_that_is_unknown_is_known_by_its_run)
+{
+	cr_assert(checkpoint_same_run("0;7;0/10;3:3:", "1;7;0/10;3:3:"));
+	cr_assert(checkpoint_same_run("0;7;0/10;3:3:", "0;7;0/10;3:3:"));
+	cr_assert_not(checkpoint_same_run("0;7;0/10;3:3:", "1;8;0/10;3:3:"));
+	cr_assert_not(checkpoint_same_run("2;7;0/10;3:3:", "1;7;0/10;3:3:"));
+	cr_assert_str_eq(checkpoint_before_both("0;7;0/10;3:3:", "1;7;0/20;4:4:").text, "1;7;0/10;3:3:");
+}
+
+Test(checkpoint, without_an_LSN_is_ordered_by_its_snapshot)
+{
+	cr_assert(checkpoint_is_newer("1;7;0/0;3:5:", "1;7;0/0;3:4:"));
+	cr_assert(checkpoint_is_newer("1;7;0/0;4:5:", "1;7;0/9;3:5:"));
+	cr_assert_not(checkpoint_is_newer("1;7;0/9;3:4:", "1;7;0/0;3:4:"));
+	cr_assert(checkpoint_precedes("1;7;0/0;3:4:", "1;7;0/9;3:4:"));
+}
+
 Test(checkpoint, covers_what_it_sees_itself)
 {
 	const char *of_one_moment[] = {"1;1;0/10;3:3:", "1;1;0/20;3:3:"};
