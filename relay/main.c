@@ -10,13 +10,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* How long a start may take. A healthy one takes less; a server that is still starting is given
- * this long. */
-#define START_SECONDS 12.
+/* From the start's deadline to the end of the process. */
+#define EXIT_SECONDS 5.
 /* How long a stop waits for requests that are being published. */
 #define STOP_SECONDS 1.
 
@@ -84,8 +84,19 @@ static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int 
 
 	(void)loop;
 	(void)events;
-	relay_explain_delay(&p->relay, START_SECONDS, why, sizeof why);
+	relay_explain_delay(&p->relay, relay_start_seconds(&p->config), why, sizeof why);
 	on_refused(p, why);
+}
+
+/* systemd must not give the start up earlier. */
+static void arm_start_deadline(struct process *p)
+{
+	double seconds = relay_start_seconds(&p->config);
+	char state[64];
+
+	snprintf(state, sizeof state, "EXTEND_TIMEOUT_USEC=%.0f", (seconds + EXIT_SECONDS) * 1e6);
+	systemd_notify(state);
+	timer_arm(p->loop, &p->start_deadline, seconds);
 }
 
 /* The end */
@@ -177,7 +188,7 @@ int main(int argc, char **argv)
 	}
 	systemd_watchdog_start(p->loop);
 	if (p->config.mode == MODE_POSTGRES)
-		timer_arm(p->loop, &p->start_deadline, START_SECONDS);
+		arm_start_deadline(p);
 	relay_start(&p->relay);
 	/* In local mode the start may have failed already. */
 	if (p->exit_status == EXIT_SUCCESS)

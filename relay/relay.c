@@ -9,6 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
+/* How long a start may take: at least so long, for a server that is still starting, and after the
+ * time to connect. */
+#define START_SECONDS_MIN 12.
+#define START_PROOF_SECONDS 7.
+
+#define LOSS_SAID_SECONDS 30.
+
 static struct diag_limit memory_limit;
 
 static void refuse(struct relay *r, const char *why)
@@ -49,6 +56,18 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 	}
 }
 
+/* An outage that goes on is said again now and then. */
+static void say_loss(struct relay *r, const char *error, double retry)
+{
+	double now = clock_now();
+
+	if (now - r->loss_said < LOSS_SAID_SECONDS && strcmp(r->loss, error) == 0)
+		return;
+	r->loss_said = now;
+	snprintf(r->loss, sizeof r->loss, "%s", error);
+	diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+}
+
 static void on_upstream_lost(void *context, const char *error, bool heals, double retry)
 {
 	struct relay *r = context;
@@ -62,7 +81,7 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 			refuse(r, error);
 		return;
 	}
-	diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	say_loss(r, error, retry);
 	if (r->fanout.upstream_live)
 		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
 }
@@ -474,6 +493,15 @@ void relay_serve(struct relay *r)
 		go_live(r);
 }
 
+double relay_start_seconds(const struct config *config)
+{
+	double direct = session_connect_seconds(config->direct_url),
+	       publish = session_connect_seconds(config->publish_url);
+	double seconds = START_PROOF_SECONDS + (direct > publish ? direct : publish);
+
+	return seconds > START_SECONDS_MIN ? seconds : START_SECONDS_MIN;
+}
+
 void relay_explain_delay(const struct relay *r, double seconds, char *why, size_t size)
 {
 	const char *error = *r->upstream.last_error ? r->upstream.last_error : r->publisher.last_error;
@@ -484,7 +512,8 @@ void relay_explain_delay(const struct relay *r, double seconds, char *why, size_
 		snprintf(why, size, "%s", error);
 	else
 		snprintf(why, size,
-			"%s does not answer within %.0f s; check the URL, the server and the way there",
+			"%s does not answer within %.0f s; check the URL, its connect_timeout, the server and the "
+			"way there",
 			config_url_name(r->config, url), seconds);
 }
 

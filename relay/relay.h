@@ -39,6 +39,9 @@ struct relay {
 	/* Of the canary that proved the upstream, while recovery runs. Not set if none did. */
 	struct token proved;
 	struct rights_told told;
+	/* The last line about the upstream's loss, and when it was logged (clock_now()). */
+	char loss[256];
+	double loss_said;
 	bool ready; /* the start is over: failures are retried from now on */
 };
 
@@ -51,6 +54,9 @@ void relay_start(struct relay *relay);
 /* Workers and operators may connect. From now on the relay retries after failures, and calls no
  * event. */
 void relay_serve(struct relay *relay);
+/* How many seconds the start may take: those of the URL whose hosts take longest, and some for
+ * what follows. */
+double relay_start_seconds(const struct config *config);
 /* Writes why proved() was not called within this many seconds: the last error, or which server
  * does not answer. */
 void relay_explain_delay(const struct relay *relay, double seconds, char *why, size_t size);

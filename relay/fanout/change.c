@@ -3,9 +3,10 @@
  * strings. Everything else goes to jansson, which decides what is JSON. */
 #include "fanout/change.h"
 
+#include "fanout/json.h"
+
 #include <endian.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,16 +84,19 @@ static void *allocate(size_t size)
 	return p;
 }
 
+static bool is_text(const json_t *value)
+{
+	return json_is_string(value) && !json_is_broken_string(value);
+}
+
 static int decode_any(const char *payload, size_t len, struct change *out)
 {
 	json_set_alloc_funcs(allocate, free);
 	out_of_memory = false;
-	/* JSON_DECODE_INT_AS_REAL: jansson refuses an integer that it cannot hold, which is
-	 * valid JSON. */
-	json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+	json_t *root = json_read(payload, len);
 	json_t *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
 
-	if (out_of_memory || !json_is_string(p) || (c && !json_is_null(c) && !json_is_string(c))) {
+	if (out_of_memory || !is_text(p) || (c && !json_is_null(c) && !is_text(c))) {
 		json_decref(root);
 		return out_of_memory ? -ENOMEM : -EBADMSG;
 	}

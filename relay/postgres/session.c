@@ -92,6 +92,29 @@ static void on_notice(void *arg, const PGresult *result)
 		s->farewell = session_error(result);
 }
 
+/* libpq tries the hosts one after the other, each of them for connect_timeout; under 2 s it takes
+ * 2. */
+double session_connect_seconds(const char *url)
+{
+	double seconds = strtod(SESSION_CONNECT_SECONDS, NULL);
+	unsigned n_hosts = 1;
+	PQconninfoOption *options = PQconninfoParse(url, NULL);
+
+	for (const PQconninfoOption *o = options; o && o->keyword; o++) {
+		if (!o->val)
+			continue;
+		if (strcmp(o->keyword, "connect_timeout") == 0 && strtod(o->val, NULL) > 0)
+			seconds = strtod(o->val, NULL) > 2 ? strtod(o->val, NULL) : 2;
+		unsigned n = 1;
+		for (const char *comma = o->val; (comma = strchr(comma, ',')); comma++)
+			n++;
+		if ((strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "hostaddr") == 0) && n > n_hosts)
+			n_hosts = n;
+	}
+	PQconninfoFree(options);
+	return seconds * n_hosts;
+}
+
 static void *attempt_run(void *arg)
 {
 	struct attempt *a = arg;

@@ -71,6 +71,11 @@ struct session {
 	struct session_text farewell; /* the server's reason to end the session, if it gave one */
 };
 
+/* Seconds: bounds an attempt to connect to this URL, all its hosts together. A host name with
+ * several addresses takes longer, and connect_timeout=0 has no bound: that counts as the
+ * default. */
+double session_connect_seconds(const char *url);
+
 /* How many threads are connecting, to work or to cancel. main.c asks before it ends the process. */
 unsigned session_attempts(void);
 

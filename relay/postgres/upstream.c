@@ -14,6 +14,9 @@
 /* Bounds each statement that sets a connection up. Well under the 12 s of a start. */
 #define SETUP_SECONDS 5.
 #define SERVER_VERSION_MIN 130000
+/* Seconds between two attempts, at most. Workers hear nothing meanwhile, and a pooler that stays up
+ * hides from the publisher when PostgreSQL is back. */
+#define BACKOFF_MAX 5.
 
 /* Server settings that could end a quiet session, or keep a dead one. Those that this version
  * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
@@ -339,8 +342,10 @@ static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
 void upstream_start(struct upstream *u, struct ev_loop *loop, const struct config *config,
 	const struct upstream_events *events, void *context)
 {
-	*u = (struct upstream){
-		.config = config, .events = events, .context = context, .backoff = {.first = 1., .max = 30.}};
+	*u = (struct upstream){.config = config,
+		.events = events,
+		.context = context,
+		.backoff = {.first = 1., .max = BACKOFF_MAX}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
 	session_read_on(&u->session, config->backlog_size / READ_ON_SHARE);
 	timer_init(&u->retry, on_retry, u);

@@ -95,7 +95,14 @@ static void fail(struct changes_since *c, enum changes_outcome outcome)
 	finish(c, outcome);
 }
 
-/* The failure will heal: asks the same again later. */
+/* Whether this server is there, and recovery has not worked there for as long as a query may take. */
+static bool fails_for_good(const struct changes_since *c)
+{
+	return c->failed && c->upstream->state >= UPSTREAM_LISTENING &&
+	       clock_now() - c->failed_at > c->config->recovery_timeout;
+}
+
+/* The failure may heal: asks the same again later. */
 static void try_again(struct changes_since *c, const char *error)
 {
 	double wait = backoff_failed(&c->backoff, clock_now());
@@ -104,6 +111,13 @@ static void try_again(struct changes_since *c, const char *error)
 	stop_timers(c);
 	if (!changes_question(c))
 		return;
+	if (fails_for_good(c)) {
+		trouble(c, error);
+		fail(c, CHANGES_WRONG);
+		return;
+	}
+	if (!c->failed || c->upstream->state < UPSTREAM_LISTENING)
+		c->failed_at = clock_now();
 	c->failed = true;
 	diag(DIAG_WARNING, "recovery of missed changes failed and is tried again in %.1f s: %s", wait, error);
 	timer_arm(c->session.loop, &c->retry, wait);

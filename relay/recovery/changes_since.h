@@ -56,6 +56,7 @@ struct changes_since {
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1];
 	bool asks_run;    /* since is of another run, and the server has not told yet what it kept of that */
 	bool failed;      /* an attempt has failed, and it is asked again */
+	double failed_at; /* by clock_now(): the first of them since the upstream is there */
 	bool wants_pause; /* row() returned false */
 	double rate;      /* rows a second; 0: no limit */
 	uint64_t n_rows, n_bad_rows;

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from harness.procs import wait_until
 from harness.servers import Bouncer, Postgres, free_port, make_template
 from harness.worker import CHANNEL
 
@@ -63,6 +64,14 @@ def test_a_port_that_never_answers(start, db, bouncer, dead_end):
               for accepting in (True, False)]
     for relay in relays:
         says(relay.fails(deadline=15), "DATABASE_DIRECT_URL|direct", "time|answer")
+
+
+def test_hosts_that_do_not_answer_before_one_that_does(start, db, bouncer, dead_end):
+    """Each of them has its time to answer, and the start waits for all."""
+    dead = [f"127.0.0.1:{dead_end(accepting)}" for accepting in (True, False, True)]
+    hosts = ",".join([*dead, f"127.0.0.1:{db.server.port}"])
+    relay = start(bouncer.url(db), f"postgresql://app@{hosts}/{db.name}?target_session_attrs=read-write")
+    wait_until(relay._serves, "the start", 30)
 
 
 def test_a_pool_that_never_answers(start, db, dead_end):

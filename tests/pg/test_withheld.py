@@ -70,7 +70,7 @@ def data(run, db):
 def modest_relay(data, make_relay):
     """Starts relays of a role that owns nothing."""
     url = data.database.server.url(data.database.name, "modest")
-    return lambda: make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, **FAST).start()
+    return lambda **more: make_relay(DATABASE_URL=url, DATABASE_DIRECT_URL=url, **{**FAST, **more}).start()
 
 
 @pytest.fixture
@@ -276,3 +276,16 @@ def test_a_function_that_may_be_called_and_fails(modest_relay, db, installed, fu
     deafen(db, worker)
     assert "missed" in worker.pubkeys or worker.gaps, worker.tail()
     assert missing(relay) == function and len(relay.lines("WARNING")) < 10
+
+
+def test_recovery_that_cannot_connect_is_a_gap(modest_relay, db, recoverable):
+    """While the LISTEN connection stays, its role may not connect any more."""
+    relay = modest_relay(PGHERALD_RECOVERY_TIMEOUT="1", PGHERALD_RECONCILE="no")
+    worker = subscriber(relay)
+    worker.passes(recoverable, notify="first")
+    cursor = ("another epoch", 1, worker.cursor[2])
+    db.sql(f"REVOKE CONNECT ON DATABASE {db.name} FROM PUBLIC", user="postgres")
+    late = resumed(relay, cursor)
+    assert late.gaps == ["recovery"], relay.log()
+    db.sql(f"GRANT CONNECT ON DATABASE {db.name} TO PUBLIC", user="postgres")
+    assert not resumed(relay, cursor).gaps

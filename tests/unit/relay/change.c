@@ -57,6 +57,42 @@ static void expect_decoded(const char *payload, const char *pubkey, const char *
 	change_release(&change);
 }
 
+static void expect_malformed(const char *payload)
+{
+	struct change change;
+
+	cr_assert_eq(change_decode(payload, strlen(payload), &change), -EBADMSG, "%s", payload);
+}
+
+Test(change, is_read_from_json_with_numbers_that_nothing_holds)
+{
+	char digits[401], payload[1024];
+
+	expect_decoded("{\"p\":\"x\",\"n\":1e400}", "x", NULL);
+	expect_decoded("{\"n\":[-1.5E+99999, 0.1e-9999],\"p\":\"x\",\"c\":\"1e999\"}", "x", "1e999");
+	memset(digits, '9', 400);
+	digits[400] = '\0';
+	snprintf(payload, sizeof payload, "{\"p\":\"%s\",\"n\":%s}", digits, digits);
+	expect_decoded(payload, digits, NULL);
+	expect_malformed("{\"p\":\"x\",\"n\":01e400}");
+	expect_malformed("{\"p\":\"x\",\"n\":1e}");
+	expect_malformed("{\"p\":\"x\",\"n\":1e400.5}");
+	expect_malformed("{\"p\":\"x\",\"n\":--1e400}");
+}
+
+Test(change, is_read_from_json_with_halves_of_pairs_elsewhere)
+{
+	expect_decoded("{\"p\":\"x\",\"n\":\"\\ud83d\"}", "x", NULL);
+	expect_decoded("{\"p\":\"x\",\"\\udc00\":\"\\ud83d\\n\\ud83d\\ude00\"}", "x", NULL);
+	expect_decoded("{\"p\":\"\\ud83d\\ude00\",\"n\":\"\\udC00\"}", "\xf0\x9f\x98\x80", NULL);
+	expect_decoded("{\"p\":\"\\\\ud83d\",\"n\":\"\\ud83d\"}", "\\ud83d", NULL);
+	expect_malformed("{\"p\":\"\\ud83d\"}");
+	expect_malformed("{\"p\":\"x\",\"c\":\"\\ude00\\ud83d\"}");
+	expect_malformed("{\"p\":\"x\",\"n\":\"\\ud8\"}");
+	expect_malformed("{\"p\":\"x\",\"n\":\"\\ud83d");
+	expect_malformed("{\"p\":\"x\",\"n\":\"\\");
+}
+
 Test(change, is_read_from_any_json)
 {
 	expect_decoded("{\"p\":\"a\",\"c\":\"b\"}", "a", "b");
