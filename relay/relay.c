@@ -278,8 +278,10 @@ static void on_published(
 {
 	struct relay *r = context;
 
+	/* What no NOTIFY carries is skipped: the other announcements must not wait for it. */
 	if (origin->source == 0)
-		reconcile_published(&r->reconcile, code == WIRE_ERROR_NONE);
+		reconcile_published(&r->reconcile,
+			code == WIRE_ERROR_NONE || (code == WIRE_ERROR_REJECTED && r->publisher.unfit));
 	else
 		connection_published(&r->fanout, (struct worker_ref){origin->slot, origin->source},
 			origin->request, code, text);

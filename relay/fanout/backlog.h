@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes: bounds a frame that is for more than one worker. A payload has less than 8000 bytes;
- * the rest is room for the channel's name and the frame's headers. */
-#define BACKLOG_FRAME_MAX 9000
+/* Bytes: bounds a frame that is for more than one worker. A payload in UTF-8 has less than
+ * 24,000 bytes; the rest is room for the channel's name and the frame's headers. */
+#define BACKLOG_FRAME_MAX 24500
 
 /* The topic of frames that every worker gets. A channel's topic is its place in the
  * configuration plus one. */

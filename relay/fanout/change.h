@@ -8,6 +8,10 @@
 /* Bytes: bounds a payload. PostgreSQL refuses one of 8000 bytes or more
  * (NOTIFY_PAYLOAD_MAX_LENGTH in its async.c). */
 #define CHANGE_PAYLOAD_MAX 7999
+/* Bytes: bounds a payload that was heard or recovered. PostgreSQL counts it in the database's
+ * encoding, the relay has it in UTF-8, which takes at most three times as much
+ * (postgres/encoding.h). */
+#define CHANGE_UTF8_MAX (3 * CHANGE_PAYLOAD_MAX)
 
 struct change {
 	struct wire_str pubkey;

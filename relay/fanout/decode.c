@@ -41,14 +41,16 @@ int decode_notification(struct decode *d, const char *channel, struct wire_str p
 	return r;
 }
 
-int decode_recovered(struct decode *d, const char *channel, struct wire_str value, struct decoded *out)
+int decode_recovered(
+	struct decode *d, const char *channel, struct wire_str value, uint32_t stored, struct decoded *out)
 {
 	int r = find_channel(d, channel, out);
 
 	if (r < 0)
 		return r;
 	bool is_text = out->channel->kind == CHANNEL_TEXT;
-	if (value.len > CHANGE_PAYLOAD_MAX || (!is_text && !wire_utf8_valid(value.ptr, value.len)))
+	if (stored > CHANGE_PAYLOAD_MAX || value.len > CHANGE_UTF8_MAX ||
+		(!is_text && !wire_utf8_valid(value.ptr, value.len)))
 		return -EBADMSG;
 	if (is_text)
 		out->payload = value;

@@ -29,9 +29,11 @@ struct decode {
  * logged. -ENOMEM: it may be one. */
 int decode_notification(
 	struct decode *decode, const char *channel, struct wire_str payload, struct decoded *out);
-/* The same for a recovered row, whose value is the pubkey itself, or the payload. -EBADMSG: no
- * NOTIFY can carry the value: it is not UTF-8, or is longer than CHANGE_PAYLOAD_MAX. */
-int decode_recovered(struct decode *decode, const char *channel, struct wire_str value, struct decoded *out);
+/* The same for a recovered row, whose value is the pubkey itself, or the payload. stored: bytes
+ * that the value has in the database's encoding. -EBADMSG: no NOTIFY can carry it: it is not
+ * UTF-8, or has more than CHANGE_PAYLOAD_MAX bytes there. */
+int decode_recovered(struct decode *decode, const char *channel, struct wire_str value, uint32_t stored,
+	struct decoded *out);
 void decoded_release(struct decoded *decoded);
 
 /* Makes the frame; its strings are borrowed from decoded. flags are the frame's. */

@@ -241,7 +241,7 @@ void fanout_stop_reading(struct fanout *f)
 
 /* Each frame that append() encodes fits, with 64 bytes for its headers and numbers. */
 _Static_assert(
-	CHANGE_PAYLOAD_MAX + CHANNEL_NAME_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every change");
+	CHANGE_UTF8_MAX + CHANNEL_NAME_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every change");
 _Static_assert(CHECKPOINT_TOKEN_MAX + 64 <= BACKLOG_FRAME_MAX, "the backlog takes every checkpoint");
 _Static_assert(BACKLOG_FRAME_MAX <= WIRE_FRAME_MAX, "workers accept every frame");
 _Static_assert((size_t)2 * BACKLOG_FRAME_MAX <= BACKLOG_SIZE_MIN, "the smallest backlog keeps two frames");

@@ -275,8 +275,9 @@ static void on_batch(void *context, PGresult *result)
 			p->n_completed++;
 			return;
 		}
-		p->refusal = session_error(result);
-		if (!at_fault(result)) {
+		p->refusal = session_error(&p->session, result);
+		p->unfit = at_fault(result);
+		if (!p->unfit) {
 			/* A new connection may reach a server that accepts it. */
 			session_close(&p->session);
 			on_lost(p, SESSION_STARTING, p->refusal.text);
@@ -303,7 +304,7 @@ static void on_batch(void *context, PGresult *result)
 			finish(p, r, p->refused ? WIRE_ERROR_REJECTED : WIRE_ERROR_NONE, p->refusal.text);
 		}
 	}
-	p->refused = false;
+	p->refused = p->unfit = false;
 	watch_expiry(p);
 	begin_rest(p);
 	work(p);
@@ -461,7 +462,7 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	 * twice than never. */
 	put_back(p);
 	begin_rest(p);
-	p->refused = false;
+	p->refused = p->unfit = false;
 	fail_statement(p, p->last_error);
 	watch_expiry(p);
 	p->events->lost(p->context, p->last_error, failure == SESSION_STARTING, retry);

@@ -85,6 +85,7 @@ struct publisher {
 	bool only_arrays; /* the way to the server does not take several statements together */
 	bool refused;     /* PostgreSQL refused the statement in flight, for the reason refusal */
 	struct session_text refusal;
+	bool unfit; /* it refused the text of a request, which no NOTIFY carries */
 
 	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */
 	bool statement_sent;

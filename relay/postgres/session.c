@@ -32,8 +32,8 @@
  * connection has no data to read. */
 #define LATE_SECONDS 5.
 
-/* Shared by the thread and the loop. The thread writes conn and failure, then signals `done`;
- * the loop reads them after that. */
+/* Shared by the thread and the loop. The thread writes conn, encoding and failure, then signals
+ * `done`; the loop reads them after that. */
 struct attempt {
 	struct session *session; /* NULL: the session was closed meanwhile */
 	struct ev_loop *loop;
@@ -41,7 +41,9 @@ struct attempt {
 	struct ev_async done;
 	const char *url, *name;
 	bool first; /* find out why it fails: a setting may be wrong */
+	bool takes_raw;
 	PGconn *conn;
+	struct encoding *encoding; /* the session's, once it is connected */
 	enum session_failure failure;
 };
 
@@ -60,18 +62,31 @@ static struct session_text one_line(const char *text)
 	return line;
 }
 
-struct session_text session_error(const PGresult *result)
+/* What the server says, which is in the database's encoding. */
+static struct session_text said(const struct session *s, const char *text)
+{
+	return one_line(encoding_text(s->encoding, wire_str(text)).ptr);
+}
+
+struct session_text session_error(const struct session *s, const PGresult *result)
 {
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	const char *text = primary ? primary : PQresultErrorMessage(result);
 
-	return one_line(*text ? text : "it answered with other rows than were asked for");
+	return said(s, *text ? text : "it answered with other rows than were asked for");
 }
 
 bool session_is_row(const PGresult *result, int n_fields)
 {
 	return PQresultStatus(result) == PGRES_SINGLE_TUPLE && PQntuples(result) == 1 &&
 	       PQnfields(result) == n_fields;
+}
+
+const char *session_converted_by_server(const struct session *s)
+{
+	const char *name = PQparameterStatus(s->conn, "server_encoding");
+
+	return name && !s->encoding && encoding_must_convert(name) ? name : NULL;
 }
 
 bool session_succeeded(const PGresult *result)
@@ -89,7 +104,25 @@ static void on_notice(void *arg, const PGresult *result)
 	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
 
 	if (severity && strcmp(severity, "FATAL") == 0)
-		s->farewell = session_error(result);
+		s->farewell = session_error(s, result);
+}
+
+/* The server converts texts to UTF-8, which the startup packet asks for. Where it must not, for
+ * takes_raw, ask it for what it has. In a SQL_ASCII database it has any bytes, and raises an
+ * error when they are not UTF-8, so nobody asks it there. */
+static void choose_encoding(struct attempt *a)
+{
+	const char *name = PQparameterStatus(a->conn, "server_encoding");
+
+	if (!name)
+		return;
+	bool must_convert = encoding_must_convert(name);
+	if (must_convert && (!a->takes_raw || encoding_open(&a->encoding, name) < 0))
+		return;
+	if ((must_convert || strcmp(name, "SQL_ASCII") == 0) && PQsetClientEncoding(a->conn, name) != 0) {
+		encoding_close(a->encoding);
+		a->encoding = NULL;
+	}
 }
 
 /* libpq tries the hosts one after the other, each of them for connect_timeout; under 2 s it takes
@@ -143,11 +176,7 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
-	/* A SQL_ASCII database stores any bytes, and raises an error when it must send invalid
-	 * UTF-8 to a client that asked for UTF-8. One such payload would end the session. */
-	const char *encoding = PQparameterStatus(a->conn, "server_encoding");
-	if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
-		PQsetClientEncoding(a->conn, "SQL_ASCII");
+	choose_encoding(a);
 	ev_async_send(a->loop, &a->done);
 	return NULL;
 }
@@ -162,7 +191,7 @@ static void stop_watching(struct session *s)
 static void lose(struct session *s, enum session_failure failure, const char *error)
 {
 	/* Copied first: it may be in the connection that session_close() frees. */
-	struct session_text line = one_line(s->farewell.text[0] ? s->farewell.text : error);
+	struct session_text line = s->farewell.text[0] ? s->farewell : said(s, error);
 
 	session_close(s);
 	s->events->lost(s->context, failure, line.text);
@@ -312,21 +341,25 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	 * for the thread, and makes what it wrote visible here. */
 	pthread_join(a->thread, NULL);
 	PGconn *conn = a->conn;
+	struct encoding *encoding = a->encoding;
 	enum session_failure failure = a->failure;
 	free(a);
 	attempts_running--;
 	if (!s) {
+		encoding_close(encoding);
 		PQfinish(conn);
 		return;
 	}
 	s->attempt = NULL;
 	if (PQstatus(conn) != CONNECTION_OK) {
+		encoding_close(encoding);
 		struct session_text line = one_line(conn ? PQerrorMessage(conn) : "out of memory");
 		PQfinish(conn);
 		s->events->lost(s->context, failure, line.text);
 		return;
 	}
 	s->conn = conn;
+	s->encoding = encoding;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
 	s->reads_ahead = 0;
@@ -358,8 +391,12 @@ int session_connect(struct session *s)
 	struct attempt *a = malloc(sizeof *a);
 	if (!a)
 		return -ENOMEM;
-	*a = (struct attempt){
-		.session = s, .loop = s->loop, .url = s->url, .name = s->name, .first = !s->was_connected};
+	*a = (struct attempt){.session = s,
+		.loop = s->loop,
+		.url = s->url,
+		.name = s->name,
+		.first = !s->was_connected,
+		.takes_raw = s->takes_raw};
 	ev_async_init(&a->done, on_attempt_done);
 	a->done.data = a;
 	ev_async_start(s->loop, &a->done);
@@ -387,6 +424,8 @@ void session_close(struct session *s)
 	stop_watching(s);
 	PQfinish(s->conn);
 	s->conn = NULL;
+	encoding_close(s->encoding);
+	s->encoding = NULL;
 }
 
 static bool send_statement(struct session *s, const struct session_statement *statement)

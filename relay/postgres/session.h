@@ -7,6 +7,8 @@
  * has a thread of its own, which ends with the attempt and wakes the loop by an ev_async. */
 #pragma once
 
+#include "postgres/encoding.h"
+
 #include <ev.h>
 #include <libpq-fe.h>
 #include <stdbool.h>
@@ -20,7 +22,7 @@
  * changed. */
 #define SESSION_LATE_MAX 12
 
-/* One line without secrets, by value. session_error(result).text lives until the end of the
+/* One line without secrets, by value. session_error().text lives until the end of the
  * full expression. */
 struct session_text {
 	char text[512];
@@ -40,7 +42,7 @@ struct session_events {
 	/* Could not connect, or lost the connection; it is closed already. error is one line
 	 * without secrets, valid until the event returns. */
 	void (*lost)(void *context, enum session_failure failure, const char *error);
-	/* May be NULL. notify is freed after the event. */
+	/* May be NULL. notify is freed after the event. Its texts are as encoding has them. */
 	void (*heard)(void *context, const PGnotify *notify);
 };
 
@@ -63,6 +65,10 @@ struct session {
 	bool has_row;                 /* the current result has had its row */
 	bool was_connected;           /* ever */
 	bool cancels; /* a statement that runs when it is closed is cancelled; the owner sets it */
+	/* The owner sets it, and passes texts of rows and notifications through `encoding`: then
+	 * the server converts nothing, and cannot fail to. */
+	bool takes_raw;
+	struct encoding *encoding; /* of the database; NULL: texts come in UTF-8, or as they are */
 	bool paused;
 	unsigned reads_on;            /* how often to read in an iteration, while there is more */
 	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
@@ -134,4 +140,7 @@ bool session_succeeded(const PGresult *result);
 void session_read_on(struct session *session, size_t bytes);
 
 /* The error of a result. */
-struct session_text session_error(const PGresult *result);
+struct session_text session_error(const struct session *session, const PGresult *result);
+/* The database's encoding, if the server must convert because iconv cannot. Otherwise NULL.
+ * Borrowed until the session is closed. */
+const char *session_converted_by_server(const struct session *session);

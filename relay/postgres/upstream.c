@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/printable.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -17,6 +18,9 @@
 /* Seconds between two attempts, at most. Workers hear nothing meanwhile, and a pooler that stays up
  * hides from the publisher when PostgreSQL is back. */
 #define BACKOFF_MAX 5.
+/* Bytes: bounds a channel's name in a LISTEN. An escape has 8 bytes for each byte of the name;
+ * quotes, at most 2. */
+#define LISTEN_NAME_MAX (8 * CHANNEL_NAME_MAX + sizeof "U&\"\"")
 
 /* Server settings that could end a quiet session, or keep a dead one. Those that this version
  * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
@@ -51,6 +55,8 @@ enum {
  * there; and the rights. */
 #define PROBE_FORMAT "SELECT %s, %s, %s, %s"
 enum { PROBE_SNAPSHOT, PROBE_RECOVERABLE, PROBE_NOTES_RUNS, PROBE_RIGHTS, PROBE_FIELDS };
+
+static struct diag_limit unknown_limit;
 
 static void enter(struct upstream *u, enum upstream_state state)
 {
@@ -124,16 +130,36 @@ static void on_listen(void *context, PGresult *result)
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
 	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-		not_listening(u, false, session_error(result).text);
+		not_listening(u, false, session_error(&u->session, result).text);
 	}
 }
 
-/* False: out of memory. */
-static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
+/* Writes a channel's name as the server reads it whatever its encoding: ASCII, with an escape
+ * for each other character (U&"..."). */
+static void escape_name(char *out, size_t size, const char *name)
 {
-	char *quoted = PQescapeIdentifier(conn, channel, strlen(channel));
-	size_t len = strlen(sql);
+	size_t len = strlen(name), n = (size_t)snprintf(out, size, "U&\"");
+	struct printable_char c;
 
+	for (size_t i = 0; i < len; i += c.len) {
+		printable_char_at(name + i, len - i, &c);
+		n += (size_t)snprintf(out + n, size - n, "\\+%06x", c.code);
+	}
+	snprintf(out + n, size - n, "\"");
+}
+
+/* False: out of memory. */
+static bool listen_to(char *sql, size_t size, const struct session *s, const char *channel)
+{
+	size_t len = strlen(sql);
+	char escaped[LISTEN_NAME_MAX + 1];
+
+	if (s->encoding) {
+		escape_name(escaped, sizeof escaped, channel);
+		snprintf(sql + len, size - len, "LISTEN %s;", escaped);
+		return true;
+	}
+	char *quoted = PQescapeIdentifier(s->conn, channel, strlen(channel));
 	if (quoted)
 		snprintf(sql + len, size - len, "LISTEN %s;", quoted);
 	PQfreemem(quoted);
@@ -142,13 +168,11 @@ static bool listen_to(char *sql, size_t size, PGconn *conn, const char *channel)
 
 static void send_listen(struct upstream *u)
 {
-	/* Quoting doubles each quote in a name. */
-	char sql[(CHANNELS_MAX + 1) * ((size_t)2 * CHANNEL_NAME_MAX + sizeof "LISTEN \"\";")] = "";
-
-	bool good = listen_to(sql, sizeof sql, u->session.conn, CANARY_CHANNEL);
+	char sql[(CHANNELS_MAX + 1) * (LISTEN_NAME_MAX + sizeof "LISTEN ;")] = "";
+	bool good = listen_to(sql, sizeof sql, &u->session, CANARY_CHANNEL);
 
 	for (unsigned i = 0; i < u->config->n_channels && good; i++)
-		good = listen_to(sql, sizeof sql, u->session.conn, u->config->channels[i].name);
+		good = listen_to(sql, sizeof sql, &u->session, u->config->channels[i].name);
 	if (!good)
 		not_listening(u, true, "out of memory");
 	else
@@ -186,7 +210,7 @@ static bool is_trusted(const PGresult *result, int field)
 static bool check_owner(struct upstream *u, const PGresult *result, int field, const char *object)
 {
 	static struct diag_limit limit;
-	const char *owner = PQgetvalue(result, 0, field);
+	const char *owner = encoding_name(u->session.encoding, PQgetvalue(result, 0, field));
 
 	if (is_trusted(result, field))
 		return true;
@@ -205,7 +229,7 @@ static void unusable(struct upstream *u, const PGresult *result)
 	char text[sizeof(struct session_text) + 200];
 
 	snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s",
-		config_url_name(u->config, u->session.url), session_error(result).text);
+		config_url_name(u->config, u->session.url), session_error(&u->session, result).text);
 	fail(u, false, text);
 }
 
@@ -244,7 +268,8 @@ static void on_check(void *context, PGresult *result)
 	u->notes_runs = check_owner(u, result, CHECK_NOTES_RUNS, "note_run()");
 	u->reads_key = check_owner(u, result, CHECK_READS_KEY, "relay_key");
 	u->has_key = false;
-	snprintf(u->database, sizeof u->database, "%s", PQgetvalue(result, 0, CHECK_DATABASE));
+	snprintf(u->database, sizeof u->database, "%s",
+		encoding_name(u->session.encoding, PQgetvalue(result, 0, CHECK_DATABASE)));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
 	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't') {
 		snprintf(text, sizeof text,
@@ -288,7 +313,9 @@ static void on_rights(void *context, PGresult *result)
 			ask_check(u);
 		else
 			fail(u, true, ANSWERED_NOTHING);
-	} else if (!session_is_row(result, 1) || rights_read(&u->rights, PQgetvalue(result, 0, 0)) < 0) {
+	} else if (!session_is_row(result, 1) ||
+		   rights_read(&u->rights, encoding_name(u->session.encoding, PQgetvalue(result, 0, 0))) <
+			   0) {
 		unusable(u, result);
 	}
 }
@@ -297,9 +324,16 @@ static void on_ready(void *context)
 {
 	struct upstream *u = context;
 	int version = PQserverVersion(u->session.conn);
+	const char *unknown = session_converted_by_server(&u->session);
 	char text[200];
 
 	enter(u, UPSTREAM_CHECKING);
+	if (unknown)
+		diag_limited(&unknown_limit, DIAG_WARNING,
+			"the server converts what the relay hears, and ends the LISTEN connection when it cannot, "
+			"since iconv(3) does not know the encoding; install the C library's conversion modules "
+			"(gconv) encoding=%s",
+			unknown);
 	if (version < SERVER_VERSION_MIN) {
 		snprintf(text, sizeof text,
 			"%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
@@ -315,8 +349,10 @@ static void on_ready(void *context)
 static void on_heard(void *context, const PGnotify *notify)
 {
 	struct upstream *u = context;
+	struct encoding *e = u->session.encoding;
 
-	u->events->heard(u->context, notify->relname, wire_str(notify->extra));
+	u->events->heard(
+		u->context, encoding_name(e, notify->relname), encoding_text(e, wire_str(notify->extra)));
 }
 
 static const struct session_events session_events = {on_ready, on_lost, on_heard};
@@ -347,6 +383,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 		.context = context,
 		.backoff = {.first = 1., .max = BACKOFF_MAX}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
+	u->session.takes_raw = true;
 	session_read_on(&u->session, config->backlog_size / READ_ON_SHARE);
 	timer_init(&u->retry, on_retry, u);
 	connect_now(u);
@@ -391,7 +428,7 @@ void upstream_hurry(struct upstream *u)
 /* Looks whether what was missing is there now. */
 static void note_equipment(struct upstream *u, const PGresult *result)
 {
-	rights_read(&u->rights, PQgetvalue(result, 0, PROBE_RIGHTS));
+	rights_read(&u->rights, encoding_name(u->session.encoding, PQgetvalue(result, 0, PROBE_RIGHTS)));
 	bool recoverable = u->recoverable || is_trusted(result, PROBE_RECOVERABLE);
 	bool notes_runs = u->notes_runs || is_trusted(result, PROBE_NOTES_RUNS);
 

@@ -53,7 +53,7 @@ struct upstream {
 	struct rights rights;
 	bool tries, tried; /* the functions, since the check failed */
 	int backend_pid;
-	char database[64];
+	char database[ENCODING_NAME_UTF8_MAX + 1]; /* in UTF-8 */
 	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
 	bool notes_runs;  /* pgherald.note_run() is there, we trust its owner, and may call it */
 	bool reads_key;   /* pgherald.relay_key is there, we trust its owner, and may read it */

@@ -120,7 +120,7 @@ static void describe_failure(
 		snprintf(text, size, "%s reaches a standby, which takes no NOTIFY; name the primary", name);
 	else if (result)
 		snprintf(text, size, "%s reaches a server that takes no NOTIFY: %s", name,
-			session_error(result).text);
+			session_error(&c->publisher->session, result).text);
 	else
 		snprintf(text, size, "%s", error);
 }

@@ -224,7 +224,7 @@ static void on_asking(void *context)
 	}
 }
 
-static bool on_row(void *context, const char *channel, struct wire_str value)
+static bool on_row(void *context, const char *channel, struct wire_str value, uint32_t stored)
 {
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
@@ -232,7 +232,7 @@ static bool on_row(void *context, const char *channel, struct wire_str value)
 	struct catch_up_waiter *m;
 	struct decoded decoded;
 
-	if (!recovery_decode(c->recovery, channel, value, &decoded))
+	if (!recovery_decode(c->recovery, channel, value, stored, &decoded))
 		return true;
 	struct spool_row row = {.topic = decoded.topic, .value = value};
 	if (decoded.channel->kind == CHANNEL_CHANGES)

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "fanout/change.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -45,6 +46,9 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 #define NO_ANSWER "the server ended a statement without an answer"
 
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
+
+_Static_assert(ENCODING_TEXT_MAX >= CHANGE_PAYLOAD_MAX && ENCODING_UTF8_MAX <= CHANGE_UTF8_MAX,
+	"what a NOTIFY carries is converted, and is not too long then");
 
 static struct diag_limit null_limit;
 
@@ -139,10 +143,10 @@ static void refused(struct changes_since *c, const PGresult *result, const char 
 	char text[sizeof c->trouble];
 
 	if (heals(result)) {
-		try_again(c, session_error(result).text);
+		try_again(c, session_error(&c->session, result).text);
 		return;
 	}
-	snprintf(text, sizeof text, "%s: %.200s", what, session_error(result).text);
+	snprintf(text, sizeof text, "%s: %.200s", what, session_error(&c->session, result).text);
 	trouble(c, text);
 	fail(c, CHANGES_WRONG);
 }
@@ -220,16 +224,18 @@ static void on_row(struct changes_since *c, const PGresult *result)
 			c->n_bad_rows++;
 			continue;
 		}
+		const char *channel = encoding_name(c->session.encoding, PQgetvalue(result, i, 0));
 		/* A NOTIFY could not have carried it either. */
 		if (PQgetisnull(result, i, 1)) {
 			diag_limited(&null_limit, DIAG_WARNING,
 				"a recovered row is skipped, since its value is NULL; mend the row or the function "
 				"channel=\"%s\"",
-				PQgetvalue(result, i, 0));
+				channel);
 			continue;
 		}
-		struct wire_str value = {PQgetvalue(result, i, 1), (uint32_t)PQgetlength(result, i, 1)};
-		c->wants_pause = !c->events->row(c->context, PQgetvalue(result, i, 0), value);
+		struct wire_str stored = {PQgetvalue(result, i, 1), (uint32_t)PQgetlength(result, i, 1)};
+		c->wants_pause = !c->events->row(
+			c->context, channel, encoding_text(c->session.encoding, stored), stored.len);
 	}
 }
 
@@ -366,7 +372,7 @@ static void on_run(void *context, PGresult *result)
 	}
 	if (!session_succeeded(result)) {
 		if (heals(result)) {
-			try_again(c, session_error(result).text);
+			try_again(c, session_error(&c->session, result).text);
 			return;
 		}
 		trouble(c,
@@ -441,7 +447,7 @@ static void on_plan(void *context, PGresult *result)
 		char text[200];
 		snprintf(text, sizeof text,
 			"pgherald.changes_since() is not used, since it or the schema pgherald belongs to %s",
-			PQgetvalue(result, 0, PLAN_OWNER));
+			encoding_name(c->session.encoding, PQgetvalue(result, 0, PLAN_OWNER)));
 		trouble(c, text);
 		fail(c, CHANGES_NO_FUNCTION);
 	} else {
@@ -517,7 +523,7 @@ void changes_init(struct changes_since *c, const struct changes_uses *uses,
 		.backoff = {.first = 0.5, .max = RETRY_MAX}};
 	session_init(
 		&c->session, uses->loop, uses->config->direct_url, "pgherald recovery", &session_events, c);
-	c->session.cancels = true;
+	c->session.cancels = c->session.takes_raw = true;
 	timer_init(&c->retry, on_retry, c);
 	timer_init(&c->silence, on_silence, c);
 	timer_init(&c->allowed, on_allowed, c);

@@ -27,9 +27,9 @@ struct changes_events {
 	/* About to ask, perhaps again. Every change that was committed by now will be among the
 	 * rows. */
 	void (*asking)(void *context);
-	/* A row. Returns whether the next may come; if not, no row comes until
-	 * changes_more(). */
-	bool (*row)(void *context, const char *channel, struct wire_str value);
+	/* A row. stored: bytes that the value has in the database's encoding. Returns whether
+	 * the next may come; if not, no row comes until changes_more(). */
+	bool (*row)(void *context, const char *channel, struct wire_str value, uint32_t stored);
 	/* token: the moment of the answer, with its whole snapshot; NULL when the server did
 	 * not tell it. What it sees may not be on disk yet. So it serves only to ask this run
 	 * of the server again, and never becomes a checkpoint. text: what went wrong, for

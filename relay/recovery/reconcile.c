@@ -237,10 +237,10 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 	rc->n_announced++;
 }
 
-void reconcile_published(struct reconcile *rc, bool committed)
+void reconcile_published(struct reconcile *rc, bool settled)
 {
 	rc->n_unconfirmed--;
-	rc->failed |= !committed;
+	rc->failed |= !settled;
 	finish_turn_if_done(rc);
 }
 

@@ -128,8 +128,9 @@ void reconcile_claim(const struct reconcile *reconcile, bool live, struct canary
  * over. Passes on what it settles, if its claim counts. Returns whether it was a turn for
  * us. */
 bool reconcile_turn(struct reconcile *reconcile, const struct canary_turn *turn);
-/* The publisher is done with an announcement. */
-void reconcile_published(struct reconcile *reconcile, bool committed);
+/* The publisher is done with an announcement. settled: it is committed, or no NOTIFY carries
+ * it. */
+void reconcile_published(struct reconcile *reconcile, bool settled);
 /* Whether our next turn must come even if nothing happens in the database. */
 bool reconcile_pending(const struct reconcile *reconcile);
 /* Seconds for which it has failed; 0 until RECONCILE_FAILS_INTERVALS have passed. */

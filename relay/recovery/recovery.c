@@ -15,9 +15,10 @@ static void poll_on(struct recovery *r)
 		ev_timer_again(r->loop, &r->poll);
 }
 
-bool recovery_decode(struct recovery *r, const char *channel, struct wire_str value, struct decoded *out)
+bool recovery_decode(
+	struct recovery *r, const char *channel, struct wire_str value, uint32_t stored, struct decoded *out)
 {
-	int result = decode_recovered(r->decode, channel, value, out);
+	int result = decode_recovered(r->decode, channel, value, stored, out);
 
 	r->n_rows++;
 	/* A NOTIFY could not have carried it either, and the other rows must not wait for
@@ -26,7 +27,7 @@ bool recovery_decode(struct recovery *r, const char *channel, struct wire_str va
 		diag_limited(&r->limit, DIAG_WARNING,
 			"a recovered row is skipped, since no NOTIFY carries its value; mend the row or the "
 			"function channel=\"%s\" length=%u",
-			channel, value.len);
+			channel, stored);
 	return result == 0;
 }
 
@@ -37,12 +38,12 @@ static void on_asking(void *context)
 	r->n_questions++;
 }
 
-static bool on_row(void *context, const char *channel, struct wire_str value)
+static bool on_row(void *context, const char *channel, struct wire_str value, uint32_t stored)
 {
 	struct recovery *r = context;
 	struct decoded decoded;
 
-	if (!recovery_decode(r, channel, value, &decoded))
+	if (!recovery_decode(r, channel, value, stored, &decoded))
 		return true;
 	bool more = r->sink->row(r->sink_context, &decoded);
 	if (!more)

@@ -63,5 +63,5 @@ bool recovery_failed(const struct recovery *recovery);
 void recovery_abort(struct recovery *recovery);
 /* Decodes a row. False: it is on a channel that is not configured, or is skipped with a
  * WARNING. *out points into channel and value. */
-bool recovery_decode(
-	struct recovery *recovery, const char *channel, struct wire_str value, struct decoded *out);
+bool recovery_decode(struct recovery *recovery, const char *channel, struct wire_str value, uint32_t stored,
+	struct decoded *out);

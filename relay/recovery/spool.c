@@ -23,11 +23,11 @@ struct __attribute__((packed)) row_head {
 	uint8_t topic;
 };
 
-#define ROW_MAX (sizeof(struct row_head) + CHANGE_PAYLOAD_MAX)
+#define ROW_MAX (sizeof(struct row_head) + CHANGE_UTF8_MAX)
 
-_Static_assert(CHANGE_PAYLOAD_MAX <= UINT16_MAX, "a value's length fits into its head");
+_Static_assert(CHANGE_UTF8_MAX <= UINT16_MAX, "a value's length fits into its head");
 _Static_assert(CHANNELS_MAX <= UINT8_MAX, "a topic fits into its head");
-_Static_assert(3 * ROW_MAX <= BYTES_MAX, "a large row leaves at most a third of a chunk empty");
+_Static_assert(ROW_MAX <= BYTES_MAX, "every row fits into a chunk");
 
 /* mmap() and not malloc(): munmap() returns the memory to the kernel at once. */
 static struct spool_chunk *map_chunk(struct spool *s)
@@ -121,7 +121,7 @@ void spool_add(struct spool *s, const struct spool_row *row)
 	struct row_head head = {row->key, (uint16_t)row->value.len, (uint8_t)row->topic};
 	size_t len = sizeof head + row->value.len;
 
-	assert(spool_has_room(s) && row->value.len <= CHANGE_PAYLOAD_MAX);
+	assert(spool_has_room(s) && row->value.len <= CHANGE_UTF8_MAX);
 	if (BYTES_MAX - last(s)->used < len) {
 		TAILQ_INSERT_TAIL(&s->chunks, s->spare, link);
 		s->spare = NULL;

@@ -20,7 +20,7 @@ TAILQ_HEAD(spool_chunks, spool_chunk);
 struct spool_row {
 	unsigned topic;
 	uint64_t key;          /* of the router; 0 without a pubkey */
-	struct wire_str value; /* at most CHANGE_PAYLOAD_MAX bytes */
+	struct wire_str value; /* at most CHANGE_UTF8_MAX bytes */
 };
 
 struct spool {

@@ -94,7 +94,7 @@ static void bring(const char *payload, size_t len)
 			make_frame(&d);
 			decoded_release(&d);
 		}
-		if (decode_recovered(&decode, channel, value, &d) == 0) {
+		if (decode_recovered(&decode, channel, value, value.len, &d) == 0) {
 			make_frame(&d);
 			decoded_release(&d);
 		}

@@ -63,7 +63,7 @@ void local_relay_hear(const char *channel, struct wire_str value)
 {
 	struct decoded decoded;
 
-	must(decode_recovered(&relay.decode, channel, value, &decoded) == 0);
+	must(decode_recovered(&relay.decode, channel, value, value.len, &decoded) == 0);
 	fanout_decoded(&relay.fanout, &decoded, 0);
 }
 

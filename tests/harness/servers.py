@@ -125,7 +125,8 @@ class Postgres:
             return file.read()
 
     def connect(self, database="postgres", user="postgres"):
-        connection = psycopg2.connect(host=self.directory, port=self.port, dbname=database, user=user, connect_timeout=5)
+        connection = psycopg2.connect(host=self.directory, port=self.port, dbname=database, user=user, connect_timeout=5,
+                                      client_encoding="UTF8")
         connection.autocommit = True
         return connection
 

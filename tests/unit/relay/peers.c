@@ -192,7 +192,7 @@ uint64_t change(const char *pubkey)
 {
 	struct decoded decoded;
 
-	cr_assert_eq(decode_recovered(&decoder, "data", wire_str(pubkey), &decoded), 0);
+	cr_assert_eq(decode_recovered(&decoder, "data", wire_str(pubkey), 1, &decoded), 0);
 	fanout_decoded(&fanout, &decoded, 0);
 	return fanout.backlog.head;
 }
@@ -201,7 +201,7 @@ uint64_t message(const char *payload)
 {
 	struct decoded decoded;
 
-	cr_assert_eq(decode_recovered(&decoder, "log", wire_str(payload), &decoded), 0);
+	cr_assert_eq(decode_recovered(&decoder, "log", wire_str(payload), 1, &decoded), 0);
 	fanout_decoded(&fanout, &decoded, 0);
 	return fanout.backlog.head;
 }

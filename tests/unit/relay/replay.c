@@ -27,7 +27,7 @@ Test(replay, catches_up_whoever_fell_out_of_the_backlog)
 	iterate();
 	overrun(p, "bob");
 	uint64_t head = change("meanwhile") - 1;
-	decode_recovered(&decoder, "data", wire_str("missed"), &decoded);
+	decode_recovered(&decoder, "data", wire_str("missed"), 6, &decoded);
 	connection_recovered(p->worker, &decoded);
 	connection_caught_up(p->worker, head, "1;1;0/1;3:3:", WIRE_GAP_NONE, NULL);
 	int n = p->n;
