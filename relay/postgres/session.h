@@ -17,6 +17,9 @@
  * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
  * second address. */
 #define SESSION_CONNECT_SECONDS "5"
+/* In front of a statement that only reads: a load balancer (pgpool-II) sends it to the primary
+ * all the same. */
+#define SESSION_PRIMARY "/*NO LOAD BALANCE*/ "
 /* How often a deadline is put off while there is data to read: one minute in all. By then
  * the relay is so far behind that it is faster to LISTEN again and ask the database what
  * changed. */
