@@ -1,7 +1,9 @@
 """Databases in other encodings than UTF8: workers hear and publish UTF-8, and no payload ends
 the LISTEN connection."""
 
+import glob
 import json
+import os
 import re
 
 import pytest
@@ -144,6 +146,21 @@ def test_a_channel_that_the_database_cannot_name_is_refused_at_start(make_relay,
 def test_an_encoding_that_postgresql_does_not_convert_is_refused_at_start(make_relay, database):
     db = database("MULE_INTERNAL")
     assert "MULE_INTERNAL" in make_relay(DATABASE_DIRECT_URL=db.direct_url).launch().fails()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts an empty directory over the C library's modules")
+def test_without_iconvs_modules_the_server_converts(make_relay, database):
+    """A small container may lack them."""
+    letters, _, _ = KINDS["WIN1251"]
+    db = database("WIN1251")
+    relay = make_relay(DATABASE_DIRECT_URL=db.direct_url)
+    modules, = glob.glob("/usr/lib/*/gconv")
+    relay.launcher = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {modules} && exec \"$@\"", "sh"]
+    relay.start()
+    worker = relay.worker(pubkeys=[letters])
+    worker.publish(letters)
+    worker.hears(letters)
+    assert [line for line in relay.lines("WARNING") if "encoding=WIN1251" in line and "iconv" in line]
 
 
 @pytest.mark.parametrize("encoding", LACKS)
