@@ -108,9 +108,9 @@ static void on_notice(void *arg, const PGresult *result)
 		s->farewell = session_error(s, result);
 }
 
-/* The server converts texts to UTF-8, which the startup packet asks for. Where it must not, for
- * takes_raw, ask it for what it has. In a SQL_ASCII database it has any bytes, and raises an
- * error when they are not UTF-8, so nobody asks it there. */
+/* The startup packet asks the server to convert texts to UTF-8. A session that takes_raw asks it
+ * for what it has instead. So does every session in a SQL_ASCII database, which has any bytes: a
+ * server that must send UTF-8 raises an error when they are not that. */
 static void choose_encoding(struct attempt *a)
 {
 	const char *name = PQparameterStatus(a->conn, "server_encoding");

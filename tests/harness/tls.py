@@ -68,7 +68,7 @@ def speaks_tls(port):
 
 
 def url(port, database, sslmode="verify-full", host=HOST, user="app", password=PASSWORD, **options):
-    """Options that are None are left out."""
+    """An option with None is left out."""
     options = {"sslmode": sslmode, "hostaddr": "127.0.0.1", **options}
     text = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
     return f"postgresql://{user}:{password}@{host}:{port}/{database.name}?{text}"

@@ -16,7 +16,7 @@ from harness.worker import CHANNEL, NOTIFY, SEND, Gap, Ok
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 TEXT = {"PGHERALD_CHANNELS": f"{CHANNEL},events:text"}
 
-# By encoding: letters that it has; bytes that it accepts and that mean no character there; a character that it lacks.
+# By encoding: letters that it has; bytes that it accepts, without a character for them; a character that it lacks.
 KINDS = {
     "WIN1251": ("привет, €", b"\x98", "日"),
     "KOI8R": ("привет ░", None, "日"),
@@ -38,12 +38,10 @@ def database(pg, cleanup):
 
 
 def notify_bytes(db, channel, payload):
-    """Publish bytes that are no text for this client. Its session takes and sends them as they
-    are."""
+    """Publish any bytes, by a session whose server converts nothing."""
     connection = db.server.connect(db.name, "app")
     try:
         connection.set_client_encoding("SQL_ASCII")
-        # PostgreSQL refuses the zero byte only, and what is no whole character.
         quoted = b"E'" + b"".join(b"\\x%02x" % byte for byte in payload) + b"'"
         connection.cursor().execute(b"SELECT pg_notify('" + channel.encode() + b"', " + quoted + b")")
     finally:
@@ -86,7 +84,7 @@ def test_messages_are_heard_and_published_in_utf8(start_relay, database, listen,
 
 
 @pytest.mark.parametrize("encoding", HAS_UNDEFINED)
-def test_what_is_no_character_comes_as_bytes_and_the_connection_stays(start_relay, database, encoding):
+def test_what_means_no_character_comes_as_bytes_and_the_connection_stays(start_relay, database, encoding):
     letters, bad, _ = KINDS[encoding]
     db = database(encoding)
     relay = start_relay(db, **TEXT)
@@ -204,7 +202,7 @@ def test_rows_are_recovered_and_announced_in_utf8(start_relay, run, database, en
 
 
 @pytest.mark.parametrize("encoding", HAS_UNDEFINED)
-def test_a_row_that_is_no_text_ends_neither_recovery_nor_reconciliation(start_relay, run, database, encoding):
+def test_a_row_that_is_not_text_ends_neither_recovery_nor_reconciliation(start_relay, run, database, encoding):
     """One in a row of each kind of channel, and long ones next to them."""
     letters, bad, _ = KINDS[encoding]
     db = database(encoding)

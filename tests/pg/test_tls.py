@@ -36,7 +36,7 @@ def authority(run):
 
 @pytest.fixture(scope="module")
 def stranger(run):
-    """An authority that nobody trusts."""
+    """An authority that the server and the relays do not trust."""
     return tls.Authority(run, "stranger")
 
 
