@@ -20,7 +20,7 @@
 #define BACKOFF_MAX 5.
 /* Bytes: bounds a channel's name in a LISTEN. An escape has 8 bytes for each byte of the name;
  * quotes, at most 2. */
-#define LISTEN_NAME_MAX (8 * CHANNEL_NAME_MAX + sizeof "U&\"\"")
+#define LISTEN_NAME_MAX ((size_t)8 * CHANNEL_NAME_MAX + sizeof "U&\"\"")
 
 /* Server settings that could end a quiet session, or keep a dead one. Those that this version
  * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
