@@ -16,11 +16,20 @@ from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
 # In every URL that the relays get, although the servers trust every client. It must not appear in any output (see relay.py).
 PASSWORD = "Sesame7Open"
+# The major version of the servers. Without it, the newest of Debian's that is installed.
+VERSION = os.environ.get("PGHERALD_TEST_POSTGRES")
+# Where tests/deps installs the versions that Debian does not have.
+INSTALLED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build-run", "postgres")
 
 
 def pg_bin(name):
-    """Path of a program of PostgreSQL. Debian keeps the server's programs out of PATH."""
-    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))
+    """Path of a program of the server. Debian keeps them out of PATH."""
+    found = sorted(glob.glob(f"/usr/lib/postgresql/{VERSION or '*'}/bin/{name}"))
+    if VERSION and not found:
+        found = glob.glob(f"{INSTALLED}/{VERSION}/bin/{name}")
+        if not found:
+            raise FileNotFoundError(f"there is no {name} of PostgreSQL {VERSION};"
+                                    f" tests/deps postgres {VERSION} installs initdb and postgres")
     if found:
         return found[-1]
     bindir = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
@@ -139,6 +148,11 @@ class Postgres:
         finally:
             connection.close()
 
+    def version(self):
+        """Like 150004."""
+        with contextlib.closing(self.connect()) as connection:
+            return connection.server_version
+
     def url(self, database, user="app", password=PASSWORD):
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -150,7 +164,8 @@ class Postgres:
 
     def require_password(self, user, password):
         """From now on this user needs this password over TCP."""
-        self.sql(f"ALTER ROLE {user} PASSWORD %s", (password,))
+        # PostgreSQL 13 makes MD5 hashes otherwise.
+        self.sql(f"SET password_encryption = 'scram-sha-256'; ALTER ROLE {user} PASSWORD %s", (password,))
         with open(os.path.join(self.data, "pg_hba.conf"), "w") as file:
             file.write("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         self.sql("SELECT pg_reload_conf()")
