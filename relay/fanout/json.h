@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The caller drops the reference with json_decref(). NULL: it is not JSON, or memory is short.
+/* The caller drops the reference with json_decref(). NULL: it is not JSON, or out of memory.
  * Numbers are only approximate. */
 json_t *json_read(const char *text, size_t len);
 /* Whether the string had half a surrogate pair, which no UTF-8 can say. */
