@@ -223,6 +223,7 @@ def test_a_row_that_is_not_text_ends_neither_recovery_nor_reconciliation(start_r
     worker.hears("good")
     worker.hears_message(long)
     worker.passes(data)
+    assert bad not in worker.payloads  # the relay cannot announce it
     for _ in range(2):
         seen = len(worker.frames)
         db.terminate("pgherald upstream")
