@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/printable.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,8 +138,8 @@ static void on_listen(void *context, PGresult *result)
 	}
 }
 
-/* Writes a channel's name as the server reads it whatever its encoding: ASCII, with an escape
- * for each other character (U&"..."). */
+/* Writes a channel's name as the server reads it whatever its encoding: in ASCII, with an escape
+ * for every character but letters and digits of ASCII (U&"..."). */
 static void escape_name(char *out, size_t size, const char *name)
 {
 	size_t len = strlen(name), n = (size_t)snprintf(out, size, "U&\"");
@@ -146,7 +147,8 @@ static void escape_name(char *out, size_t size, const char *name)
 
 	for (size_t i = 0; i < len; i += c.len) {
 		printable_char_at(name + i, len - i, &c);
-		n += (size_t)snprintf(out + n, size - n, "\\+%06x", c.code);
+		bool plain = c.code < 0x80 && (isalnum((int)c.code) || c.code == '_');
+		n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "\\+%06x", c.code);
 	}
 	snprintf(out + n, size - n, "\"");
 }

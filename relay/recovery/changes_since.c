@@ -48,7 +48,7 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 #define ROWS_SQL                                                                                             \
 	SESSION_PRIMARY "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
-_Static_assert(ENCODING_UTF8_MAX <= CHANGE_UTF8_MAX, "what was converted is not too long");
+_Static_assert(sizeof(char[ENCODING_UTF8_MAX]) <= CHANGE_UTF8_MAX, "what was converted is not too long");
 
 static struct diag_limit null_limit;
 

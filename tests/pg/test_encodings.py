@@ -54,10 +54,10 @@ def upstream_pid(db):
 
 
 @pytest.mark.parametrize("encoding", KINDS)
-def test_changes_are_heard_and_published_in_utf8(start_relay, database, encoding):
+def test_changes_are_heard_and_published_in_utf8(start_relay, database, bouncer, encoding):
     letters, _, _ = KINDS[encoding]
     db = database(encoding)
-    relay = start_relay(db)
+    relay = start_relay(db, bouncer)
     everyone, one = relay.worker(), relay.worker(pubkeys=[letters])
     db.notify(CHANNEL, json.dumps({"p": letters, "c": letters}, ensure_ascii=False))
     for worker in (everyone, one):
@@ -223,6 +223,7 @@ def test_a_row_that_is_not_text_ends_neither_recovery_nor_reconciliation(start_r
     worker.hears("good")
     worker.hears_message(long)
     worker.passes(data)
+    assert bad not in worker.payloads  # the relay cannot announce it
     for _ in range(2):
         seen = len(worker.frames)
         db.terminate("pgherald upstream")
