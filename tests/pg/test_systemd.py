@@ -241,7 +241,10 @@ def test_systemd_has_no_complaint(units):
     assert len(names) == 6
     check = subprocess.run(["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", *names],
                            capture_output=True, text=True)
-    assert check.returncode == 0 and not check.stdout + check.stderr, check.stdout + check.stderr
+    # It also reads the units of the machine, about which it has complaints of its own.
+    complaints = [line for line in (check.stdout + check.stderr).splitlines()
+                  if not re.match(r"(/usr)?/lib/systemd/system/(?!pgherald)", line)]
+    assert check.returncode == 0 and not complaints, complaints
 
 
 @needs_analyze
