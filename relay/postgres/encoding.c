@@ -150,7 +150,7 @@ static size_t look_up(const struct encoding *e, struct wire_str in, char *out, s
 	for (uint32_t i = 0; i < in.len; i++) {
 		unsigned char byte = (unsigned char)in.ptr[i];
 		const char *utf8 = byte < 0x80 ? &in.ptr[i] : e->high[byte - 0x80];
-		size_t len = byte < 0x80 ? 1 : strlen(utf8);
+		size_t len = byte < 0x80 ? 1 : strnlen(utf8, sizeof e->high[0]);
 		if (len == 0 || size - (size_t)(to - out) < len)
 			return 0;
 		memcpy(to, utf8, len);

@@ -47,7 +47,7 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
 #define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
-_Static_assert(ENCODING_TEXT_MAX >= CHANGE_PAYLOAD_MAX && ENCODING_UTF8_MAX <= CHANGE_UTF8_MAX,
+_Static_assert(ENCODING_TEXT_MAX >= CHANGE_PAYLOAD_MAX && ENCODING_UTF8_MAX < CHANGE_UTF8_MAX + 1,
 	"what a NOTIFY carries is converted, and is not too long then");
 
 static struct diag_limit null_limit;
