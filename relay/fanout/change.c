@@ -84,19 +84,21 @@ static void *allocate(size_t size)
 	return p;
 }
 
-static bool is_text(const json_t *value)
+static bool is_text(const json_t *value, bool changed)
 {
-	return json_is_string(value) && !json_is_broken_string(value);
+	return json_is_string(value) && !(changed && json_is_broken(value));
 }
 
 static int decode_any(const char *payload, size_t len, struct change *out)
 {
+	bool changed;
+
 	json_set_alloc_funcs(allocate, free);
 	out_of_memory = false;
-	json_t *root = json_read(payload, len);
+	json_t *root = json_read(payload, len, &changed);
 	json_t *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
 
-	if (out_of_memory || !is_text(p) || (c && !json_is_null(c) && !is_text(c))) {
+	if (out_of_memory || !is_text(p, changed) || (c && !json_is_null(c) && !is_text(c, changed))) {
 		json_decref(root);
 		return out_of_memory ? -ENOMEM : -EBADMSG;
 	}

@@ -11,7 +11,7 @@
 /* Bytes: bounds a payload that was heard or recovered. PostgreSQL counts it in the database's
  * encoding, the relay has it in UTF-8, which takes at most three times as much
  * (postgres/encoding.h). */
-#define CHANGE_UTF8_MAX (3 * CHANGE_PAYLOAD_MAX)
+#define CHANGE_UTF8_MAX ((size_t)3 * CHANGE_PAYLOAD_MAX)
 
 struct change {
 	struct wire_str pubkey;

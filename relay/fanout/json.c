@@ -78,10 +78,11 @@ static size_t tame(const char *text, size_t len, char *out)
 	return (size_t)(out - start);
 }
 
-json_t *json_read(const char *text, size_t len)
+json_t *json_read(const char *text, size_t len, bool *changed)
 {
 	json_t *root = json_loadb(text, len, FLAGS, NULL);
 
+	*changed = !root;
 	if (root || len == 0)
 		return root;
 	char *tamed = malloc(len);
@@ -91,7 +92,7 @@ json_t *json_read(const char *text, size_t len)
 	return root;
 }
 
-bool json_is_broken_string(const json_t *string)
+bool json_is_broken(const json_t *string)
 {
 	return memmem(json_string_value(string), json_string_length(string), BROKEN, sizeof BROKEN - 1);
 }

@@ -60,9 +60,12 @@ static const struct {
 struct encoding {
 	iconv_t iconv;
 	const struct name *name;
-	/* With one byte a character: what each byte from 0x80 is in UTF-8. Empty: nothing. iconv
-	 * would combine some characters with the next, where PostgreSQL does not. */
-	char high[128][4];
+	/* With one byte a character: each byte from 0x80 in UTF-8; len 0: it is not a character.
+	 * iconv would combine some characters with the next, where PostgreSQL does not. */
+	struct {
+		char utf8[3];
+		unsigned char len;
+	} high[128];
 	char text[ENCODING_UTF8_MAX + 1], object[ENCODING_NAME_UTF8_MAX + 1];
 };
 
@@ -97,8 +100,8 @@ static void fill_high(struct encoding *e)
 {
 	for (unsigned i = 0; i < 128; i++) {
 		char byte = (char)(i + 128);
-		size_t len = run_iconv(e, (struct wire_str){&byte, 1}, e->high[i], sizeof e->high[i] - 1);
-		e->high[i][len] = '\0';
+		e->high[i].len = (unsigned char)run_iconv(
+			e, (struct wire_str){&byte, 1}, e->high[i].utf8, sizeof e->high[i].utf8);
 	}
 }
 
@@ -149,8 +152,8 @@ static size_t look_up(const struct encoding *e, struct wire_str in, char *out, s
 
 	for (uint32_t i = 0; i < in.len; i++) {
 		unsigned char byte = (unsigned char)in.ptr[i];
-		const char *utf8 = byte < 0x80 ? &in.ptr[i] : e->high[byte - 0x80];
-		size_t len = byte < 0x80 ? 1 : strnlen(utf8, sizeof e->high[0]);
+		const char *utf8 = byte < 0x80 ? &in.ptr[i] : e->high[byte - 0x80].utf8;
+		size_t len = byte < 0x80 ? 1 : e->high[byte - 0x80].len;
 		if (len == 0 || size - (size_t)(to - out) < len)
 			return 0;
 		memcpy(to, utf8, len);

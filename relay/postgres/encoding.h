@@ -17,10 +17,10 @@
 #define ENCODING_TEXT_MAX 7999
 /* The same in UTF-8. No character takes more than three times as much there as in an encoding
  * that a server may have. */
-#define ENCODING_UTF8_MAX (3 * ENCODING_TEXT_MAX)
+#define ENCODING_UTF8_MAX ((size_t)3 * ENCODING_TEXT_MAX)
 /* Bytes: bounds the name of an object, in the database's encoding (NAMEDATALEN). */
 #define ENCODING_NAME_MAX 63
-#define ENCODING_NAME_UTF8_MAX (3 * ENCODING_NAME_MAX)
+#define ENCODING_NAME_UTF8_MAX ((size_t)3 * ENCODING_NAME_MAX)
 
 struct encoding;
 

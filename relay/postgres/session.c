@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,9 +108,9 @@ static void on_notice(void *arg, const PGresult *result)
 		s->farewell = session_error(s, result);
 }
 
-/* The server converts texts to UTF-8, which the startup packet asks for. Where it must not, for
- * takes_raw, ask it for what it has. In a SQL_ASCII database it has any bytes, and raises an
- * error when they are not UTF-8, so nobody asks it there. */
+/* The startup packet asks the server to convert texts to UTF-8. A session that takes_raw asks it
+ * for what it has instead. So does every session in a SQL_ASCII database, which has any bytes: a
+ * server that must send UTF-8 raises an error when they are not that. */
 static void choose_encoding(struct attempt *a)
 {
 	const char *name = PQparameterStatus(a->conn, "server_encoding");
@@ -181,8 +182,21 @@ static void *attempt_run(void *arg)
 	return NULL;
 }
 
+static void read_next(struct session *s)
+{
+	ev_check_start(s->loop, &s->unannounced);
+	ev_idle_start(s->loop, &s->no_wait);
+}
+
+static void stop_read_next(struct session *s)
+{
+	ev_check_stop(s->loop, &s->unannounced);
+	ev_idle_stop(s->loop, &s->no_wait);
+}
+
 static void stop_watching(struct session *s)
 {
+	stop_read_next(s);
 	ev_io_stop(s->loop, &s->reader);
 	ev_io_stop(s->loop, &s->writer);
 	ev_timer_stop(s->loop, &s->deadline);
@@ -246,11 +260,21 @@ static void take_results(struct session *s)
 	drain(s);
 }
 
+/* A TLS record has up to 16 KiB, and libpq may have had room for less. Then the TLS library keeps
+ * the rest, decrypted, and the socket does not become readable for it. */
+static bool tls_has_unread(const struct session *s)
+{
+	const SSL *ssl = PQsslStruct(s->conn, "OpenSSL");
+
+	return ssl && SSL_pending(ssl) > 0;
+}
+
 bool session_has_unread(const struct session *s)
 {
 	int bytes;
 
-	return s->conn && !s->paused && ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0;
+	return s->conn && !s->paused &&
+	       (tls_has_unread(s) || (ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0));
 }
 
 /* Whether to read again in this iteration, after n reads. First what came during a hold. */
@@ -265,18 +289,13 @@ static bool read_on(struct session *s, unsigned n, double began)
 	return false;
 }
 
-static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
+static void read_now(struct session *s)
 {
-	struct session *s = watcher->data;
-	int alive;
-
-	(void)loop;
-	if (events & EV_ERROR) {
-		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
-		return;
-	}
 	double began = clock_now();
 	unsigned n = 0;
+	int alive;
+
+	stop_read_next(s);
 	do {
 		alive = PQconsumeInput(s->conn);
 		/* A connection that was lost may have delivered data first. */
@@ -284,6 +303,37 @@ static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	} while (s->conn && alive && read_on(s, ++n, began));
 	if (s->conn && (!alive || s->unsent || PQstatus(s->conn) != CONNECTION_OK))
 		lose(s, SESSION_LOST, PQerrorMessage(s->conn));
+	else if (s->conn && !s->paused && tls_has_unread(s))
+		read_next(s);
+}
+
+static void on_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
+{
+	struct session *s = watcher->data;
+
+	(void)loop;
+	if (events & EV_ERROR)
+		lose(s, SESSION_LOST, "the kernel watches no more sockets for the relay");
+	else
+		read_now(s);
+}
+
+static void on_unannounced(struct ev_loop *loop, struct ev_check *watcher, int events)
+{
+	struct session *s = watcher->data;
+
+	(void)loop;
+	(void)events;
+	/* on_readable() follows in this iteration, and reads as much. */
+	if (!ev_is_pending(&s->reader))
+		read_now(s);
+}
+
+static void on_no_wait(struct ev_loop *loop, struct ev_idle *watcher, int events)
+{
+	(void)loop;
+	(void)watcher;
+	(void)events;
 }
 
 /* A statement could not be sent. The reader ends the session, since the socket may still have
@@ -302,6 +352,9 @@ static void flush(struct session *s)
 		break;
 	case 1:
 		ev_io_start(s->loop, &s->writer);
+		/* While the server takes nothing, libpq reads. */
+		if (!s->paused)
+			read_next(s);
 		break;
 	default:
 		ev_io_stop(s->loop, &s->writer);
@@ -378,11 +431,14 @@ void session_init(struct session *s, struct ev_loop *loop, const char *url, cons
 	*s = (struct session){.loop = loop, .url = url, .name = name, .events = events, .context = context};
 	ev_io_init(&s->reader, on_readable, -1, EV_READ);
 	ev_io_init(&s->writer, on_writable, -1, EV_WRITE);
+	ev_check_init(&s->unannounced, on_unannounced);
+	ev_idle_init(&s->no_wait, on_no_wait);
 	/* PostgreSQL's sockets come before all others: the relay must always drain them. */
 	ev_set_priority(&s->reader, EV_MAXPRI);
 	ev_set_priority(&s->writer, EV_MAXPRI);
+	ev_set_priority(&s->unannounced, EV_MAXPRI);
 	timer_init(&s->deadline, on_deadline, s);
-	s->reader.data = s->writer.data = s;
+	s->reader.data = s->writer.data = s->unannounced.data = s;
 }
 
 int session_connect(struct session *s)
@@ -471,11 +527,12 @@ void session_pause(struct session *s, bool pause)
 		return;
 	s->paused = pause;
 	if (pause) {
+		stop_read_next(s);
 		ev_io_stop(s->loop, &s->reader);
 	} else {
 		ev_io_start(s->loop, &s->reader);
-		/* libpq may have read rows already; the socket does not become readable for
-		 * them. */
+		/* libpq or the TLS library may have read rows already; the socket does not become
+		 * readable for them. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
 }

@@ -17,6 +17,9 @@
  * takes precedence. 5 s is enough for a server that is far away, and leaves a start time for a
  * second address. */
 #define SESSION_CONNECT_SECONDS "5"
+/* In front of a statement that only reads: a load balancer (pgpool-II) sends it to the primary
+ * all the same. */
+#define SESSION_PRIMARY "/*NO LOAD BALANCE*/ "
 /* How often a deadline is put off while there is data to read: one minute in all. By then
  * the relay is so far behind that it is faster to LISTEN again and ask the database what
  * changed. */
@@ -59,6 +62,10 @@ struct session {
 	struct attempt *attempt; /* while connecting */
 	PGconn *conn;            /* while connected */
 	struct ev_io reader, writer;
+	/* Active while libpq or the TLS library has bytes that the socket does not announce: the
+	 * next iteration of the loop does not wait, and reads them. */
+	struct ev_check unannounced;
+	struct ev_idle no_wait;
 	struct ev_timer deadline;
 	session_result_fn *on_result; /* while a statement runs */
 	bool any_rows;                /* as the statement has it */
@@ -128,7 +135,7 @@ void session_pause(struct session *session, bool pause);
  * loop, if they are there. */
 void session_read_ahead(struct session *session, size_t bytes);
 
-/* Whether the socket has unread data, and the session is not paused. */
+/* Whether the socket or the TLS library has unread data, and the session is not paused. */
 bool session_has_unread(const struct session *session);
 
 /* Whether the result is one row of n_fields columns. Check it: a server may answer anything. */

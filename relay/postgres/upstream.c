@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/printable.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@
 #define BACKOFF_MAX 5.
 /* Bytes: bounds a channel's name in a LISTEN. An escape has 8 bytes for each byte of the name;
  * quotes, at most 2. */
-#define LISTEN_NAME_MAX (8 * CHANNEL_NAME_MAX + sizeof "U&\"\"")
+#define LISTEN_NAME_MAX ((size_t)8 * CHANNEL_NAME_MAX + sizeof "U&\"\"")
 
 /* Server settings that could end a quiet session, or keep a dead one. Those that this version
  * of PostgreSQL does not have are left out. A statement sets them and not the startup packet,
@@ -33,10 +34,13 @@
 
 #define ANSWERED_NOTHING "the LISTEN connection is answered with nothing"
 
-#define KEY_SQL "SELECT key FROM pgherald.relay_key"
+#define KEY_SQL SESSION_PRIMARY "SELECT key FROM pgherald.relay_key"
+/* Must reach the backend that answered the check. */
+#define ROUTE_SQL SESSION_PRIMARY "SELECT pg_catalog.pg_backend_pid()"
 /* A format for the SQL of the standby, the identity, the process id, and the token: that one only
  * to see whether it works, for recovery. */
 #define CHECK_FORMAT                                                                                         \
+	SESSION_PRIMARY                                                                                      \
 	"SELECT %s, pg_catalog.current_database(), %s, %s, %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL            \
 	", " UPSTREAM_NOTE_RUN_OWNER_SQL ", " UPSTREAM_RELAY_KEY_OWNER_SQL
 enum {
@@ -53,7 +57,7 @@ enum {
 
 /* A format for the snapshot's SQL; the owners' of changes_since() and note_run(), until both are
  * there; and the rights. */
-#define PROBE_FORMAT "SELECT %s, %s, %s, %s"
+#define PROBE_FORMAT SESSION_PRIMARY "SELECT %s, %s, %s, %s"
 enum { PROBE_SNAPSHOT, PROBE_RECOVERABLE, PROBE_NOTES_RUNS, PROBE_RIGHTS, PROBE_FIELDS };
 
 static struct diag_limit unknown_limit;
@@ -134,8 +138,8 @@ static void on_listen(void *context, PGresult *result)
 	}
 }
 
-/* Writes a channel's name as the server reads it whatever its encoding: ASCII, with an escape
- * for each other character (U&"..."). */
+/* Writes a channel's name as the server reads it whatever its encoding: in ASCII, with an escape
+ * for every character but letters and digits of ASCII (U&"..."). */
 static void escape_name(char *out, size_t size, const char *name)
 {
 	size_t len = strlen(name), n = (size_t)snprintf(out, size, "U&\"");
@@ -143,7 +147,8 @@ static void escape_name(char *out, size_t size, const char *name)
 
 	for (size_t i = 0; i < len; i += c.len) {
 		printable_char_at(name + i, len - i, &c);
-		n += (size_t)snprintf(out + n, size - n, "\\+%06x", c.code);
+		bool plain = c.code < 0x80 && (isalnum((int)c.code) || c.code == '_');
+		n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "\\+%06x", c.code);
 	}
 	snprintf(out + n, size - n, "\"");
 }
@@ -179,6 +184,31 @@ static void send_listen(struct upstream *u)
 		set_up(u, sql, on_listen);
 }
 
+static void on_route(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+	char text[200];
+
+	if (!result) {
+		send_listen(u);
+	} else if (!session_is_row(result, 1) ||
+		   strtol(PQgetvalue(result, 0, 0), NULL, 10) != (long)u->backend_pid) {
+		snprintf(text, sizeof text,
+			"%s sends statements to several sessions: a pooler or a load balancer stands in between; "
+			"let it name PostgreSQL itself",
+			config_url_name(u->config, u->session.url));
+		fail(u, false, text);
+	}
+}
+
+static void check_route(struct upstream *u)
+{
+	if (rights_have(&u->rights, RIGHT_PID))
+		set_up(u, ROUTE_SQL, on_route);
+	else
+		send_listen(u);
+}
+
 /* The key comes as a bytea in text form. Without a key the relay believes only its own
  * canaries. */
 static void on_key(void *context, PGresult *result)
@@ -187,7 +217,7 @@ static void on_key(void *context, PGresult *result)
 	size_t len = 0;
 
 	if (!result) {
-		send_listen(u);
+		check_route(u);
 		return;
 	}
 	if (!session_is_row(result, 1))
@@ -248,7 +278,7 @@ static void on_check(void *context, PGresult *result)
 		else if (u->reads_key)
 			set_up(u, KEY_SQL, on_key);
 		else
-			send_listen(u);
+			check_route(u);
 		return;
 	}
 	if (!u->tried && rights_lacks(PQresultErrorField(result, PG_DIAG_SQLSTATE))) {
@@ -343,7 +373,7 @@ static void on_ready(void *context)
 	}
 	u->rights = (struct rights){0};
 	u->tries = u->tried = false;
-	set_up(u, "SELECT " RIGHTS_SQL, on_rights);
+	set_up(u, SESSION_PRIMARY "SELECT " RIGHTS_SQL, on_rights);
 }
 
 static void on_heard(void *context, const PGnotify *notify)

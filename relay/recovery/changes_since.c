@@ -40,15 +40,15 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
 
 /* How far the server's history contains the token's run. */
 #define RUN_SQL                                                                                              \
-	"SELECT pg_catalog.max(upto) FROM pgherald.server_run"                                               \
-	" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+	SESSION_PRIMARY "SELECT pg_catalog.max(upto) FROM pgherald.server_run"                               \
+			" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
 
 #define NO_ANSWER "the server ended a statement without an answer"
 
-#define ROWS_SQL "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
+#define ROWS_SQL                                                                                             \
+	SESSION_PRIMARY "SELECT channel, value FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
-_Static_assert(ENCODING_TEXT_MAX >= CHANGE_PAYLOAD_MAX && ENCODING_UTF8_MAX < CHANGE_UTF8_MAX + 1,
-	"what a NOTIFY carries is converted, and is not too long then");
+_Static_assert(sizeof(char[ENCODING_UTF8_MAX]) <= CHANGE_UTF8_MAX, "what was converted is not too long");
 
 static struct diag_limit null_limit;
 

@@ -6,7 +6,6 @@ import time
 from database import Barred, lsn_of
 from harness.failover import Forward
 from harness.procs import wait_until
-from harness.servers import pg_bin
 
 FEW = 40    # changes that the next server commits before any relay sees it
 LOOKS = 8   # seconds: how long a new server waits for relays to come
@@ -78,7 +77,7 @@ def double_failover(system, rng):
     first, second = pair.primary, pair.standby
     third, way = site.server(site.spare_port(second.port)), Forward(site.run, first.port)
     try:
-        _copy(first, third, way.port)
+        first.copy(third, way.port)
         third.start()
         # relays that connect to the second server get checkpoints of it, which the third does not know
         excuse = system.excuses.add("a double failover", system.hosts)
@@ -119,7 +118,7 @@ def set_back(system, rng):
     old = site.postgres
     copy = site.server(old.port)
     excuse = _loses(system, "a disk that was set back")
-    _copy(old, copy)
+    old.copy(copy)
     end = time.monotonic() + goes_on
     while time.monotonic() < end:  # checkpoints of this time will be undone
         system.take()
@@ -133,16 +132,6 @@ def set_back(system, rng):
     old.close()
     excuse.close()
     system.switched()
-
-
-def _copy(server, into, port=None):
-    """A copy of its files as they are now: a standby that follows it through this port, or a
-    server of its own."""
-    server.run.call([pg_bin("pg_basebackup"), "-h", server.directory, "-p", str(server.port), "-U", "postgres",
-                     "-D", into.data, "-N", "-c", "fast", "-X", "stream", *(["-R"] if port else [])], unprivileged=True)
-    if port:
-        with open(os.path.join(into.data, "postgresql.auto.conf"), "a") as file:
-            file.write(f"primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n")
 
 
 SWITCHES = (failover, failover_restart, double_failover, set_back)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 from harness.procs import wait_until
-from harness.servers import PASSWORD, Postgres, free_port, pg_bin
+from harness.servers import PASSWORD, Postgres, free_port
 
 
 class Forward:
@@ -65,11 +65,7 @@ class Pair:
 
     def _follow(self):
         """Start the standby as a copy of the primary."""
-        self.run.call([pg_bin("pg_basebackup"), "-h", self.primary.directory, "-p", str(self.primary.port), "-U", "postgres",
-                       "-D", self.standby.data, "-R", "-N", "-c", "fast", "-X", "stream"], unprivileged=True)
-        with open(os.path.join(self.standby.data, "postgresql.auto.conf"), "a") as file:
-            file.write(f"primary_conninfo = 'host=127.0.0.1 port={self.way.port} user=postgres'\n"
-                       "wal_retrieve_retry_interval = '200ms'\n")
+        self.primary.copy(self.standby, self.way.port)
         self.standby.start()
         self.in_step()
 

@@ -1,5 +1,6 @@
 """PostgreSQL and pgbouncer, as operations: start, stop, freeze, kill a backend, make a standby."""
 
+import contextlib
 import glob
 import os
 import shutil
@@ -15,11 +16,20 @@ from harness.procs import DEADLINE, children, give_away, signal_all, wait_until
 
 # In every URL that the relays get, although the servers trust every client. It must not appear in any output (see relay.py).
 PASSWORD = "Sesame7Open"
+# The major version of the servers. Without it, the newest of Debian's that is installed.
+VERSION = os.environ.get("PGHERALD_TEST_POSTGRES")
+# Where tests/deps installs the versions that Debian does not have.
+INSTALLED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build-run", "postgres")
 
 
 def pg_bin(name):
-    """Path of a program of PostgreSQL. Debian keeps the server's programs out of PATH."""
-    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))
+    """Path of a program of the server. Debian keeps them out of PATH."""
+    found = sorted(glob.glob(f"/usr/lib/postgresql/{VERSION or '*'}/bin/{name}"))
+    if VERSION and not found:
+        found = glob.glob(f"{INSTALLED}/{VERSION}/bin/{name}")
+        if not found:
+            raise FileNotFoundError(f"there is no {name} of PostgreSQL {VERSION};"
+                                    f" tests/deps postgres {VERSION} installs initdb and postgres")
     if found:
         return found[-1]
     bindir = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
@@ -139,6 +149,11 @@ class Postgres:
         finally:
             connection.close()
 
+    def version(self):
+        """Like 150004."""
+        with contextlib.closing(self.connect()) as connection:
+            return connection.server_version
+
     def url(self, database, user="app", password=PASSWORD):
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -150,7 +165,8 @@ class Postgres:
 
     def require_password(self, user, password):
         """From now on this user needs this password over TCP."""
-        self.sql(f"ALTER ROLE {user} PASSWORD %s", (password,))
+        # PostgreSQL 13 makes MD5 hashes otherwise.
+        self.sql(f"SET password_encryption = 'scram-sha-256'; ALTER ROLE {user} PASSWORD %s", (password,))
         with open(os.path.join(self.data, "pg_hba.conf"), "w") as file:
             file.write("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         self.sql("SELECT pg_reload_conf()")
@@ -162,12 +178,39 @@ class Postgres:
                 return True
         wait_until(refused, "PostgreSQL asks for a password")
 
+    def copy(self, into, port=None):
+        """The files as they are now become those of another server, which has none yet. With a
+        port, that server is a hot standby, which reaches this one through the port.
+        pg_basebackup would do it too, but not every version that is tested has it."""
+        with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
+            newer = connection.server_version >= 150000
+            cursor.execute("SELECT pg_backup_start('copy', true)" if newer else "SELECT pg_start_backup('copy', true, false)")
+            _copy_files(self.data, into.data)
+            cursor.execute("SELECT labelfile FROM " + ("pg_backup_stop(false)" if newer else "pg_stop_backup(false, false)"))
+            label, = cursor.fetchone()
+        _copy_files(os.path.join(self.data, "pg_wal"), os.path.join(into.data, "pg_wal"))  # as far as the end of the backup
+        with open(os.path.join(into.data, "backup_label"), "w") as file:
+            file.write(label)
+        if port:
+            with open(os.path.join(into.data, "standby.signal"), "w"), \
+                    open(os.path.join(into.data, "postgresql.auto.conf"), "a") as conf:
+                conf.write(f"primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n"
+                           "wal_retrieve_retry_interval = '200ms'\n")
+        give_away(into.data)
+
     def standby(self):
         """A hot standby that streams from this server."""
         standby = Postgres(self.run, None)
-        self.run.call([pg_bin("pg_basebackup"), "-h", self.directory, "-p", str(self.port), "-U", "postgres",
-                       "-D", standby.data, "-R", "-c", "fast", "-X", "stream"], unprivileged=True)
+        self.copy(standby, self.port)
         return standby.start()
+
+
+def _copy_files(source, target):
+    """Copy the files of a server that runs, and may remove some of them meanwhile."""
+    def copy(source, target):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(source, target)
+    shutil.copytree(source, target, copy_function=copy, ignore=shutil.ignore_patterns("postmaster.*"), dirs_exist_ok=True)
 
 
 class Database:

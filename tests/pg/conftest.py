@@ -2,6 +2,7 @@
 test."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -10,8 +11,15 @@ from liar import Liar
 from machine import INSTALLED
 from harness.procs import Run, close_all, wait_until
 from harness.relay import CAT, DAEMON, Cat, Relay
-from harness.servers import PASSWORD, Bouncer, Postgres, make_template
+from harness.servers import PASSWORD, Bouncer, Postgres, make_template, pg_bin
 from harness.syncd import SYNCD, Syncd
+
+
+def pytest_report_header():
+    try:
+        return subprocess.run([pg_bin("postgres"), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError as e:
+        raise pytest.UsageError(str(e)) from None
 
 
 class Cleanup:
@@ -95,6 +103,17 @@ def db(pg, cleanup):
 def own_pg(run, template, cleanup):
     """A server that the test may stop, freeze or break."""
     return cleanup.add(Postgres(run, template)).start()
+
+
+@pytest.fixture
+def dump(run):
+    """dump(server, name): a database as SQL."""
+    def dump(server, name):
+        newest = run.call(["pg_dump", "--version"]).split()[2]
+        if server.version() >= (int(newest.split(".")[0]) + 1) * 10000:
+            pytest.skip(f"pg_dump {newest} reads no server of version {server.version() // 10000}")
+        return run.call(["pg_dump", "-h", server.directory, "-p", str(server.port), "-U", "postgres", name])
+    return dump
 
 
 @pytest.fixture

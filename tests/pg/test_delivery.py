@@ -8,6 +8,7 @@ from harness.servers import PASSWORD
 from harness.worker import CHANNEL, Change, Gap, Ok
 
 
+@pytest.mark.versions
 def test_a_change_reaches_every_worker_of_every_host_and_its_publisher(relays):
     a, b = relays
     workers = [a.worker(), a.worker(), b.worker(), b.worker()]
@@ -33,6 +34,7 @@ def test_a_worker_that_only_publishes_is_sent_nothing(relay):
     assert publisher.changes == []
 
 
+@pytest.mark.versions
 def test_a_plain_notify_is_heard_by_all(relays, db):
     workers = [relay.worker() for relay in relays for _ in range(2)]
     db.notify(CHANNEL, '{"p":"alice","c":"web"}')

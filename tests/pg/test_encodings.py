@@ -1,7 +1,9 @@
 """Databases in other encodings than UTF8: workers hear and publish UTF-8, and no payload ends
 the LISTEN connection."""
 
+import glob
 import json
+import os
 import re
 
 import pytest
@@ -14,7 +16,7 @@ from harness.worker import CHANNEL, NOTIFY, SEND, Gap, Ok
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 TEXT = {"PGHERALD_CHANNELS": f"{CHANNEL},events:text"}
 
-# By encoding: letters that it has; bytes that it accepts and that mean no character there; a character that it lacks.
+# By encoding: letters that it has; bytes that it accepts, without a character for them; a character that it lacks.
 KINDS = {
     "WIN1251": ("привет, €", b"\x98", "日"),
     "KOI8R": ("привет ░", None, "日"),
@@ -36,12 +38,10 @@ def database(pg, cleanup):
 
 
 def notify_bytes(db, channel, payload):
-    """Publish bytes that are no text for this client. Its session takes and sends them as they
-    are."""
+    """Publish any bytes, by a session whose server converts nothing."""
     connection = db.server.connect(db.name, "app")
     try:
         connection.set_client_encoding("SQL_ASCII")
-        # PostgreSQL refuses the zero byte only, and what is no whole character.
         quoted = b"E'" + b"".join(b"\\x%02x" % byte for byte in payload) + b"'"
         connection.cursor().execute(b"SELECT pg_notify('" + channel.encode() + b"', " + quoted + b")")
     finally:
@@ -54,10 +54,10 @@ def upstream_pid(db):
 
 
 @pytest.mark.parametrize("encoding", KINDS)
-def test_changes_are_heard_and_published_in_utf8(start_relay, database, encoding):
+def test_changes_are_heard_and_published_in_utf8(start_relay, database, bouncer, encoding):
     letters, _, _ = KINDS[encoding]
     db = database(encoding)
-    relay = start_relay(db)
+    relay = start_relay(db, bouncer)
     everyone, one = relay.worker(), relay.worker(pubkeys=[letters])
     db.notify(CHANNEL, json.dumps({"p": letters, "c": letters}, ensure_ascii=False))
     for worker in (everyone, one):
@@ -84,7 +84,7 @@ def test_messages_are_heard_and_published_in_utf8(start_relay, database, listen,
 
 
 @pytest.mark.parametrize("encoding", HAS_UNDEFINED)
-def test_what_is_no_character_comes_as_bytes_and_the_connection_stays(start_relay, database, encoding):
+def test_what_means_no_character_comes_as_bytes_and_the_connection_stays(start_relay, database, encoding):
     letters, bad, _ = KINDS[encoding]
     db = database(encoding)
     relay = start_relay(db, **TEXT)
@@ -146,6 +146,21 @@ def test_an_encoding_that_postgresql_does_not_convert_is_refused_at_start(make_r
     assert "MULE_INTERNAL" in make_relay(DATABASE_DIRECT_URL=db.direct_url).launch().fails()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts an empty directory over the C library's modules")
+def test_without_iconvs_modules_the_server_converts(make_relay, database):
+    """A small container may lack them."""
+    letters, _, _ = KINDS["WIN1251"]
+    db = database("WIN1251")
+    relay = make_relay(DATABASE_DIRECT_URL=db.direct_url)
+    modules, = glob.glob("/usr/lib/*/gconv")
+    relay.launcher = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {modules} && exec \"$@\"", "sh"]
+    relay.start()
+    worker = relay.worker(pubkeys=[letters])
+    worker.publish(letters)
+    worker.hears(letters)
+    assert [line for line in relay.lines("WARNING") if "encoding=WIN1251" in line and "iconv" in line]
+
+
 @pytest.mark.parametrize("encoding", LACKS)
 def test_what_the_database_cannot_hold_is_an_error_to_its_worker_alone(start_relay, database, encoding):
     letters, _, lacks = KINDS[encoding]
@@ -187,7 +202,7 @@ def test_rows_are_recovered_and_announced_in_utf8(start_relay, run, database, en
 
 
 @pytest.mark.parametrize("encoding", HAS_UNDEFINED)
-def test_a_row_that_is_no_text_ends_neither_recovery_nor_reconciliation(start_relay, run, database, encoding):
+def test_a_row_that_is_not_text_ends_neither_recovery_nor_reconciliation(start_relay, run, database, encoding):
     """One in a row of each kind of channel, and long ones next to them."""
     letters, bad, _ = KINDS[encoding]
     db = database(encoding)
@@ -208,6 +223,7 @@ def test_a_row_that_is_no_text_ends_neither_recovery_nor_reconciliation(start_re
     worker.hears("good")
     worker.hears_message(long)
     worker.passes(data)
+    assert bad not in worker.payloads  # the relay cannot announce it
     for _ in range(2):
         seen = len(worker.frames)
         db.terminate("pgherald upstream")

@@ -59,6 +59,7 @@ def site(run, own_pg, make_relay, cleanup):
     return Site(run, own_pg, make_relay, cleanup)
 
 
+@pytest.mark.versions
 def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
     """The new primary uses the ids of the lost transactions again. A bare snapshot would
     take the new changes for old ones."""
@@ -214,7 +215,7 @@ def test_the_old_primary_is_still_there(run, own_pg, make_relay, cleanup):
     db.terminate("pgherald recovery")  # the relay ends before their minute is over, and more than one connection counts as left open
 
 
-def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup):
+def test_another_cluster_in_its_place_is_a_gap(run, own_pg, dump, make_relay, cleanup):
     """A dump was restored into a new cluster at the address of the old one."""
     db = own_pg.database()
     data = DataSync(run, db).recoverable()
@@ -225,11 +226,11 @@ def test_another_cluster_in_its_place_is_a_gap(run, own_pg, make_relay, cleanup)
     data.change("before")
     worker.hears("before")
     worker.passes(data)
-    dump = os.path.join(run.subdirectory("dump"), "dump.sql")
-    run.call(["pg_dump", "-h", own_pg.directory, "-p", str(own_pg.port), "-U", "postgres", "-f", dump, db.name])
+    sql = dump(own_pg, db.name)
     other = cleanup.add(Postgres(run, make_template(run))).start()
     other.sql(f"CREATE DATABASE {db.name} OWNER app TEMPLATE template0")
-    run.call(["psql", "-X", "-q", "-h", other.directory, "-p", str(other.port), "-U", "postgres", "-d", db.name, "-f", dump])
+    run.call(["psql", "-X", "-q", "-h", other.directory, "-p", str(other.port), "-U", "postgres", "-d", db.name],
+             input=sql)
     seen = len(worker.frames)
     way.lead_to(other.port)
     db.server = other

@@ -6,7 +6,7 @@ import pytest
 from lying import LIES, is_live, survives
 
 # A piece of each statement that returns a row.
-UPSTREAM = ["pg_is_in_recovery", "FROM pgherald.relay_key", "'idle_session_timeout'"]
+UPSTREAM = ["*/ SELECT pg_catalog.concat(", "SELECT pg_catalog.pg_is_in_recovery", "*/ SELECT pg_catalog.pg_backend_pid()", "FROM pgherald.relay_key", "'idle_session_timeout'"]
 RECOVERY = ["BEGIN ISOLATION LEVEL", "FROM pgherald.changes_since"]
 
 

@@ -118,7 +118,7 @@ def test_a_rerun_finds_a_table_that_was_moved(data):
     data.migrate("recovery_down")
 
 
-def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_pg, own_db, cleanup):
+def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_pg, own_db, dump, cleanup):
     """The stamps in the dump, and the function's, are of another cluster, and may lie in
     this one's future. An oid means something else there. Running the migration again mends
     that."""
@@ -129,9 +129,9 @@ def test_what_a_dump_brings_along_is_not_announced_for_ever(run, template, own_p
     source.recoverable().write("late")
     target = cleanup.add(Postgres(run, template)).start()
     target.sql(f"CREATE DATABASE {own_db.name} OWNER app TEMPLATE template0")
-    dump = run.call(["pg_dump", "-h", own_pg.directory, "-p", str(own_pg.port), "-U", "postgres", own_db.name])
+    sql = dump(own_pg, own_db.name)
     run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", target.directory, "-p", str(target.port), "-U", "postgres",
-              own_db.name], input=dump)
+              own_db.name], input=sql)
     restored = DataSync(run, Database(target, own_db.name), restored=True)
     since = snapshot(restored)
     restored.write("bob")

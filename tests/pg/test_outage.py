@@ -63,6 +63,7 @@ def test_all_backends_are_killed_while_workers_publish(start_relay, db, bouncer)
         publisher.hears(pubkey)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_postgresql_stops_and_starts_again(start_relay, own_pg, own_db, own_bouncer, mode):
     relay = start_relay(own_db, own_bouncer)

@@ -48,7 +48,8 @@ def is_live_again(worker, data, name="again"):
     assert [p for p in worker.live if p.startswith(f"{name}-")] == [f"{name}-{n}" for n in range(5)]
 
 
-@pytest.mark.parametrize("pubkeys", [None, [f"u{n}" for n in range(300)] + ["again"] + [f"again-{n}" for n in range(5)]],
+@pytest.mark.parametrize("pubkeys", [pytest.param(None, marks=pytest.mark.versions),
+                                     [f"u{n}" for n in range(300)] + ["again"] + [f"again-{n}" for n in range(5)]],
                          ids=["all", "pubkeys"])
 def test_it_is_caught_up_from_the_database(start_relay, db, bouncer, data, pubkeys):
     relay = start_relay(db, bouncer, **SMALL)

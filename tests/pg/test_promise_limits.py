@@ -99,6 +99,7 @@ def test_a_text_channel_is_recovered_as_far_as_the_function_returns_it(start_rel
     assert {text for text in again.payloads if text.startswith("recovered")} == texts
 
 
+@pytest.mark.versions
 def test_what_a_canary_writes_into_the_wal_concerns_nobody_else(start_relay, own_db, data):
     """Only a logical message with the prefix pgherald. Replication of tables does not see
     it."""

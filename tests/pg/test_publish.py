@@ -12,6 +12,7 @@ def codes(answers):
     return [a.code if isinstance(a, Error) else "OK" for a in answers]
 
 
+@pytest.mark.versions
 def test_ok_comes_only_after_the_commit(start_relay, db, listen):
     relay = start_relay(db)
     plain = listen(db, CHANNEL)
@@ -31,6 +32,7 @@ def test_ok_comes_only_after_the_commit(start_relay, db, listen):
     plain.wait_for('{"p":"alice"}')
 
 
+@pytest.mark.versions
 def test_many_at_once_are_each_answered_and_heard_once(relays, db, listen):
     a, b = relays
     plain = listen(db, CHANNEL)

@@ -32,6 +32,7 @@ def announced(plain, user):
     return [p for c, p in plain._poll() if c == CHANNEL and p == '{"p":"%s"}' % user]
 
 
+@pytest.mark.versions
 def test_what_nobody_notified_is_announced_to_every_host_once(hosts, data, listen, db):
     plain = listen(db, CHANNEL)
     workers = [subscriber(host) for host in hosts]

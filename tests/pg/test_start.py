@@ -120,6 +120,7 @@ def test_urls_that_reach_different_databases(start, db, bouncer, pg, cleanup):
     says(line, "DATABASE_URL", "DATABASE_DIRECT_URL", "different|same|another", "database")
 
 
+@pytest.mark.versions
 def test_urls_that_reach_different_clusters(start, db, bouncer, other_cluster):
     other_cluster.sql(f"CREATE DATABASE {db.name} OWNER app TEMPLATE template0")
     line = start(bouncer.url(db), other_cluster.url(db.name)).fails()
@@ -148,6 +149,7 @@ def test_listen_through_a_pooler_and_publish_directly(start, db, bouncer):
     says(start(db.direct_url, bouncer.url(db)).fails(), "DATABASE_DIRECT_URL", "pool")
 
 
+@pytest.mark.versions
 def test_a_standby(start, own_pg, own_db, cleanup):
     standby = cleanup.add(own_pg.standby())
     direct = standby.url(own_db.name)

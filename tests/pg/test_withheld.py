@@ -117,7 +117,7 @@ def test_it_serves_and_says_what_is_weaker(modest_relay, db, installed, request,
 
 @pytest.mark.parametrize("function", WEAKER)
 def test_nothing_is_lost_without_it(modest_relay, db, installed, function):
-    """What is committed while nobody hears it is recovered, or there is a gap."""
+    """What is committed while the LISTEN connection is away is recovered, or there is a gap."""
     withhold(db, function)
     worker = subscriber(modest_relay())
     installed.change("first")

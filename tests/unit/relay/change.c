@@ -86,6 +86,7 @@ Test(change, is_read_from_json_with_halves_of_pairs_elsewhere)
 	expect_decoded("{\"p\":\"x\",\"\\udc00\":\"\\ud83d\\n\\ud83d\\ude00\"}", "x", NULL);
 	expect_decoded("{\"p\":\"\\ud83d\\ude00\",\"n\":\"\\udC00\"}", "\xf0\x9f\x98\x80", NULL);
 	expect_decoded("{\"p\":\"\\\\ud83d\",\"n\":\"\\ud83d\"}", "\\ud83d", NULL);
+	expect_decoded("{\"p\":\"\\uffff\"}", "\xef\xbf\xbf", NULL);
 	expect_malformed("{\"p\":\"\\ud83d\"}");
 	expect_malformed("{\"p\":\"x\",\"c\":\"\\ude00\\ud83d\"}");
 	expect_malformed("{\"p\":\"x\",\"n\":\"\\ud8\"}");
