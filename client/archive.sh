@@ -1,5 +1,5 @@
 #!/bin/sh
-# archive.sh AR OBJCOPY OUT OBJECT... -- COMPILER...
+# archive.sh AR OBJCOPY OUT OBJECT... -l:ARCHIVE -- COMPILER...
 # Make the static library OUT from the objects and msgpack-c: one object, in which only pgherald_* is global.
 set -eu
 
@@ -13,7 +13,7 @@ done
 shift
 
 # The paths are meson's own, without spaces.
-"$@" -r -nostdlib -o "$out.o" $objects -l:libmsgpackc.a
+"$@" -r -nostdlib -o "$out.o" $objects
 "$objcopy" --wildcard --keep-global-symbol='pgherald_*' "$out.o"
 rm -f "$out"
 "$ar" rcs "$out" "$out.o"

@@ -143,6 +143,17 @@ static void end(struct subscription *sub)
 	free(sub);
 }
 
+/* All of the channel's in this stage. */
+static void end_stage(struct subscriptions_channel *channel, enum stage stage)
+{
+	struct subscription *sub, *next;
+
+	for (sub = TAILQ_FIRST(&channel->stages[stage]); sub; sub = next) {
+		next = TAILQ_NEXT(sub, link);
+		end(sub);
+	}
+}
+
 /* Returns how many there were. */
 static uint32_t finish_waiters(
 	struct subscription *sub, struct pgherald_result result, struct completion_list *ready)
@@ -341,8 +352,7 @@ void subscriptions_restart(struct subscriptions *subs)
 			TAILQ_CONCAT(&due, &channel->stages[held[i]], link);
 		}
 		TAILQ_CONCAT(&channel->stages[DUE], &due, link);
-		while ((sub = TAILQ_FIRST(&channel->stages[LEAVING])))
-			end(sub);
+		end_stage(channel, LEAVING);
 		free_channel_if_empty(subs, channel);
 	}
 }
@@ -356,8 +366,7 @@ void subscriptions_all_live(struct subscriptions *subs, uint64_t seq, struct com
 		next = TAILQ_NEXT(channel, link);
 		while ((sub = TAILQ_FIRST(&channel->stages[DUE])))
 			become_live(sub, seq, ready);
-		while ((sub = TAILQ_FIRST(&channel->stages[LEAVING])))
-			end(sub);
+		end_stage(channel, LEAVING);
 		free_channel_if_empty(subs, channel);
 	}
 }
@@ -386,22 +395,28 @@ void subscriptions_cancel(struct subscriptions *subs, struct completion_list *re
 				finish_waiters(sub, (struct pgherald_result){.error = -ECANCELED}, ready);
 }
 
+static void free_waiters(struct subscription *sub)
+{
+	struct completion *waiter;
+
+	while ((waiter = TAILQ_FIRST(&sub->waiters))) {
+		TAILQ_REMOVE(&sub->waiters, waiter, link);
+		free(waiter);
+	}
+}
+
 /* Frees the waiters too, without running them: a forked child drops its copy. */
 void subscriptions_free(struct subscriptions *subs)
 {
 	struct subscriptions_channel *channel;
 	struct subscription *sub;
-	struct completion *waiter;
 
 	while ((channel = TAILQ_FIRST(&subs->channels))) {
-		for (int i = 0; i < N_STAGES; i++)
-			while ((sub = TAILQ_FIRST(&channel->stages[i]))) {
-				while ((waiter = TAILQ_FIRST(&sub->waiters))) {
-					TAILQ_REMOVE(&sub->waiters, waiter, link);
-					free(waiter);
-				}
-				end(sub);
-			}
+		for (enum stage stage = 0; stage < N_STAGES; stage++) {
+			TAILQ_FOREACH (sub, &channel->stages[stage], link)
+				free_waiters(sub);
+			end_stage(channel, stage);
+		}
 		free_channel_if_empty(subs, channel);
 	}
 }

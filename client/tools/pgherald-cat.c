@@ -197,8 +197,10 @@ static void end_counted(struct cat *cat, bool recovered)
 {
 	printf(",\"recovered\":%s", recovered ? "true" : "false");
 	end_line(cat);
-	if (cat->count > 0 && --cat->count == 0)
-		cat->done = true;
+	if (cat->count == 0)
+		return;
+	cat->count--;
+	cat->done |= cat->count == 0;
 }
 
 static void on_change(struct pgherald *h, const struct pgherald_change *change, void *data)

@@ -123,20 +123,21 @@ static int bind_and_listen(struct listener *l, unsigned mode)
 	if (r < 0)
 		return r;
 	memcpy(address.sun_path, l->path, sizeof address.sun_path);
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (l->fd < 0)
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
 		return -errno;
 	/* A connect() before listen() fails, so the mode is in force for the first
 	 * connection. */
-	if (bind(l->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-		chmod(l->path, (mode_t)mode) < 0 || listen(l->fd, SOMAXCONN) < 0) {
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || chmod(l->path, (mode_t)mode) < 0 ||
+		listen(fd, SOMAXCONN) < 0) {
 		r = -errno;
 		/* The lock says that it belongs to this relay. */
 		unlink(l->path);
-		close(l->fd);
-		l->fd = -1;
+		close(fd);
+		return r;
 	}
-	return r;
+	l->fd = fd;
+	return 0;
 }
 
 int listener_open(struct listener *l, struct ev_loop *loop, unsigned mode,

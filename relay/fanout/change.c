@@ -140,6 +140,8 @@ static const char *escape_of(const unsigned char *p, const unsigned char *end, c
 		return "\\r";
 	case '\t':
 		return "\\t";
+	default:
+		break;
 	}
 	if (*p < 0x20 || *p == '<' || *p == '>' || *p == '&') {
 		memcpy(buf, "\\u00", 4);

@@ -486,9 +486,9 @@ void session_close(struct session *s)
 
 static bool send_statement(struct session *s, const struct session_statement *statement)
 {
-	const char *values[SESSION_PARAMS_MAX];
-	int lens[SESSION_PARAMS_MAX], formats[SESSION_PARAMS_MAX];
-	Oid types[SESSION_PARAMS_MAX];
+	const char *values[SESSION_PARAMS_MAX] = {0};
+	int lens[SESSION_PARAMS_MAX] = {0}, formats[SESSION_PARAMS_MAX] = {0};
+	Oid types[SESSION_PARAMS_MAX] = {0};
 
 	assert(statement->n_params <= SESSION_PARAMS_MAX);
 	if (statement->n_params == 0)

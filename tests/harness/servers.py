@@ -331,8 +331,12 @@ ignore_startup_parameters = {ignore_startup_parameters}
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(signal.SIGTERM)  # at once, clients or not
-            self.process.wait(DEADLINE)
+
+            def ended():
+                # The first ends an older one at once. Since 1.23 it waits for the clients until it gets the second.
+                self.process.send_signal(signal.SIGTERM)
+                return self.process.poll() is not None
+            wait_until(ended, "the end of pgbouncer")
 
     close = stop
 

@@ -50,14 +50,18 @@ static int open_unix(struct listener *l, const struct settings *settings)
 	int r = remove_stale(&address);
 	if (r < 0)
 		return refuse(settings, strerror(-r));
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return refuse(settings, strerror(errno));
+	bool bound = bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
 	/* No client can connect before listen(), so the mode holds from the first connection
 	 * on. */
-	if (l->fd < 0 || bind(l->fd, (const struct sockaddr *)&address, sizeof address) < 0)
-		return refuse(settings, strerror(errno));
-	l->path = settings->listen;
-	if (chmod(l->path, (mode_t)settings->socket_mode) < 0 || listen(l->fd, SOMAXCONN) < 0)
-		return refuse(settings, strerror(errno));
+	if (!bound || chmod(settings->listen, (mode_t)settings->socket_mode) < 0 || listen(fd, SOMAXCONN) < 0)
+		r = -errno;
+	l->fd = fd;
+	l->path = bound ? settings->listen : NULL;
+	if (r < 0)
+		return refuse(settings, strerror(-r));
 	snprintf(l->name, sizeof l->name, "%s", l->path);
 	return 0;
 }
@@ -112,14 +116,14 @@ static int open_tcp(struct listener *l, const struct settings *settings)
 	if (r != 0)
 		return refuse(settings, gai_strerror(r));
 	l->beyond_loopback = !is_loopback(found->ai_addr);
-	l->fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	r = l->fd < 0 || setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-			    bind(l->fd, found->ai_addr, found->ai_addrlen) < 0 ||
-			    listen(l->fd, SOMAXCONN) < 0 ||
-			    getsockname(l->fd, (struct sockaddr *)&bound, &len) < 0
+	int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	r = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+			    bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0 ||
+			    getsockname(fd, (struct sockaddr *)&bound, &len) < 0
 		    ? -errno
 		    : 0;
 	freeaddrinfo(found);
+	l->fd = fd;
 	if (r < 0)
 		return refuse(settings, strerror(-r));
 	getnameinfo((const struct sockaddr *)&bound, len, text, sizeof text, service, sizeof service,

@@ -8,9 +8,12 @@ source=$1 build=$2
 root=$(mktemp -d /tmp/pgherald-XXXXXX)
 trap 'rm -rf "$root"' EXIT
 
-# What a sanitizer's build installs can be linked only with the same.
-options=$build/meson-info/intro-buildoptions.json
-sanitizers=$(sed -n 's/.*"name": "b_sanitize", "value": "\([^"]*\)".*/\1/p' "$options")
+# What a sanitizer's build installs can be linked only with the same. Since 1.8 meson has a list of them.
+sanitizers=$(/usr/bin/python3 -c '
+import json, sys
+value = next(option["value"] for option in json.load(open(sys.argv[1])) if option["name"] == "b_sanitize")
+print(value if isinstance(value, str) else ",".join(value))
+' "$build/meson-info/intro-buildoptions.json")
 case $sanitizers in
 none | '') flags= ;;
 *) flags=-fsanitize=$sanitizers ;;
