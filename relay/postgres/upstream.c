@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,20 +90,35 @@ static void fail(struct upstream *u, bool heals, const char *error)
 	u->events->lost(u->context, u->last_error, heals, retry);
 }
 
+__attribute__((format(printf, 3, 4))) static void failf(
+	struct upstream *u, bool heals, const char *format, ...)
+{
+	char text[sizeof(struct session_text) + 200];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof text, format, arguments);
+	va_end(arguments);
+	fail(u, heals, text);
+}
+
+static const char *url_name(const struct upstream *u)
+{
+	return config_url_name(u->config, u->session.url);
+}
+
 static void on_lost(void *context, enum session_failure failure, const char *error)
 {
 	struct upstream *u = context;
-	const char *name = config_url_name(u->config, u->session.url);
-	char text[sizeof(struct session_text) + 200];
+	bool heals = failure == SESSION_STARTING;
 
 	if (u->state > UPSTREAM_CONNECTING)
-		snprintf(text, sizeof text, "the LISTEN connection (%s) is lost: %s", name, error);
-	else if (failure == SESSION_STARTING)
-		snprintf(text, sizeof text, "%s reaches a server that is not ready yet: %s", name, error);
+		failf(u, heals, "the LISTEN connection (%s) is lost: %s", url_name(u), error);
+	else if (heals)
+		failf(u, true, "%s reaches a server that is not ready yet: %s", url_name(u), error);
 	else
-		snprintf(text, sizeof text, "%s cannot be connected to; check the URL and the server: %s",
-			name, error);
-	fail(u, failure == SESSION_STARTING, text);
+		failf(u, false, "%s cannot be connected to; check the URL and the server: %s", url_name(u),
+			error);
 }
 
 static void set_up(struct upstream *u, const char *sql, session_result_fn *on_result)
@@ -119,11 +135,7 @@ static void on_settings(void *context, PGresult *result)
 
 static void not_listening(struct upstream *u, bool heals, const char *why)
 {
-	char text[sizeof(struct session_text) + 200];
-
-	snprintf(text, sizeof text, "LISTEN on %s is refused: %s", config_url_name(u->config, u->session.url),
-		why);
-	fail(u, heals, text);
+	failf(u, heals, "LISTEN on %s is refused: %s", url_name(u), why);
 }
 
 static void on_listen(void *context, PGresult *result)
@@ -187,17 +199,15 @@ static void send_listen(struct upstream *u)
 static void on_route(void *context, PGresult *result)
 {
 	struct upstream *u = context;
-	char text[200];
 
 	if (!result) {
 		send_listen(u);
 	} else if (!session_is_row(result, 1) ||
 		   strtol(PQgetvalue(result, 0, 0), NULL, 10) != (long)u->backend_pid) {
-		snprintf(text, sizeof text,
+		failf(u, false,
 			"%s sends statements to several sessions: a pooler or a load balancer stands in between; "
 			"let it name PostgreSQL itself",
-			config_url_name(u->config, u->session.url));
-		fail(u, false, text);
+			url_name(u));
 	}
 }
 
@@ -256,11 +266,8 @@ static bool check_owner(struct upstream *u, const PGresult *result, int field, c
 
 static void unusable(struct upstream *u, const PGresult *result)
 {
-	char text[sizeof(struct session_text) + 200];
-
-	snprintf(text, sizeof text, "%s reaches a server that cannot be used: %s",
-		config_url_name(u->config, u->session.url), session_error(&u->session, result).text);
-	fail(u, false, text);
+	failf(u, false, "%s reaches a server that cannot be used: %s", url_name(u),
+		session_error(&u->session, result).text);
 }
 
 static void on_trial(void *context, PGresult *result);
@@ -268,7 +275,6 @@ static void on_trial(void *context, PGresult *result);
 static void on_check(void *context, PGresult *result)
 {
 	struct upstream *u = context;
-	char text[sizeof(struct session_text) + 200];
 
 	if (!result) {
 		if (u->tries)
@@ -301,13 +307,11 @@ static void on_check(void *context, PGresult *result)
 	snprintf(u->database, sizeof u->database, "%s",
 		encoding_name(u->session.encoding, PQgetvalue(result, 0, CHECK_DATABASE)));
 	snprintf(u->identity, sizeof u->identity, "%s", PQgetvalue(result, 0, CHECK_IDENTITY));
-	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't') {
-		snprintf(text, sizeof text,
+	if (PQgetvalue(result, 0, CHECK_STANDBY)[0] == 't')
+		failf(u, false,
 			"%s reaches a standby, which hears no NOTIFY; name the primary, or list all hosts and add "
 			"target_session_attrs=read-write",
-			config_url_name(u->config, u->session.url));
-		fail(u, false, text);
-	}
+			url_name(u));
 }
 
 static void ask_check(struct upstream *u)
@@ -355,7 +359,6 @@ static void on_ready(void *context)
 	struct upstream *u = context;
 	int version = PQserverVersion(u->session.conn);
 	const char *unknown = session_converted_by_server(&u->session);
-	char text[200];
 
 	enter(u, UPSTREAM_CHECKING);
 	if (unknown)
@@ -365,10 +368,8 @@ static void on_ready(void *context)
 			"(gconv) encoding=%s",
 			unknown);
 	if (version < SERVER_VERSION_MIN) {
-		snprintf(text, sizeof text,
-			"%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
-			config_url_name(u->config, u->session.url), version / 10000);
-		fail(u, false, text);
+		failf(u, false, "%s reaches PostgreSQL %d; 13 is the oldest that has what pgherald needs",
+			url_name(u), version / 10000);
 		return;
 	}
 	u->rights = (struct rights){0};
