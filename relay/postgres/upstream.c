@@ -35,6 +35,7 @@
 
 #define ANSWERED_NOTHING "the LISTEN connection is answered with nothing"
 
+#define QUEUE_SQL "SELECT pg_catalog.pg_notification_queue_usage()"
 #define KEY_SQL SESSION_PRIMARY "SELECT key FROM pgherald.relay_key"
 /* Must reach the backend that answered the check. */
 #define ROUTE_SQL SESSION_PRIMARY "SELECT pg_catalog.pg_backend_pid()"
@@ -138,15 +139,45 @@ static void not_listening(struct upstream *u, bool heals, const char *why)
 	failf(u, heals, "LISTEN on %s is refused: %s", url_name(u), why);
 }
 
+static void send_listen(struct upstream *u);
+
+static void on_queue(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	if (result)
+		return;
+	u->queue_is_stale = false;
+	send_listen(u);
+}
+
+/* A LISTEN reads what is in the queue, and fails at a notification of a transaction whose status
+ * PostgreSQL no longer has: undefined_file. Asking for the queue's usage drops what nobody has to
+ * read any more. */
+static bool is_of_stale_queue(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return state && strcmp(state, "58P01") == 0;
+}
+
 static void on_listen(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 
-	if (!result) {
+	if (result && is_of_stale_queue(result) && !u->asked_usage) {
+		u->queue_is_stale = u->asked_usage = true;
+		diag(DIAG_NOTICE,
+			"PostgreSQL's queue of notifications was asked for its usage, since LISTEN failed at an old "
+			"one: %s",
+			session_error(&u->session, result).text);
+	} else if (result && PQresultStatus(result) != PGRES_COMMAND_OK) {
+		not_listening(u, false, session_error(&u->session, result).text);
+	} else if (!result && u->queue_is_stale) {
+		set_up(u, QUEUE_SQL, on_queue);
+	} else if (!result) {
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
-	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-		not_listening(u, false, session_error(&u->session, result).text);
 	}
 }
 
@@ -373,7 +404,7 @@ static void on_ready(void *context)
 		return;
 	}
 	u->rights = (struct rights){0};
-	u->tries = u->tried = false;
+	u->tries = u->tried = u->queue_is_stale = u->asked_usage = false;
 	set_up(u, SESSION_PRIMARY "SELECT " RIGHTS_SQL, on_rights);
 }
 

@@ -51,7 +51,8 @@ struct upstream {
 	char identity[80];
 	/* Of the last connection. */
 	struct rights rights;
-	bool tries, tried; /* the functions, since the check failed */
+	bool tries, tried;                /* the functions, since the check failed */
+	bool queue_is_stale, asked_usage; /* since LISTEN failed */
 	int backend_pid;
 	char database[ENCODING_NAME_UTF8_MAX + 1]; /* in UTF-8 */
 	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */

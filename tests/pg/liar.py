@@ -7,7 +7,9 @@ import threading
 
 # The answers to a statement end with ReadyForQuery.
 QUERY, PARSE = b"Q", b"P"
-DESCRIPTION, ROW, COMPLETE, READY = b"T", b"D", b"C", b"Z"
+DESCRIPTION, ROW, COMPLETE, ERROR, READY = b"T", b"D", b"C", b"E", b"Z"
+# What LISTEN answers while the queue has notifications of transactions that were frozen since.
+FORGETS = b"SERROR\0VERROR\0C58P01\0Mcould not access status of transaction 727\0\0"
 # Enough to fill the memory of a reader that keeps all rows, little enough for a test.
 ENDLESS_BYTES = 256 << 20
 
@@ -109,7 +111,9 @@ class Liar:
         if how is None or kind not in (DESCRIPTION, ROW, COMPLETE):
             yield honest
             return
-        if kind == ROW or how == "nothing":
+        if how == "forgets" and kind == COMPLETE and self.told == 0:
+            kind, payload = ERROR, FORGETS
+        if kind in (ROW, ERROR) or how == "nothing":
             self.told += 1
         if how == "nothing" or (how == "no-row" and kind == ROW):
             return

@@ -46,7 +46,7 @@ def reasons():
     rest = r"(?:" + STRING + r"|[^;\"])*;"  # of the statement
     found = re.findall(r"upstream_drop\([^;]*?(" + group + r")\);", "".join(text.values()))
     for file in ("postgres/upstream.c", "postgres/publisher.c", "relay.c"):
-        for statement in re.findall(r"(?:snprintf\((?:text|why|p->last_error),|\*why =\s+different)" + rest, text[file]):
+        for statement in re.findall(r"(?:snprintf\((?:text|why|p->last_error),|failf\(u, \w+,|\*why =\s+different)" + rest, text[file]):
             found += re.findall(group, statement)
     return {t for t in map(joined, found) if len(t) > 10}
 

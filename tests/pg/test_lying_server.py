@@ -61,6 +61,17 @@ def test_the_statement_about_an_earlier_run(deceived, liar, recoverable, own_pg,
     worker.hears("after")
 
 
+def test_a_queue_with_forgotten_transactions(deceived, liar, recoverable):
+    """PostgreSQL removes them from its queue when somebody asks how full that is."""
+    liar.lie("LISTEN ", "forgets")
+    relay = deceived().start()
+    assert liar.told == 1
+    worker = subscriber(relay)
+    recoverable.change("u")
+    worker.hears("u")
+    assert "asked for its usage" in relay.log()
+
+
 @pytest.mark.parametrize("how", ["no-row", "one-column", "nulls", "two-rows", "nothing"])
 def test_a_lie_at_the_start(deceived, liar, recoverable, how):
     """The start is refused with one line, or succeeds."""
