@@ -152,8 +152,8 @@ static void on_queue(void *context, PGresult *result)
 }
 
 /* A LISTEN reads what is in the queue, and fails at a notification of a transaction whose status
- * PostgreSQL no longer has: undefined_file. Asking for the queue's usage drops what nobody has to
- * read any more. */
+ * PostgreSQL no longer has: undefined_file. Asking for the queue's usage drops what every
+ * listener has read. */
 static bool is_of_stale_queue(const PGresult *result)
 {
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
