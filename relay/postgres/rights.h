@@ -35,16 +35,27 @@ struct rights {
 	char role[RIGHTS_ROLE_MAX]; /* quoted as SQL needs it */
 };
 
+/* clang-format off */
 /* An SQL expression: the answer, a text for rights_read(). */
-#define RIGHTS_SQL                                                                                                                                                                                                                                             \
-	"pg_catalog.concat(" RIGHT_SQL("pg_control_system()") ", " RIGHT_SQL("pg_postmaster_start_time()") ", " RIGHT_SQL("pg_current_wal_insert_lsn()") ", " RIGHT_SQL("pg_current_snapshot()") ", " RIGHT_SQL("pg_current_xact_id()") ", coalesce(" MAY_SQL( \
-		"pg_logical_emit_message(boolean, text, text)") ", " MAY_SQL("pg_logical_emit_message(boolean, text, text, boolean)") ", false)::pg_catalog.int4"                                                                                              \
-																      ", " RIGHT_SQL("pg_is_in_recovery()") ", " RIGHT_SQL(                                                                    \
-																	      "pg_backend_pid()") ", ' ', pg_catalog.quote_ident(current_user))"
+#define RIGHTS_SQL \
+	"pg_catalog.concat(" \
+	RIGHT_SQL("pg_catalog.pg_control_system()") ", " \
+	RIGHT_SQL("pg_catalog.pg_postmaster_start_time()") ", " \
+	RIGHT_SQL("pg_catalog.pg_current_wal_insert_lsn()") ", " \
+	RIGHT_SQL("pg_catalog.pg_current_snapshot()") ", " \
+	RIGHT_SQL("pg_catalog.pg_current_xact_id()") ", " \
+	"coalesce(" MAY_SQL("pg_catalog.pg_logical_emit_message(" MESSAGE_ARGUMENTS ")") ", " \
+	MAY_SQL("pg_catalog.pg_logical_emit_message(" MESSAGE_ARGUMENTS ", pg_catalog.bool)") \
+	", false)::pg_catalog.int4, " \
+	RIGHT_SQL("pg_catalog.pg_is_in_recovery()") ", " \
+	RIGHT_SQL("pg_catalog.pg_backend_pid()") ", " \
+	"' ', pg_catalog.quote_ident(current_user))"
+/* clang-format on */
+#define MESSAGE_ARGUMENTS "pg_catalog.bool, pg_catalog.text, pg_catalog.text"
 #define RIGHT_SQL(function) "coalesce(" MAY_SQL(function) ", false)::pg_catalog.int4"
 /* NULL when there is no such function. */
 #define MAY_SQL(function)                                                                                    \
-	"pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog." function "'), 'EXECUTE')"
+	"pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('" function "'), 'EXECUTE')"
 
 /* Notes what the role may call. 0, or -EBADMSG: then nothing has changed. */
 int rights_read(struct rights *rights, const char *text);

@@ -171,8 +171,9 @@ def unprivileged_argv(argv):
 
 
 def give_away(path):
-    """Make the unprivileged user the owner of a directory and of all in it."""
+    """Make the unprivileged user the owner of a file, or of a directory and of all in it."""
     if os.geteuid() == 0:
+        shutil.chown(path, "nobody", "nogroup")
         for directory, _, files in os.walk(path):
             for name in (".", *files):
                 shutil.chown(os.path.join(directory, name), "nobody", "nogroup")

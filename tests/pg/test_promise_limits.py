@@ -97,23 +97,3 @@ def test_a_text_channel_is_recovered_as_far_as_the_function_returns_it(start_rel
     again = resumed(relay, cursor, channel="notes")
     assert not again.gaps
     assert {text for text in again.payloads if text.startswith("recovered")} == texts
-
-
-@pytest.mark.versions
-def test_what_a_canary_writes_into_the_wal_concerns_nobody_else(start_relay, own_db, data):
-    """Only a logical message with the prefix pgherald. Replication of tables does not see
-    it."""
-    own_db.sql("ALTER SYSTEM SET wal_level = logical", user="postgres")
-    own_db.server.restart()
-    own_db.sql("CREATE PUBLICATION everything FOR ALL TABLES", user="postgres")
-    for slot, plugin in (("reader", "test_decoding"), ("replica", "pgoutput")):
-        own_db.sql(f"SELECT pg_create_logical_replication_slot('{slot}', '{plugin}')", user="postgres")
-    worker = subscriber(start_relay(own_db, PGHERALD_RECONCILE="no", **FAST))
-    worker.passes(data, notify="tick")
-    texts = [text for text, in own_db.sql("SELECT data FROM pg_logical_slot_peek_changes('reader', NULL, NULL)", user="postgres")]
-    messages = [text for text in texts if text.startswith("message:")]
-    assert messages and all("prefix: pgherald, sz: 0" in text for text in messages), messages
-    kinds = {bytes(data)[:1] for data, in own_db.sql(
-        "SELECT data FROM pg_logical_slot_peek_binary_changes('replica', NULL, NULL, 'proto_version', '1',"
-        " 'publication_names', 'everything')", user="postgres")}
-    assert b"M" not in kinds
