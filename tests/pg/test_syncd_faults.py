@@ -245,6 +245,8 @@ def test_a_killed_worker_loses_no_connection_that_another_could_take(make_syncd,
     for client in clients:
         assert client.getresponse().status == 200
         client.close()
+    # Otherwise it may be told to end before the worker is dead, and takes that for a failed end.
+    wait_until(lambda: "was killed by signal 9" in syncd.log(), "syncd notices")
 
 
 def test_workers_end_with_their_parent(make_syncd, local_relay):
