@@ -71,7 +71,7 @@ enum wire_gap_cause {
 	WIRE_GAPS_N,
 };
 
-/* What stands in the frame, by code; NULL for none. */
+/* The name in the frame, by code; NULL for none. */
 extern const char *const wire_error_names[WIRE_ERRORS_N];
 extern const char *const wire_bye_names[WIRE_BYES_N];
 extern const char *const wire_gap_names[WIRE_GAPS_N];

@@ -6,7 +6,7 @@
 
 /* JSON_DECODE_INT_AS_REAL: jansson refuses an integer that it cannot hold. */
 #define FLAGS (JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL)
-/* A noncharacter, which stands for half a surrogate pair. */
+/* A noncharacter, in the place of half a surrogate pair. */
 #define BROKEN_ESCAPE "\\uffff"
 #define BROKEN "\xef\xbf\xbf"
 

@@ -11,5 +11,5 @@
  * strings are. */
 json_t *json_read(const char *text, size_t len, bool *changed);
 /* Whether a string of such a text had half a surrogate pair, which no UTF-8 can say. True for one
- * with U+FFFF as well, which stands for it. */
+ * with U+FFFF as well, which takes its place. */
 bool json_is_broken(const json_t *string);

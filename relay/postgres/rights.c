@@ -13,33 +13,29 @@
 static const struct {
 	const char *name, *arguments;
 	const char *sql, *instead;
-	/* What is weaker without it; alone: where pgherald.note_run() is not in use. NULL:
-	 * nothing. */
-	const char *weaker, *weaker_alone;
+	/* What is weaker without it; NULL: nothing. with_note_run: where pgherald.note_run() is in
+	 * use; NULL: the same. */
+	const char *weaker, *with_note_run;
 } functions[RIGHTS_N] = {
 	[RIGHT_CLUSTER] = {"pg_control_system", "",
 		"(SELECT system_identifier FROM pg_catalog.pg_control_system())", "'0'",
-		"a restart or failover of PostgreSQL is announced as a gap",
-		"a restart or failover of PostgreSQL is announced as a gap"},
+		"a restart or failover of PostgreSQL is announced as a gap", NULL},
 	[RIGHT_RUN] = {"pg_postmaster_start_time", "",
 		"(extract(epoch FROM pg_catalog.pg_postmaster_start_time())"
 		" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8",
-		"'0'", "missed changes are announced as gaps", "missed changes are announced as gaps"},
+		"0", "missed changes are announced as gaps", NULL},
 	[RIGHT_LSN] = {"pg_current_wal_insert_lsn", "", "pg_catalog.pg_current_wal_insert_lsn()",
-		"'0/0'::pg_catalog.pg_lsn",
-		"recovery after a restart or failover of PostgreSQL rests on pgherald.note_run() alone",
-		"a restart or failover of PostgreSQL is announced as a gap"},
+		"'0/0'::pg_catalog.pg_lsn", "a restart or failover of PostgreSQL is announced as a gap",
+		"recovery after a restart or failover of PostgreSQL rests on pgherald.note_run() alone"},
 	/* It sees no transaction that is not part of every cluster. */
 	[RIGHT_SNAPSHOT] = {"pg_current_snapshot", "", "pg_catalog.pg_current_snapshot()",
-		"'3:3:'::pg_catalog.pg_snapshot", "missed changes are announced as gaps",
-		"missed changes are announced as gaps"},
+		"'3:3:'::pg_catalog.pg_snapshot", "missed changes are announced as gaps", NULL},
 	[RIGHT_XID] = {"pg_current_xact_id", "", "pg_catalog.pg_current_xact_id()", "'0'",
-		"relays write to an idle database once an interval",
-		"relays write to an idle database once an interval"},
+		"relays write to an idle database once an interval", NULL},
 	[RIGHT_FLUSH] = {"pg_logical_emit_message", "boolean, text, text",
 		"pg_catalog.pg_logical_emit_message(true, 'pgherald', '')", "NULL",
-		"recovery of missed changes rests on pgherald.note_run() alone",
-		"missed changes are announced as gaps"},
+		"missed changes are announced as gaps",
+		"recovery of missed changes rests on pgherald.note_run() alone"},
 	/* A standby refuses LISTEN anyway. */
 	[RIGHT_STANDBY] = {"pg_is_in_recovery", "", "pg_catalog.pg_is_in_recovery()", "false", NULL, NULL},
 	[RIGHT_PID] = {"pg_backend_pid", "", "pg_catalog.pg_backend_pid()", "0", NULL, NULL},
@@ -152,10 +148,16 @@ struct rights_sql rights_token_sql(
 	int n = snprintf(sql.text, sizeof sql.text,
 		"pg_catalog.concat_ws(';', %s, CASE WHEN %s THEN %s ELSE 0 END, %s, %s)",
 		rights_sql(rights, RIGHT_CLUSTER), comparable ? on_disk : "false",
-		comparable ? functions[RIGHT_RUN].sql : "0", lsn, snapshot);
+		comparable ? functions[RIGHT_RUN].sql : functions[RIGHT_RUN].instead, lsn, snapshot);
 	assert((size_t)n < sizeof sql.text);
 	(void)n;
 	return sql;
+}
+
+struct rights_sql rights_moment_sql(const struct rights *rights)
+{
+	return rights_token_sql(
+		rights, rights_sql(rights, RIGHT_LSN), rights_sql(rights, RIGHT_SNAPSHOT), "true");
 }
 
 /* What a role does not need where it is used. */
@@ -171,7 +173,8 @@ static void warn(enum right right, const struct rights *upstream, const struct r
 	bool notes_runs, int server_version)
 {
 	const char *name = functions[right].name;
-	const char *weaker = notes_runs ? functions[right].weaker : functions[right].weaker_alone;
+	const char *with = functions[right].with_note_run;
+	const char *weaker = notes_runs && with ? with : functions[right].weaker;
 	bool listens = withholds(upstream, right, UNUSED_BY_UPSTREAM);
 	bool publishes = withholds(publisher, right, UNUSED_BY_PUBLISHER) &&
 			 !(listens && strcmp(upstream->role, publisher->role) == 0);

@@ -1,7 +1,7 @@
 /* Which of PostgreSQL's functions a role can call. Hardened servers withhold some, and servers
  * that are PostgreSQL in part do not support some. None is needed to serve: each that is missing
  * weakens one guarantee, which rights_tell() names. Where a part of a token or of an identity is
- * missing, a text that says so stands in its place, and what cannot be compared counts as
+ * missing, a text says so in its place, and what cannot be compared counts as
  * different.
  *
  * upstream.c and canary.c ask, each for the role of its session, and build their statements from
@@ -92,6 +92,8 @@ bool rights_same_identity(const char *a, const char *b);
  * a token that may see what a crash would undo, the run is unknown. */
 struct rights_sql rights_token_sql(
 	const struct rights *rights, const char *lsn, const char *snapshot, const char *on_disk);
+/* The same for the present moment, of a token that need not be on disk. */
+struct rights_sql rights_moment_sql(const struct rights *rights);
 
 /* What the relay said, so that it is said once. All zero at first. */
 struct rights_told {

@@ -137,8 +137,9 @@ double session_connect_seconds(const char *url)
 	for (const PQconninfoOption *o = options; o && o->keyword; o++) {
 		if (!o->val)
 			continue;
-		if (strcmp(o->keyword, "connect_timeout") == 0 && strtod(o->val, NULL) > 0)
-			seconds = strtod(o->val, NULL) > 2 ? strtod(o->val, NULL) : 2;
+		double timeout = strcmp(o->keyword, "connect_timeout") == 0 ? strtod(o->val, NULL) : 0;
+		if (timeout > 0)
+			seconds = timeout > 2 ? timeout : 2;
 		unsigned n = 1;
 		for (const char *comma = o->val; (comma = strchr(comma, ',')); comma++)
 			n++;

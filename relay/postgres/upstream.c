@@ -348,12 +348,11 @@ static void on_check(void *context, PGresult *result)
 static void ask_check(struct upstream *u)
 {
 	const struct rights *rights = &u->rights;
-	struct rights_sql token = rights_token_sql(
-		rights, rights_sql(rights, RIGHT_LSN), rights_sql(rights, RIGHT_SNAPSHOT), "true");
 	char sql[sizeof CHECK_FORMAT + 4 * RIGHTS_SQL_MAX];
 
 	snprintf(sql, sizeof sql, CHECK_FORMAT, rights_sql(rights, RIGHT_STANDBY),
-		rights_identity_sql(rights).text, rights_sql(rights, RIGHT_PID), token.text);
+		rights_identity_sql(rights).text, rights_sql(rights, RIGHT_PID),
+		rights_moment_sql(rights).text);
 	set_up(u, sql, on_check);
 }
 

@@ -459,13 +459,12 @@ static void ask_plan(struct changes_since *c)
 {
 	/* The role is the same. */
 	const struct rights *rights = &c->upstream->rights;
-	struct rights_sql token = rights_token_sql(
-		rights, rights_sql(rights, RIGHT_LSN), rights_sql(rights, RIGHT_SNAPSHOT), "true");
 	char sql[sizeof BEGIN_SQL PLAN_FORMAT + 2 * RIGHTS_SQL_MAX];
 
 	forget_plan(c);
 	c->events->asking(c->context);
-	snprintf(sql, sizeof sql, BEGIN_SQL PLAN_FORMAT, token.text, rights_identity_sql(rights).text);
+	snprintf(sql, sizeof sql, BEGIN_SQL PLAN_FORMAT, rights_moment_sql(rights).text,
+		rights_identity_sql(rights).text);
 	session_query(&c->session, &(struct session_statement){.sql = sql, .seconds = PLAN_SECONDS}, on_plan);
 }
 

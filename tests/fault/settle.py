@@ -41,9 +41,11 @@ def settle(system):
             _rest(system)
     time.sleep(0.2)
     system.take()
-    grown = system.watch.finish(0 if system.timestamps else QUIET_SECONDS)
-    if system.timestamps:
-        grown = []  # there is no key: the relays wake each other, and are never quiet
+    if system.timestamps:  # there is no key: the relays wake each other, and are never quiet
+        system.watch.finish(0)
+        grown = []
+    else:
+        grown = system.watch.finish(QUIET_SECONDS)
     verdict = judge(system, system.site.present())
     figures = {"seed": system.seed, **verdict.figures, "processes": system.watch.figures()}
     return verdict._replace(errors=[*verdict.errors, *grown], figures=figures, report=report(figures))

@@ -174,8 +174,8 @@ def give_away(path):
     """Make the unprivileged user the owner of a file, or of a directory and of all in it."""
     if os.geteuid() == 0:
         shutil.chown(path, "nobody", "nogroup")
-        for directory, _, files in os.walk(path):
-            for name in (".", *files):
+        for directory, inner, files in os.walk(path):
+            for name in (*inner, *files):
                 shutil.chown(os.path.join(directory, name), "nobody", "nogroup")
 
 

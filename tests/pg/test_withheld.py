@@ -31,7 +31,7 @@ HARMLESS = ["pg_is_in_recovery()", "pg_backend_pid()", "pg_walfile_name(pg_lsn)"
 
 def signature(database, function):
     """PostgreSQL 17 gave one of them a fourth argument."""
-    if function == MESSAGE and int(database.sql("SHOW server_version_num")[0][0]) >= 170000:
+    if function == MESSAGE and database.server.version() >= 170000:
         return function.replace(")", ", boolean)")
     return function
 
