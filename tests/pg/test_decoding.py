@@ -13,6 +13,9 @@ FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25"}
 @pytest.fixture
 def data(run, own_pg, own_db):
     own_pg.sql("ALTER SYSTEM SET wal_level = logical")
+    # Newer minor versions load no output plugin that this does not name.
+    if own_pg.sql("SELECT FROM pg_settings WHERE name = 'output_plugin_libraries'"):
+        own_pg.sql("ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json")
     own_pg.restart()
     return DataSync(run, own_db)
 
