@@ -74,6 +74,7 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
+	tracking_stop(&r->tracking);
 	reconcile_reset(&r->reconcile);
 	checkpoint_waiting_clear(&r->waiting);
 	if (!r->ready) {
@@ -98,6 +99,7 @@ static void go_live(struct relay *r)
 	upstream_live(&r->upstream);
 	fanout_upstream(&r->fanout, true, "the relay hears PostgreSQL");
 	diag(DIAG_INFO, "the upstream is live backend=%d", r->upstream.backend_pid);
+	tracking_look(&r->tracking);
 }
 
 /* Recovery of what the upstream missed */
@@ -145,6 +147,7 @@ static void set_reconciling(struct relay *r)
 	if (enabled != r->reconcile.enabled)
 		reconcile_reset(&r->reconcile);
 	r->reconcile.enabled = r->canary.reconciles = enabled;
+	r->reconcile.tracks = r->upstream.tracks;
 }
 
 /* PostgreSQL answered a canary: it also told what the publisher's role may do. */
@@ -185,6 +188,8 @@ static void on_proved(void *context, const struct token *token)
 				: "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps");
 	fanout_checkpoint(&r->fanout, token->text);
 	canary_start(&r->canary);
+	if (r->upstream.recoverable)
+		recovery_try(&r->recovery, token->text);
 	r->events.proved(r->context);
 }
 
@@ -194,6 +199,7 @@ static void on_upstream_equipped(void *context)
 
 	r->canary.notes_runs = r->upstream.notes_runs;
 	set_reconciling(r);
+	tracking_look(&r->tracking);
 	diag(DIAG_NOTICE,
 		"found what recovery needs: pgherald.changes_since() is %s, pgherald.note_run() is %s",
 		r->upstream.recoverable ? "there" : "missing", r->upstream.notes_runs ? "there" : "missing");
@@ -255,8 +261,10 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 	/* Until recovery is done, our workers lack changes, so no claim can join on. */
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
-	if (turn->own)
+	if (turn->own) {
 		look_at_rights(r);
+		tracking_fold(&r->tracking);
+	}
 	if (!r->reconcile.enabled)
 		pass_on_with_delay(r, &turn->token);
 	return reconcile_turn(&r->reconcile, turn);
@@ -415,6 +423,7 @@ static void fill_parts(struct relay *r)
 		.recovery = &r->recovery,
 		.catch_up = &r->catch_up,
 		.reconcile = &r->reconcile,
+		.tracking = &r->tracking,
 		.ops = &r->ops,
 		.metrics_socket = &r->metrics_socket,
 		.rates = &r->rates,
@@ -438,6 +447,7 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 		r);
 	catch_up_init(&r->catch_up, loop, config, &r->fanout, &r->recovery, &r->upstream);
 	reconcile_init(&r->reconcile, config, &r->fanout, &r->publisher, &r->recovery);
+	tracking_init(&r->tracking, loop, config, &r->upstream);
 	fill_parts(r);
 	ops_init(&r->ops, &r->parts);
 	metrics_socket_init(&r->metrics_socket, &r->parts);
@@ -470,6 +480,7 @@ static void stop_postgres(struct relay *r)
 		"the relay ends, and PostgreSQL has not confirmed it; it may have been published all the same");
 	canary_stop(&r->canary);
 	recovery_abort(&r->recovery);
+	tracking_stop(&r->tracking);
 	publisher_stop(&r->publisher);
 	upstream_stop(&r->upstream);
 }

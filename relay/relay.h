@@ -27,6 +27,7 @@ struct relay {
 	struct recovery recovery;
 	struct catch_up catch_up;
 	struct reconcile reconcile;
+	struct tracking tracking;
 	struct ops ops;
 	struct metrics_socket metrics_socket;
 	struct rates rates;

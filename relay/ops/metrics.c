@@ -143,6 +143,20 @@ static void print_postgres(struct page *p, const struct parts *r)
 	counter(p, "pgherald_recovery_questions_total", "Questions to the database about what was missed.",
 		r->recovery->n_questions);
 	counter(p, "pgherald_recovery_rows_total", "Rows they returned.", r->recovery->n_rows);
+	counter(p, "pgherald_recovery_unserved_rows_total",
+		"Those of them that are of a channel that the relay is not configured for.",
+		r->recovery->n_unserved);
+	gauge(p, "pgherald_recovery_fails", "Whether the last question failed.",
+		*r->recovery->trouble != '\0');
+	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.", r->tracking->n_tables);
+	gauge(p, "pgherald_tracked_problem", "Whether something is wrong with a tracked table.",
+		*r->tracking->problem != '\0');
+	gauge(p, "pgherald_fold_behind_seconds",
+		"How long the fold of tracked changes has not kept up; 0 while it does.",
+		tracking_behind(r->tracking));
+	gauge(p, "pgherald_fold_fails", "Whether the last fold failed.", *r->tracking->trouble.text != '\0');
+	counter(p, "pgherald_folded_total", "Rows of tracked changes that this relay has folded.",
+		r->tracking->n_folded);
 	gauge(p, "pgherald_recovery_workers", "Workers that are caught up from the database.",
 		r->catch_up->n_workers);
 	gauge(p, "pgherald_recovery_bytes", "Memory for the recovered changes that they have yet to take.",

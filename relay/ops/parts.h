@@ -13,6 +13,7 @@
 #include "recovery/catch_up.h"
 #include "recovery/reconcile.h"
 #include "recovery/recovery.h"
+#include "recovery/tracking.h"
 
 struct parts {
 	struct ev_loop *loop;
@@ -26,6 +27,7 @@ struct parts {
 	const struct recovery *recovery;
 	const struct catch_up *catch_up;
 	const struct reconcile *reconcile;
+	const struct tracking *tracking;
 	const struct ops *ops;
 	const struct metrics_socket *metrics_socket;
 	const struct rates *rates;

@@ -30,6 +30,7 @@ static void report_canary(struct report *r, const struct parts *parts)
 	report_group(r, "checkpoint");
 	report_seconds(r, "age", latest ? clock_now() - parts->fanout->checkpoint_at : -1);
 	report_flag(r, "recovery", parts->upstream->recoverable && canary_is_comparable(c));
+	report_text(r, "recovery fails", *parts->recovery->trouble ? parts->recovery->trouble : "none");
 	report_flag(r, "reconciles", parts->reconcile->enabled);
 	report_flag(r, "survives restarts", canary_survives_restarts(c));
 }
@@ -46,6 +47,21 @@ static void report_reconciliation(struct report *r, const struct parts *parts)
 	report_count(r, "announced", rc->n_announced);
 	report_seconds(r, "fails for", failing > 0 ? failing : -1);
 	report_text(r, "why", failing > 0 ? rc->trouble : "none");
+}
+
+static void report_tracking(struct report *r, const struct parts *parts)
+{
+	const struct tracking *t = parts->tracking;
+	double behind = tracking_behind(t);
+
+	report_group(r, "tracking");
+	report_named(r);
+	report_flag(r, "on", parts->upstream->tracks);
+	report_count(r, "tables", t->n_tables);
+	report_count(r, "folded", t->n_folded);
+	report_seconds(r, "fold behind", behind > 0 ? behind : -1);
+	report_text(r, "problem", *t->problem ? t->problem : "none");
+	report_text(r, "fold fails", *t->trouble.text ? t->trouble.text : "none");
 }
 
 static void report_publisher(struct report *r, const struct parts *parts)
@@ -117,6 +133,7 @@ void ops_status_print(const struct parts *parts, FILE *out, enum report_form for
 		report_upstream(&r, parts);
 		report_canary(&r, parts);
 		report_reconciliation(&r, parts);
+		report_tracking(&r, parts);
 		report_publisher(&r, parts);
 	}
 	report_group(&r, "heard");
@@ -150,10 +167,12 @@ void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form f
 	report_upstream(&r, parts);
 	report_canary(&r, parts);
 	report_reconciliation(&r, parts);
+	report_tracking(&r, parts);
 	report_publisher(&r, parts);
 	report_group(&r, "recovery");
 	report_count(&r, "questions", parts->recovery->n_questions);
 	report_count(&r, "rows", parts->recovery->n_rows);
+	report_count(&r, "rows of other channels", parts->recovery->n_unserved);
 	report_count(&r, "workers", parts->catch_up->n_workers);
 	report_count(&r, "bytes", parts->catch_up->kept);
 	report_count(&r, "announced", parts->reconcile->n_announced);

@@ -44,7 +44,8 @@
 #define CHECK_FORMAT                                                                                         \
 	SESSION_PRIMARY                                                                                      \
 	"SELECT %s, pg_catalog.current_database(), %s, %s, %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL            \
-	", " UPSTREAM_NOTE_RUN_OWNER_SQL ", " UPSTREAM_RELAY_KEY_OWNER_SQL
+	", " UPSTREAM_NOTE_RUN_OWNER_SQL ", " UPSTREAM_RELAY_KEY_OWNER_SQL ", " UPSTREAM_FOLD_OWNER_SQL      \
+	", " UPSTREAM_PROBLEM_OWNER_SQL
 enum {
 	CHECK_STANDBY,
 	CHECK_DATABASE,
@@ -54,13 +55,15 @@ enum {
 	CHECK_RECOVERABLE,
 	CHECK_NOTES_RUNS,
 	CHECK_READS_KEY,
+	CHECK_TRACKS,
+	CHECK_KNOWS_PROBLEMS,
 	CHECK_FIELDS
 };
 
 /* A format for the snapshot's SQL; the owners' of changes_since() and note_run(), until both are
- * there; and the rights. */
-#define PROBE_FORMAT SESSION_PRIMARY "SELECT %s, %s, %s, %s"
-enum { PROBE_SNAPSHOT, PROBE_RECOVERABLE, PROBE_NOTES_RUNS, PROBE_RIGHTS, PROBE_FIELDS };
+ * there; the rights; and whether there is a fold(), until it is there. */
+#define PROBE_FORMAT SESSION_PRIMARY "SELECT %s, %s, %s, %s, %s"
+enum { PROBE_SNAPSHOT, PROBE_RECOVERABLE, PROBE_NOTES_RUNS, PROBE_RIGHTS, PROBE_TRACKS, PROBE_FIELDS };
 
 static struct diag_limit unknown_limit;
 
@@ -334,6 +337,8 @@ static void on_check(void *context, PGresult *result)
 	u->recoverable = check_owner(u, result, CHECK_RECOVERABLE, "changes_since()");
 	u->notes_runs = check_owner(u, result, CHECK_NOTES_RUNS, "note_run()");
 	u->reads_key = check_owner(u, result, CHECK_READS_KEY, "relay_key");
+	u->tracks = is_trusted(result, CHECK_TRACKS);
+	u->knows_problems = is_trusted(result, CHECK_KNOWS_PROBLEMS);
 	u->has_key = false;
 	snprintf(u->database, sizeof u->database, "%s",
 		encoding_name(u->session.encoding, PQgetvalue(result, 0, CHECK_DATABASE)));
@@ -492,11 +497,13 @@ static void note_equipment(struct upstream *u, const PGresult *result)
 	rights_read(&u->rights, encoding_name(u->session.encoding, PQgetvalue(result, 0, PROBE_RIGHTS)));
 	bool recoverable = u->recoverable || is_trusted(result, PROBE_RECOVERABLE);
 	bool notes_runs = u->notes_runs || is_trusted(result, PROBE_NOTES_RUNS);
+	bool tracks = u->tracks || is_trusted(result, PROBE_TRACKS);
 
-	if (recoverable == u->recoverable && notes_runs == u->notes_runs)
+	if (recoverable == u->recoverable && notes_runs == u->notes_runs && tracks == u->tracks)
 		return;
 	u->recoverable = recoverable;
 	u->notes_runs = notes_runs;
+	u->tracks = tracks;
 	u->events->equipped(u->context);
 }
 
@@ -517,7 +524,8 @@ int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *co
 	void *context)
 {
 	bool equipped = u->recoverable && u->notes_runs;
-	char sql[sizeof PROBE_FORMAT UPSTREAM_CHANGES_SINCE_OWNER_SQL UPSTREAM_NOTE_RUN_OWNER_SQL RIGHTS_SQL +
+	char sql[sizeof PROBE_FORMAT UPSTREAM_CHANGES_SINCE_OWNER_SQL UPSTREAM_NOTE_RUN_OWNER_SQL RIGHTS_SQL
+			 UPSTREAM_FOLD_OWNER_SQL +
 		 RIGHTS_SQL_MAX];
 
 	if (!session_idle(&u->session))
@@ -526,7 +534,8 @@ int upstream_probe(struct upstream *u, double seconds, void (*on_probe)(void *co
 	u->probe_context = context;
 	snprintf(sql, sizeof sql, PROBE_FORMAT, rights_sql(&u->rights, RIGHT_SNAPSHOT),
 		equipped ? "NULL" : UPSTREAM_CHANGES_SINCE_OWNER_SQL,
-		equipped ? "NULL" : UPSTREAM_NOTE_RUN_OWNER_SQL, RIGHTS_SQL);
+		equipped ? "NULL" : UPSTREAM_NOTE_RUN_OWNER_SQL, RIGHTS_SQL,
+		u->tracks ? "NULL" : UPSTREAM_FOLD_OWNER_SQL);
 	session_query(
 		&u->session, &(struct session_statement){.sql = sql, .seconds = seconds}, on_probe_result);
 	return 0;

@@ -22,8 +22,8 @@ struct upstream_events {
 	void (*listening)(void *context);
 	/* A notification; both are valid until the event returns. */
 	void (*heard)(void *context, const char *channel, struct wire_str payload);
-	/* recoverable or notes_runs was false and is true: the migration was run, or a right came
-	 * back. */
+	/* recoverable, notes_runs or tracks was false and is true: the migration was run, or a
+	 * right came back. */
 	void (*equipped)(void *context);
 	/* Could not connect, or lost the connection. error is one line without secrets that
 	 * says what to do, valid until the event returns. heals: trying again may help. retry:
@@ -58,7 +58,9 @@ struct upstream {
 	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
 	bool notes_runs;  /* pgherald.note_run() is there, we trust its owner, and may call it */
 	bool reads_key;   /* pgherald.relay_key is there, we trust its owner, and may read it */
-	bool distrusts;   /* one of the three is there, and we do not trust its owner */
+	bool tracks;      /* pgherald.fold() is there, and we trust its owner */
+	bool knows_problems; /* pgherald.problem() is there, and we trust its owner */
+	bool distrusts;   /* one of the first three is there, and we do not trust its owner */
 	bool has_key;     /* key is what we read from pgherald.relay_key */
 	unsigned char key[RELAY_KEY_SIZE];
 
@@ -109,6 +111,12 @@ struct upstream {
 	UPSTREAM_OWNER_SQL("pg_proc", "pro",                                                                 \
 		"x.proname OPERATOR(pg_catalog.=) 'note_run' AND x.pronargs OPERATOR(pg_catalog.=) 0"        \
 		" AND pg_catalog.has_function_privilege(x.oid, 'EXECUTE')")
+#define UPSTREAM_FOLD_OWNER_SQL                                                                              \
+	UPSTREAM_OWNER_SQL("pg_proc", "pro",                                                                 \
+		"x.proname OPERATOR(pg_catalog.=) 'fold' AND x.pronargs OPERATOR(pg_catalog.=) 0")
+#define UPSTREAM_PROBLEM_OWNER_SQL                                                                           \
+	UPSTREAM_OWNER_SQL("pg_proc", "pro",                                                                 \
+		"x.proname OPERATOR(pg_catalog.=) 'problem' AND x.pronargs OPERATOR(pg_catalog.=) 0")
 #define UPSTREAM_RELAY_KEY_OWNER_SQL                                                                         \
 	UPSTREAM_OWNER_SQL("pg_class", "rel",                                                                \
 		"x.relname OPERATOR(pg_catalog.=) 'relay_key'"                                               \

@@ -293,7 +293,8 @@ static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lan
 	question_join_all(q, token);
 	TAILQ_REMOVE(&c->users, u, link);
 	TAILQ_INSERT_TAIL(&c->users, u, link);
-	changes_ask(&lane->changes, token, c->config->recovery_rate);
+	changes_ask(
+		&lane->changes, &(struct changes_request){.since = token, .rate = c->config->recovery_rate});
 	return true;
 }
 

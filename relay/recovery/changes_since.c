@@ -5,6 +5,7 @@
 #include "fanout/change.h"
 
 #include <inttypes.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,19 +30,24 @@
  * its client is gone. Timeouts that a role or a database has are for other statements; here
  * recovery_timeout decides. */
 #define BEGIN_SQL "BEGIN ISOLATION LEVEL REPEATABLE READ;"
-/* A format for the token's and the identity's SQL. */
+/* A format for the token's and the identity's SQL, the kind of question and the channels. */
 #define PLAN_FORMAT                                                                                          \
 	"SELECT %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                       \
 	", %s, (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                       \
 	" FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"              \
 	" ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"   \
-	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name)"
-enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_FIELDS };
+	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name),"                          \
+	" pg_catalog.set_config('pgherald.question', '%s', true),"                                           \
+	" pg_catalog.set_config('pgherald.channels', '%s', true)"
+enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_QUESTION, PLAN_CHANNELS, PLAN_FIELDS };
 
 /* How far the server's history contains the token's run. */
 #define RUN_SQL                                                                                              \
 	SESSION_PRIMARY "SELECT pg_catalog.max(upto) FROM pgherald.server_run"                               \
 			" WHERE started OPERATOR(pg_catalog.=) $1::pg_catalog.int8"
+
+/* The SQLSTATE by which the function says that it no longer knows all that changed since. */
+#define FORGOTTEN "PH001"
 
 #define NO_ANSWER "the server ended a statement without an answer"
 
@@ -148,7 +154,8 @@ static void refused(struct changes_since *c, const PGresult *result, const char 
 	}
 	snprintf(text, sizeof text, "%s: %.200s", what, session_error(&c->session, result).text);
 	trouble(c, text);
-	fail(c, CHANGES_WRONG);
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	fail(c, state && strcmp(state, FORGOTTEN) == 0 ? CHANGES_OTHER_TIME : CHANGES_WRONG);
 }
 
 /* The rate */
@@ -459,13 +466,30 @@ static void ask_plan(struct changes_since *c)
 {
 	/* The role is the same. */
 	const struct rights *rights = &c->upstream->rights;
-	char sql[sizeof BEGIN_SQL PLAN_FORMAT + 2 * RIGHTS_SQL_MAX];
+	char sql[sizeof BEGIN_SQL PLAN_FORMAT + 2 * RIGHTS_SQL_MAX + CHANGES_CHANNELS_MAX];
 
 	forget_plan(c);
 	c->events->asking(c->context);
 	snprintf(sql, sizeof sql, BEGIN_SQL PLAN_FORMAT, rights_moment_sql(rights).text,
-		rights_identity_sql(rights).text);
+		rights_identity_sql(rights).text, c->unheard ? "unheard" : "missed",
+		changes_channels(c->config).text);
 	session_query(&c->session, &(struct session_statement){.sql = sql, .seconds = PLAN_SECONDS}, on_plan);
+}
+
+struct changes_channels changes_channels(const struct config *config)
+{
+	struct changes_channels out = {""};
+	size_t n = 0;
+
+	for (unsigned i = 0; i < config->n_channels; i++) {
+		const struct channel *channel = &config->channels[i];
+		size_t len = strlen(channel->name);
+		n += (size_t)snprintf(out.text + n, sizeof out.text - n, "%s%s", i > 0 ? "," : "",
+			channel->kind == CHANNEL_CHANGES ? "c:" : "t:");
+		sodium_bin2hex(out.text + n, sizeof out.text - n, (const unsigned char *)channel->name, len);
+		n += 2 * len;
+	}
+	return out;
 }
 
 /* The connection */
@@ -529,12 +553,13 @@ void changes_init(struct changes_since *c, const struct changes_uses *uses,
 	timer_init(&c->idle, on_idle, c);
 }
 
-void changes_ask(struct changes_since *c, const char *since, double rate)
+void changes_ask(struct changes_since *c, const struct changes_request *request)
 {
 	ev_timer_stop(c->session.loop, &c->idle);
-	c->rate = rate;
+	c->rate = request->rate;
+	c->unheard = request->unheard;
 	c->failed = false;
-	c->since = strdup(since);
+	c->since = strdup(request->since);
 	forget_plan(c);
 	if (!c->since) {
 		trouble(c, "out of memory");

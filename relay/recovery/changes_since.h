@@ -18,7 +18,9 @@
 enum changes_outcome {
 	CHANGES_COMPLETE,
 	CHANGES_WRONG,       /* the function raised an error, hung, or returned malformed rows */
-	CHANGES_OTHER_TIME,  /* the server cannot tell that its history contains the checkpoint */
+	/* The server cannot tell that its history contains the checkpoint, or the function no
+	 * longer knows all that changed since. */
+	CHANGES_OTHER_TIME,
 	CHANGES_NO_FUNCTION, /* it is missing, or we do not trust its owner */
 };
 
@@ -50,6 +52,7 @@ struct changes_since {
 	struct ev_timer allowed; /* until the rate allows the next rows */
 	struct ev_timer idle;    /* until an unused connection is closed */
 
+	bool unheard; /* leave out what transactions notified themselves, where that is known */
 	char *since; /* the token that is asked about; NULL: no question is under way */
 	char *token; /* the moment of the answer; NULL before the plan is read */
 	/* Of an older checkpoint, which is asked about instead; empty: since's own. */
@@ -65,6 +68,15 @@ struct changes_since {
 	char trouble[256];   /* what went wrong first */
 };
 
+/* Bytes of changes_channels(): for each channel "c:", two digits a byte, and a comma. */
+#define CHANGES_CHANNELS_MAX ((size_t)CHANNELS_MAX * (2 * CHANNEL_NAME_MAX + 3))
+/* The channels, as pgherald.changes_of_tracked() reads them (sql/pgherald.sql). The text has no
+ * quote. */
+struct changes_channels {
+	char text[CHANGES_CHANNELS_MAX + 1];
+};
+struct changes_channels changes_channels(const struct config *config);
+
 /* What a question works with. All of it must outlive the question. */
 struct changes_uses {
 	struct ev_loop *loop;
@@ -75,9 +87,14 @@ struct changes_uses {
 
 void changes_init(struct changes_since *changes, const struct changes_uses *uses,
 	const struct changes_events *events, void *context);
-/* Asks. since: any text, copied. rate: rows a second at most, 0 for no limit. No question may
- * be under way. done follows, perhaps before this returns. */
-void changes_ask(struct changes_since *changes, const char *since, double rate);
+struct changes_request {
+	const char *since; /* any text; copied */
+	double rate;       /* rows a second at most; 0: no limit */
+	bool unheard;      /* leave out what transactions notified themselves, where that is known */
+};
+
+/* Asks. No question may be under way. done follows, perhaps before this returns. */
+void changes_ask(struct changes_since *changes, const struct changes_request *request);
 /* There is room again, after row() returned false. */
 void changes_more(struct changes_since *changes);
 /* Drops the question, without done. */

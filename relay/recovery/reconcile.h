@@ -11,6 +11,9 @@
  *   turn 2  canary T2; question: suspects of T2; announces those of T1; done: T1 is settled
  *   turn 3  canary T3 claims T1; each relay that counts the claim passes T1 on to its workers
  *
+ * A message of pgherald.send() is announced at once, and every time that it is found: two messages
+ * may be the same text, and what its transaction notified is not among the rows.
+ *
  * A term is the time for which a relay leads: from its first question until another's claim
  * counts or something fails. It begins at the relay's checkpoint of that time, `from`. A claim
  * says: "of my channels, every change after `from` that `settled` sees was heard or announced".
@@ -81,6 +84,7 @@ struct reconcile {
 	struct recovery *recovery;
 	struct canary_channels channels; /* ours */
 	bool enabled;
+	bool tracks; /* pgherald.sql is installed: messages come from pgherald.send() */
 
 	/* The term. */
 	bool leading;

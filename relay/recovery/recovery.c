@@ -3,6 +3,7 @@
 #include "base/diag.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 /* Seconds between two looks whether workers have room for more rows. */
 #define POLL_SECONDS 0.005
@@ -15,12 +16,37 @@ static void poll_on(struct recovery *r)
 		ev_timer_again(r->loop, &r->poll);
 }
 
+/* Whether the pubkey is an object of JSON, as a NOTIFY has it. */
+static bool looks_like_payload(const struct decoded *d)
+{
+	struct wire_str pubkey = d->change.pubkey;
+	struct change change;
+
+	if (!pubkey.ptr || pubkey.len == 0 || pubkey.ptr[0] != '{' ||
+		change_decode(pubkey.ptr, pubkey.len, &change) < 0)
+		return false;
+	change_release(&change);
+	return true;
+}
+
 bool recovery_decode(
 	struct recovery *r, const char *channel, struct wire_str value, uint32_t stored, struct decoded *out)
 {
 	int result = decode_recovered(r->decode, channel, value, stored, out);
 
 	r->n_rows++;
+	if (result == -ENOENT) {
+		r->n_unserved++;
+		diag_limited(&r->unserved_limit, DIAG_WARNING,
+			"a recovered row is skipped, since this relay is not configured for its channel; add it to "
+			"PGHERALD_CHANNELS, or mend the function channel=\"%s\"",
+			channel);
+	}
+	if (result == 0 && looks_like_payload(out))
+		diag_limited(&r->json_limit, DIAG_WARNING,
+			"a recovered pubkey looks like the JSON of a notification; let pgherald.changes_since() "
+			"return the pubkey itself channel=\"%s\"",
+			channel);
 	/* A NOTIFY could not have carried it either, and the other rows must not wait for
 	 * it. */
 	if (result == -EBADMSG)
@@ -57,6 +83,7 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 	const struct recovery_sink *sink = r->sink;
 
 	r->sink = NULL;
+	snprintf(r->trouble, sizeof r->trouble, "%s", outcome == CHANGES_COMPLETE ? "" : text);
 	sink->done(r->sink_context, outcome, token, text);
 }
 
@@ -88,20 +115,49 @@ void recovery_for_backlog(struct recovery *r, const char *since)
 	recovery_abort(r);
 	r->sink = &backlog_sink;
 	r->sink_context = r;
-	changes_ask(&r->changes, since, r->config->recovery_rate);
+	changes_ask(&r->changes, &(struct changes_request){.since = since, .rate = r->config->recovery_rate});
 }
+
+static bool on_row_of_trial(void *context, struct decoded *decoded)
+{
+	(void)context;
+	(void)decoded;
+	return true;
+}
+
+static void on_done_with_trial(
+	void *context, enum changes_outcome outcome, const char *token, const char *text)
+{
+	(void)context;
+	(void)token;
+	if (outcome != CHANGES_COMPLETE)
+		diag(DIAG_WARNING, "recovery does not work, so an outage would be a gap for all workers: %s",
+			text);
+}
+
+static const struct recovery_sink trial_sink = {on_row_of_trial, on_done_with_trial};
 
 int recovery_for_reconciliation(
 	struct recovery *r, const char *since, const struct recovery_sink *sink, void *context)
 {
+	if (r->sink == &trial_sink)
+		recovery_abort(r);
 	if (r->sink)
 		return -EBUSY;
 	r->sink = sink;
 	r->sink_context = context;
 	/* The rate is for what piles up in an outage. Reconciliation must be as fast as the
 	 * changes come. */
-	changes_ask(&r->changes, since, 0);
+	changes_ask(&r->changes, &(struct changes_request){.since = since, .unheard = true});
 	return 0;
+}
+
+void recovery_try(struct recovery *r, const char *since)
+{
+	if (r->sink)
+		return;
+	r->sink = &trial_sink;
+	changes_ask(&r->changes, &(struct changes_request){.since = since});
 }
 
 bool recovery_failed(const struct recovery *r)

@@ -33,9 +33,11 @@ struct recovery {
 	const struct recovery_sink *sink; /* NULL: no question is under way */
 	void *sink_context;
 	struct ev_timer poll; /* until the next look whether workers have room for more rows */
-	struct diag_limit limit;
+	struct diag_limit limit, unserved_limit, json_limit;
+	char trouble[256]; /* why the last question failed; empty: it did not */
 
 	uint64_t n_questions, n_rows; /* including catch_up's */
+	uint64_t n_unserved;          /* rows of channels that are not configured */
 };
 
 /* What recovery works with. All of it must outlive the recovery. */
@@ -57,6 +59,9 @@ void recovery_for_backlog(struct recovery *recovery, const char *since);
  * a question is under way. */
 int recovery_for_reconciliation(
 	struct recovery *recovery, const char *since, const struct recovery_sink *sink, void *context);
+/* Asks what changed since the token, which is of now, and logs a WARNING if that fails: an
+ * outage would show it too late. Does nothing while another question is under way. */
+void recovery_try(struct recovery *recovery, const char *since);
 /* Whether the question under way was asked before in vain. */
 bool recovery_failed(const struct recovery *recovery);
 /* Drops the question, without done. */

@@ -167,6 +167,50 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION pgherald.note_run() TO PUBLIC;
 
+SELECT NOT :{?own} OR :{?tracked} AS composes \gset
+\if :composes
+    -- Makes changes_since() of the parts that are installed: the data-sync tables, pgherald.sql's
+    -- tracked tables, and an operator's own function that pgherald.sql has found. It is plain SQL,
+    -- which the planner inlines. It is parsed in the search_path of its caller, so each name is
+    -- qualified. problem() tells what keeps the parts from being right; NULL: nothing.
+    CREATE OR REPLACE FUNCTION pgherald.compose_changes_since() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        parts text := (SELECT string_agg(format('SELECT channel::pg_catalog.text, value::pg_catalog.text FROM pgherald.%s(since) AS part (channel, value)',
+                                                name), ' UNION ALL ')
+                       FROM unnest(ARRAY['changes_of_tracked', 'changes_of_users', 'changes_of_own']) AS n (name)
+                       WHERE to_regprocedure(format('pgherald.%s(pg_snapshot)', name)) IS NOT NULL);
+        problems text := (SELECT string_agg(format('(SELECT problem FROM pgherald.%s())', name), ', ')
+                          FROM unnest(ARRAY['tracking', 'check_users']) AS n (name)
+                          WHERE to_regprocedure(format('pgherald.%s()', name)) IS NOT NULL);
+        reader record;
+    BEGIN
+        IF parts IS NULL THEN
+            DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot), pgherald.problem();
+            RETURN;
+        END IF;
+        EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changes_since(since pg_snapshot) RETURNS TABLE (channel text, value text)'
+                       ' LANGUAGE sql STABLE AS %L', parts);
+        COMMENT ON FUNCTION pgherald.changes_since(pg_snapshot) IS 'pgherald 3: what was changed by transactions that the snapshot does not see';
+        EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.problem() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS %L',
+                       format('SELECT coalesce(%s)', coalesce(problems, 'NULL::text')));
+        IF to_regprocedure('pgherald.changes_of_tracked(pg_snapshot)') IS NULL THEN
+            GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO PUBLIC;
+            RETURN;
+        END IF;
+        -- It returns keys of tables that the caller may not be allowed to read. Relays' roles are those
+        -- that may read their key.
+        REVOKE EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) FROM PUBLIC;
+        FOR reader IN
+            SELECT DISTINCT pg_get_userbyid(grantee) AS name FROM pg_class, aclexplode(relacl)
+            WHERE pg_class.oid = 'pgherald.relay_key'::regclass AND privilege_type = 'SELECT' AND grantee <> 0
+        LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %I', reader.name);
+        END LOOP;
+    END
+    $$;
+\endif
+
 \if :{?own}
 \else
     -- Its only name is qualified. A search_path of its own would cost more than all else that
@@ -249,7 +293,7 @@ $$;
             BEGIN
                 IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = users AND attname = 'changed_xid' AND NOT attisdropped) THEN
                     EXECUTE format('ALTER TABLE %s ADD COLUMN changed_xid xid8', users);
-                    DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot);
+                    DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot), pgherald.changes_of_users(pg_snapshot);
                 END IF;
                 RETURN;
             EXCEPTION WHEN lock_not_available THEN
@@ -311,13 +355,15 @@ $$;
                 IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = users AND tgname = 'pgherald_former' AND tgenabled = 'A') THEN
                     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER pgherald_former', users);
                 END IF;
-                since := substring(obj_description(to_regprocedure('pgherald.changes_since(pg_snapshot)'), 'pg_proc')
-                                   FROM '^pgherald 2: .* ([0-9]+)$');
+                SELECT substring(obj_description(to_regprocedure(format('pgherald.%s(pg_snapshot)', name)), 'pg_proc')
+                                 FROM '^pgherald [23]: .* ([0-9]+)$')
+                    INTO since FROM unnest(ARRAY['changes_of_users', 'changes_since']) WITH ORDINALITY AS n (name, place)
+                    WHERE to_regprocedure(format('pgherald.%s(pg_snapshot)', name)) IS NOT NULL ORDER BY place LIMIT 1;
                 IF mended OR since IS NULL OR since::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) THEN
                     since := pg_current_xact_id()::text;
                 END IF;
                 EXECUTE format($f$
-                    CREATE OR REPLACE FUNCTION pgherald.changes_since(since pg_snapshot)
+                    CREATE OR REPLACE FUNCTION pgherald.changes_of_users(since pg_snapshot)
                     RETURNS TABLE (channel text, value text)
                     LANGUAGE sql STABLE AS $body$
                         SELECT 'data_sync_changes'::pg_catalog.text, user_id::pg_catalog.text
@@ -336,9 +382,22 @@ $$;
                         SELECT 'data_sync_changes'::pg_catalog.text, pgherald.former_users_since(since)
                     $body$
                 $f$, users, since);
-                EXECUTE format('COMMENT ON FUNCTION pgherald.changes_since(pg_snapshot) IS %L',
-                               'pgherald 2: what was changed by transactions that the snapshot does not see; all rows by ' || since);
-                GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO PUBLIC;
+                EXECUTE format('COMMENT ON FUNCTION pgherald.changes_of_users(pg_snapshot) IS %L',
+                               'pgherald 3: what was changed by transactions that the snapshot does not see; all rows by ' || since);
+                GRANT EXECUTE ON FUNCTION pgherald.changes_of_users(pg_snapshot) TO PUBLIC;
+                EXECUTE format($f$
+                    CREATE OR REPLACE FUNCTION pgherald.check_users(OUT problem text)
+                    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+                        SELECT CASE
+                            WHEN (SELECT changed_xid FROM %1$s WHERE changed_xid IS NOT NULL ORDER BY changed_xid DESC LIMIT 1)
+                                 >= pg_snapshot_xmax(pg_current_snapshot())
+                                THEN 'rows of %1$s have transaction ids of another cluster, from a dump: run recovery.sql again'
+                            WHEN (SELECT count(*) FROM pg_trigger
+                                  WHERE tgrelid = %2$L::regclass AND tgname IN ('pgherald_stamp', 'pgherald_former') AND tgenabled = 'A') < 2
+                                THEN 'a trigger of %1$s is missing or disabled: run recovery.sql again' END
+                    $body$
+                $f$, users, users);
+                PERFORM pgherald.compose_changes_since();
                 RETURN;
             EXCEPTION WHEN lock_not_available THEN
                 IF attempt = 60 THEN
@@ -353,6 +412,8 @@ $$;
 
 \if :{?relay}
     GRANT SELECT ON pgherald.relay_key TO :"relay";
+    SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', signature, :'relay')
+    FROM to_regprocedure('pgherald.changes_since(pg_snapshot)') AS f (signature) WHERE signature IS NOT NULL \gexec
     \if :{?own}
     \else
         GRANT SELECT ON :users TO :"relay";

@@ -24,7 +24,16 @@ $$;
 
 \if :{?own}
 \else
-    DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot);
+    -- pgherald.sql's tables may still be tracked.
+    SELECT to_regclass('pgherald.tracked_table') IS NOT NULL AS tracks \gset
+    BEGIN;
+    DROP FUNCTION IF EXISTS pgherald.changes_of_users(pg_snapshot), pgherald.check_users();
+    \if :tracks
+        SELECT pgherald.compose_changes_since() \g /dev/null
+    \else
+        DROP FUNCTION IF EXISTS pgherald.changes_since(pg_snapshot), pgherald.problem();
+    \endif
+    COMMIT;
 
     SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %I.user_revisions_changed_xid_idx', nspname)
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -67,8 +76,12 @@ BEGIN
     FOR attempt IN 1..60 LOOP
         BEGIN
             DROP FUNCTION IF EXISTS pgherald.former_users_since(pg_snapshot), pgherald.note_former_user(),
-                pgherald.note_run(), pgherald.stamp_changed_xid();
-            DROP TABLE IF EXISTS pgherald.former_user, pgherald.server_run, pgherald.relay_key;
+                pgherald.stamp_changed_xid();
+            DROP TABLE IF EXISTS pgherald.former_user;
+            IF to_regclass('pgherald.tracked_table') IS NULL THEN
+                DROP FUNCTION IF EXISTS pgherald.note_run(), pgherald.compose_changes_since();
+                DROP TABLE IF EXISTS pgherald.server_run, pgherald.relay_key;
+            END IF;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             IF attempt = 60 THEN

@@ -252,7 +252,6 @@ def test_a_recovery_that_is_given_up_is_cancelled(start_relay, own_pg, own_db, o
     relay = start_relay(own_db, own_bouncer, PGHERALD_RECOVERY_TIMEOUT="60", PGHERALD_RECONCILE="no", **FAST)
     worker = subscriber(relay)
     worker.passes(own_data, notify="before")
-    own_db.terminate("pgherald upstream")
 
     def hanging():
         return own_db.sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'", user="postgres")

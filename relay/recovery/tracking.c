@@ -1,0 +1,206 @@
+#include "recovery/tracking.h"
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "recovery/changes_since.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Seconds between two attempts to connect, at most. */
+#define RETRY_MAX 30.
+/* How many checkpoint intervals an unused connection stays open. */
+#define IDLE_INTERVALS 3.
+
+/* Formats. The functions run only if their owner is still one that we trust: the condition
+ * depends on the outer row, so PostgreSQL checks it first (a one-time filter). */
+#define SETTINGS_FORMAT                                                                                      \
+	SESSION_PRIMARY "SELECT pg_catalog.set_config('pgherald.channels', '%s', false),"                    \
+			" pg_catalog.set_config('statement_timeout', '0', false);"
+#define ASK_FORMAT                                                                                           \
+	SESSION_PRIMARY                                                                                      \
+		"SELECT f.folded, f.more, t.tables, t.unserved, t.behind, p.problem"                         \
+		" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust," \
+		" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS f,"                                    \
+		" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                                    \
+		" LATERAL (SELECT pgherald.problem() AS problem WHERE trust.trusted OFFSET 0) AS p"
+#define FOLD_SQL "folded, more FROM pgherald.fold()"
+#define NO_FOLD_SQL "0 AS folded, false AS more"
+#define TABLES_SQL "tables, unserved, behind FROM pgherald.tracking()"
+#define NO_TABLES_SQL "0 AS tables, NULL AS unserved, 0 AS behind"
+enum {
+	ANSWER_FOLDED,
+	ANSWER_MORE,
+	ANSWER_TABLES,
+	ANSWER_UNSERVED,
+	ANSWER_BEHIND,
+	ANSWER_PROBLEM,
+	ANSWER_FIELDS
+};
+
+static void ask(struct tracking *t);
+
+static void fail(struct tracking *t, const char *error)
+{
+	static struct diag_limit limit;
+
+	snprintf(t->trouble.text, sizeof t->trouble.text, "%s", error);
+	diag_limited(&limit, DIAG_WARNING, "what is tracked could not be folded or asked about: %s", error);
+}
+
+static void on_lost(void *context, enum session_failure failure, const char *error)
+{
+	struct tracking *t = context;
+
+	(void)failure;
+	fail(t, error);
+	if (t->due)
+		timer_arm(t->session.loop, &t->retry, backoff_failed(&t->backoff, clock_now()));
+}
+
+/* Copies the text. Returns whether it is new and not empty. */
+static bool note(char *out, size_t size, const char *text)
+{
+	bool same = strncmp(out, text, size - 1) == 0;
+
+	snprintf(out, size, "%s", text);
+	return !same && *text;
+}
+
+static void read_answer(struct tracking *t, const PGresult *result)
+{
+	struct encoding *e = t->session.encoding;
+
+	t->again = PQgetvalue(result, 0, ANSWER_MORE)[0] == 't';
+	t->n_folded += strtoull(PQgetvalue(result, 0, ANSWER_FOLDED), NULL, 10);
+	t->n_tables = strtoull(PQgetvalue(result, 0, ANSWER_TABLES), NULL, 10);
+	t->behind = strtod(PQgetvalue(result, 0, ANSWER_BEHIND), NULL);
+	t->trouble.text[0] = '\0';
+	if (note(t->unserved, sizeof t->unserved, encoding_name(e, PQgetvalue(result, 0, ANSWER_UNSERVED))))
+		diag(DIAG_WARNING,
+			"a table is tracked for a channel that this relay is not configured for, so its workers "
+			"hear nothing of it; add the channel to PGHERALD_CHANNELS channel=\"%s\"",
+			t->unserved);
+	if (note(t->problem, sizeof t->problem, encoding_name(e, PQgetvalue(result, 0, ANSWER_PROBLEM))))
+		diag(DIAG_WARNING, "changes may be missed: %s", t->problem);
+}
+
+static void on_answer(void *context, PGresult *result)
+{
+	struct tracking *t = context;
+
+	if (!result) {
+		if (t->due || t->again) {
+			t->due_folds |= t->again;
+			ask(t);
+		} else {
+			timer_arm(t->session.loop, &t->idle, t->config->checkpoint_interval * IDLE_INTERVALS);
+		}
+		return;
+	}
+	if (session_is_row(result, ANSWER_FIELDS))
+		read_answer(t, result);
+	else if (!session_succeeded(result))
+		fail(t, session_error(&t->session, result).text);
+}
+
+static void ask(struct tracking *t)
+{
+	char sql[sizeof SETTINGS_FORMAT ASK_FORMAT UPSTREAM_FOLD_OWNER_SQL UPSTREAM_PROBLEM_OWNER_SQL FOLD_SQL
+			 TABLES_SQL +
+		 CHANGES_CHANNELS_MAX];
+	bool tracks = t->upstream->tracks;
+	int n = snprintf(sql, sizeof sql, SETTINGS_FORMAT, changes_channels(t->config).text);
+
+	snprintf(sql + n, sizeof sql - (size_t)n, ASK_FORMAT,
+		tracks ? UPSTREAM_FOLD_OWNER_SQL : UPSTREAM_PROBLEM_OWNER_SQL,
+		tracks && t->due_folds ? FOLD_SQL : NO_FOLD_SQL, tracks ? TABLES_SQL : NO_TABLES_SQL);
+	t->due = t->due_folds = t->again = false;
+	session_query(&t->session,
+		&(struct session_statement){.sql = sql, .seconds = t->config->recovery_timeout}, on_answer);
+}
+
+static void on_ready(void *context)
+{
+	struct tracking *t = context;
+
+	backoff_live(&t->backoff, clock_now());
+	ask(t);
+}
+
+static void connect_now(struct tracking *t)
+{
+	int r = session_connect(&t->session);
+
+	if (r < 0)
+		on_lost(t, SESSION_UNREACHABLE, strerror(-r));
+}
+
+static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	connect_now(timer->data);
+}
+
+static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct tracking *t = timer->data;
+
+	(void)loop;
+	(void)events;
+	session_close(&t->session);
+}
+
+static void begin(struct tracking *t)
+{
+	t->due = true;
+	ev_timer_stop(t->session.loop, &t->idle);
+	if (session_idle(&t->session))
+		ask(t);
+	else if (!t->session.conn && !t->session.attempt && !ev_is_active(&t->retry))
+		connect_now(t);
+}
+
+void tracking_look(struct tracking *t)
+{
+	if (t->upstream->tracks || t->upstream->knows_problems)
+		begin(t);
+}
+
+void tracking_fold(struct tracking *t)
+{
+	if (!t->upstream->tracks)
+		return;
+	t->due_folds = true;
+	begin(t);
+}
+
+void tracking_stop(struct tracking *t)
+{
+	t->due = t->due_folds = t->again = false;
+	ev_timer_stop(t->session.loop, &t->retry);
+	ev_timer_stop(t->session.loop, &t->idle);
+	session_close(&t->session);
+}
+
+double tracking_behind(const struct tracking *t)
+{
+	double limit = t->config->checkpoint_interval * TRACKING_BEHIND_INTERVALS;
+
+	return t->behind > limit && t->behind > TRACKING_BEHIND_SECONDS ? t->behind : 0;
+}
+
+void tracking_init(struct tracking *t, struct ev_loop *loop, const struct config *config,
+	const struct upstream *upstream)
+{
+	static const struct session_events session_events = {on_ready, on_lost, NULL};
+
+	*t = (struct tracking){
+		.config = config, .upstream = upstream, .backoff = {.first = 1., .max = RETRY_MAX}};
+	session_init(&t->session, loop, config->direct_url, "pgherald tracking", &session_events, t);
+	t->session.cancels = t->session.takes_raw = true;
+	timer_init(&t->retry, on_retry, t);
+	timer_init(&t->idle, on_idle, t);
+}

@@ -1,0 +1,727 @@
+-- Tells workers of every change of any table, exactly, and recovers what was missed.
+--
+--   psql -v ON_ERROR_STOP=1 -f pgherald.sql "$DATABASE_DIRECT_URL"
+--   psql -v ON_ERROR_STOP=1 -v relay=ROLE -f pgherald.sql ...      if the relays connect as another role
+--
+-- It needs recovery.sql next to it, no extension and no superuser. All of it is installed, or
+-- nothing. You may run it again at any time, next to a running service; it upgrades an older
+-- version of itself. pgherald_down.sql undoes it. It adds these functions:
+--
+--   pgherald.track(table, channel, key, notify => false)
+--       From now on each INSERT, UPDATE, DELETE and TRUNCATE of the table is a change of `key`
+--       on the channel. key names a column, or is an SQL expression over the row. It is
+--       evaluated with the rights of the role that installed this, and finds unqualified names
+--       in pg_catalog only. A row whose key is NULL tells nobody. A row that gets another key
+--       tells both. You may track a table several times, with different channels or keys.
+--       notify: also sends a NOTIFY in each transaction, so workers hear at once and not within
+--       two intervals. Such transactions commit one at a time, so use it for low write rates
+--       only (notify.sql has figures), and they cannot be prepared (PREPARE TRANSACTION).
+--   pgherald.untrack(table, channel => NULL, key => NULL)
+--       Ends that: for the table, or only for this channel, or only for this key.
+--   pgherald.send(channel, payload, notify => false)
+--       Sends a message on a text channel, as a part of the transaction. notify: as above.
+--   pgherald.retain(messages => NULL, deleted => NULL)
+--       Sets how long sent messages are kept (an hour at first), and the keys of deleted rows
+--       (7 days). A worker that missed more than that is told of a gap. NULL leaves it.
+--
+--   SELECT * FROM pgherald.tracked        shows what is tracked, and what is wrong with it
+--
+-- Only the role that installs this may call track(), untrack() and retain(); it must own the
+-- table, or be a member of the role that does. Every role may call send(),
+-- as every role may NOTIFY. A role that writes a tracked table needs no right here. The relays'
+-- role needs EXECUTE on pgherald.changes_since(pg_snapshot), which -v relay=ROLE grants.
+--
+-- How it works. A trigger adds one row a key and statement to pgherald.journal. No two writers
+-- ever wait for each other there. Relays call pgherald.fold(): it moves the rows that are older
+-- than a minute to pgherald.folded, which has one row a key. So its size follows the number of
+-- keys and not that of changes. Do not restore these tables without the rest of the database.
+--
+-- What it does not see: DROP TABLE; a partition that is detached or dropped; a TRUNCATE of a
+-- partition that was added after track(), until track() is called again; rows that a table
+-- loses through a crash while it is unlogged.
+
+\set ON_ERROR_STOP on
+BEGIN;
+
+-- Nothing is changed before it is clear that everything may be.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('pgherald') IS NULL
+       AND NOT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') THEN
+        RAISE EXCEPTION 'the role % may not create a schema in the database %', current_user, pg_catalog.current_database()
+              USING HINT = pg_catalog.format('GRANT CREATE ON DATABASE %I TO %I', pg_catalog.current_database(), current_user);
+    ELSIF EXISTS (SELECT FROM pg_catalog.pg_namespace
+                  WHERE nspname OPERATOR(pg_catalog.=) 'pgherald' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')) THEN
+        RAISE EXCEPTION 'the schema pgherald belongs to another role than %', current_user
+              USING HINT = 'Run this as the owner of the schema pgherald.';
+    END IF;
+END
+$$;
+
+-- What restarts, failovers and other relays need.
+\set own 1
+\set tracked 1
+\ir recovery.sql
+\unset own
+
+SELECT pg_catalog.set_config('pgherald.searched', pg_catalog.current_setting('search_path'), true) \g /dev/null
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS pgherald.tracked_table (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tbl regclass NOT NULL,
+    channel text COLLATE "C" NOT NULL,
+    key text NOT NULL,
+    notify boolean NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    since_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    UNIQUE (tbl, channel, key)
+);
+
+-- Changes that were not folded yet. key IS NULL: any key of the channel may have changed. gone:
+-- the row was deleted, or got another key. notified: the transaction sent a NOTIFY too.
+CREATE TABLE IF NOT EXISTS pgherald.journal (
+    changed_xid xid8 NOT NULL,
+    gone boolean NOT NULL,
+    notified boolean NOT NULL,
+    channel text COLLATE "C" NOT NULL,
+    key text COLLATE "C"
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 1, autovacuum_analyze_scale_factor = 1);
+CREATE INDEX IF NOT EXISTS journal_changed_xid_idx ON pgherald.journal (changed_xid);
+
+-- The last change of each key. A key may be too long for a B-tree.
+CREATE TABLE IF NOT EXISTS pgherald.folded (
+    changed_xid xid8 NOT NULL,
+    gone boolean NOT NULL,
+    channel text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+CREATE UNIQUE INDEX IF NOT EXISTS folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
+CREATE UNIQUE INDEX IF NOT EXISTS folded_long_key_idx
+    ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
+    WHERE octet_length(key) > 1000;
+CREATE INDEX IF NOT EXISTS folded_changed_xid_idx ON pgherald.folded (changed_xid);
+CREATE INDEX IF NOT EXISTS folded_gone_idx ON pgherald.folded (changed_xid) WHERE gone;
+
+CREATE TABLE IF NOT EXISTS pgherald.message (
+    sent_xid xid8 NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    notified boolean NOT NULL,
+    channel text COLLATE "C" NOT NULL,
+    payload text COLLATE "C" NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX IF NOT EXISTS message_sent_xid_idx ON pgherald.message (sent_xid);
+
+-- At this time every transaction before upto had ended. So the age of a change counts from its
+-- commit, even if its transaction was prepared an hour earlier.
+CREATE TABLE IF NOT EXISTS pgherald.moment (
+    at timestamptz PRIMARY KEY,
+    upto xid8 NOT NULL
+);
+
+-- forgotten_xid: the last transaction of which something is no longer kept; why is for people.
+CREATE TABLE IF NOT EXISTS pgherald.retention (
+    messages interval NOT NULL DEFAULT '1 hour',
+    deleted interval NOT NULL DEFAULT '7 days',
+    forgotten_xid xid8,
+    why text,
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one)
+);
+INSERT INTO pgherald.retention DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- Whatever the owner's default privileges grant on a new table: nobody else may read or write
+-- what is kept here.
+DO $$
+DECLARE
+    granted record;
+BEGIN
+    FOR granted IN
+        SELECT DISTINCT c.oid::regclass AS relation,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+        FROM pg_class AS c, aclexplode(c.relacl) AS a
+        WHERE c.relnamespace = 'pgherald'::regnamespace AND a.grantee <> c.relowner
+          AND c.relname = ANY (ARRAY['tracked_table', 'journal', 'folded', 'message', 'moment', 'retention'])
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', granted.relation, granted.grantee);
+    END LOOP;
+END
+$$;
+
+-- Raises an error unless the caller of a function that runs as its owner may call
+-- changes_since(). While such a function runs, current_user is its owner; so the caller is the
+-- role of SET ROLE, or the role that logged in.
+CREATE OR REPLACE FUNCTION pgherald.check_caller() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    caller name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+BEGIN
+    IF NOT has_function_privilege(caller, 'pgherald.changes_since(pg_snapshot)', 'EXECUTE') THEN
+        RAISE insufficient_privilege
+              USING MESSAGE = format('the role %s may not read what was changed', caller),
+                    HINT = format('GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %I', caller);
+    END IF;
+END
+$$;
+
+-- What is wrong with a tracked table; NULL: nothing. statements: writes through a parent do not
+-- fire triggers for statements, so a table with a parent needs those for rows.
+CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
+            THEN 'the table is unlogged: a crash empties it, and tells nobody'
+        WHEN t.truncates = 0 OR t.disabled OR t.rows = 0 OR (NOT t.by_row AND t.statements < 3)
+            THEN 'a trigger is missing or disabled: call pgherald.track() again'
+        WHEN t.statements > 0 AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
+            THEN 'the table has got a parent: call pgherald.track() again'
+        WHEN EXISTS (SELECT FROM pg_partition_tree(tracked.tbl) AS p
+                     WHERE NOT EXISTS (SELECT FROM pg_trigger
+                                       WHERE tgrelid = p.relid
+                                         AND tgname = format('pgherald_%s_truncate', tracked.id)))
+            THEN 'a TRUNCATE of a new partition tells nobody: call pgherald.track() again'
+        END
+    FROM (SELECT count(*) FILTER (WHERE tgname = format('pgherald_%s_truncate', tracked.id)) AS truncates,
+                 count(*) FILTER (WHERE tgname = format('pgherald_%s_row', tracked.id)) AS rows,
+                 count(*) FILTER (WHERE tgname = ANY (ARRAY[format('pgherald_%s_insert', tracked.id),
+                     format('pgherald_%s_update', tracked.id), format('pgherald_%s_delete', tracked.id)])) AS statements,
+                 coalesce(bool_or(tgenabled = 'D'), false) AS disabled,
+                 coalesce(bool_or(tgenabled = 'A' AND tgname = format('pgherald_%s_row', tracked.id)), false) AS by_row
+          FROM pg_trigger WHERE tgrelid = tracked.tbl AND tgname LIKE format('pgherald\_%s\_%%', tracked.id)) AS t
+$$;
+
+CREATE OR REPLACE VIEW pgherald.tracked AS
+    SELECT t.tbl, t.channel::text, t.key, t.notify, t.since, pgherald.problem_of(t) AS problem
+    FROM pgherald.tracked_table AS t JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tbl
+    ORDER BY t.id;
+
+-- What a NOTIFY of this change carries; NULL: no NOTIFY can.
+CREATE OR REPLACE FUNCTION pgherald.change_payload(key text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT payload
+    FROM (SELECT '{"p":' || to_json(key)
+                 || coalesce(',"c":' || to_json(nullif(current_setting('pgherald.client_id', true), '')), '') || '}') AS p (payload)
+    WHERE octet_length(payload) < 8000
+$$;
+
+-- Tries again for two minutes, and waits for 2 seconds at a time: all later queries on the
+-- table queue after a lock request that waits for a long transaction.
+CREATE OR REPLACE FUNCTION pgherald.execute_patiently(statements text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    statement text;
+BEGIN
+    FOR attempt IN 1..60 LOOP
+        BEGIN
+            FOREACH statement IN ARRAY statements LOOP
+                EXECUTE statement;
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF attempt = 60 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.5);
+        END;
+    END LOOP;
+END
+$$;
+
+-- Whether writes to the table may name another: a partition, or a table with a parent.
+CREATE OR REPLACE FUNCTION pgherald.is_of_family(tbl regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = tbl) OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tbl)
+$$;
+
+-- The triggers of a tracked table. track() calls it, and an upgrade.
+--
+-- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. But which
+-- of them fire depends on the table that the statement names, so partitions get triggers for
+-- rows. Logical replication fires only triggers for rows, but for TRUNCATE.
+--
+-- The functions run as their owner, and take nothing from a row but values. A column's text is
+-- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
+-- anybody's function.
+CREATE OR REPLACE FUNCTION pgherald.make_triggers(of_id integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $make$
+DECLARE
+    t pgherald.tracked_table;
+    name name; -- of the table: an expression may use it
+    owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
+    of_column text;
+    key text;
+    new_key text;
+    old_key text;
+    notified text;
+    tell text;
+    wanted text[] := '{}';
+    trigger record;
+BEGIN
+    SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
+    name := (SELECT relname FROM pg_class WHERE oid = t.tbl);
+    SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN '%s%I::text' ELSE 'format(''%%s'', %s%I)' END
+        INTO of_column FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+        WHERE attrelid = t.tbl AND attname = t.key AND attnum > 0 AND NOT attisdropped;
+    IF FOUND THEN
+        key := format(of_column, '', t.key);
+        new_key := format(of_column, 'NEW.', t.key);
+        old_key := format(of_column, 'OLD.', t.key);
+    ELSE
+        key := format(E'((%s\n))::text', t.key);
+        new_key := format('(SELECT %s FROM (SELECT NEW.*) AS %I)', key, name);
+        old_key := format('(SELECT %s FROM (SELECT OLD.*) AS %I)', key, name);
+    END IF;
+    IF t.notify THEN
+        notified := 'pgherald.change_payload(k) IS NOT NULL';
+        tell := format(' RETURNING key, notified) SELECT count(pg_notify(%L, pgherald.change_payload(key))) INTO told'
+                       ' FROM noted WHERE notified', t.channel);
+    ELSE
+        notified := 'false';
+        tell := '';
+    END IF;
+
+    EXECUTE format($f$
+        CREATE OR REPLACE FUNCTION pgherald.changed_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+        #variable_conflict use_column
+        DECLARE
+            told bigint;
+        BEGIN
+            IF TG_LEVEL = 'ROW' THEN
+                IF TG_OP <> 'DELETE' THEN
+                    %9$s INSERT INTO pgherald.journal
+                    SELECT pg_current_xact_id(), false, %7$s, %3$L, k FROM (VALUES (%5$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
+                END IF;
+                IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND %6$s IS DISTINCT FROM %5$s) THEN
+                    %9$s INSERT INTO pgherald.journal
+                    SELECT pg_current_xact_id(), true, %7$s, %3$L, k FROM (VALUES (%6$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
+                END IF;
+            ELSIF TG_OP = 'INSERT' THEN
+                %9$s INSERT INTO pgherald.journal
+                SELECT DISTINCT pg_current_xact_id(), false, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_new AS %2$I) AS keys (k)
+                WHERE k IS NOT NULL %8$s;
+            ELSIF TG_OP = 'UPDATE' THEN
+                %9$s INSERT INTO pgherald.journal
+                SELECT pg_current_xact_id(), bool_and(gone), %7$s, %3$L, k
+                FROM (SELECT %4$s, true FROM pgherald_old AS %2$I UNION ALL SELECT %4$s, false FROM pgherald_new AS %2$I) AS keys (k, gone)
+                WHERE k IS NOT NULL GROUP BY k %8$s;
+            ELSE
+                %9$s INSERT INTO pgherald.journal
+                SELECT DISTINCT pg_current_xact_id(), true, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_old AS %2$I) AS keys (k)
+                WHERE k IS NOT NULL %8$s;
+            END IF;
+            RETURN NULL;
+        END
+        $body$
+    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END);
+    -- Of more rows than this, each worker had better read anew. The table is empty a moment
+    -- later, so a policy that hides rows from the owner must not hide their keys.
+    EXECUTE format($f$
+        CREATE OR REPLACE FUNCTION pgherald.truncated_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $body$
+        DECLARE
+            gone text[];
+            told bigint;
+        BEGIN
+            BEGIN
+                EXECUTE format('SELECT array_agg(DISTINCT k), count(*) FROM (SELECT %%s FROM %%s AS %%I LIMIT 100001) AS keys (k)'
+                               ' WHERE k IS NOT NULL', %4$L, TG_RELID::regclass, %2$L) INTO gone, told;
+            EXCEPTION WHEN insufficient_privilege THEN
+                told := NULL;
+            END;
+            IF told <= 100000 THEN
+                %9$s INSERT INTO pgherald.journal SELECT pg_current_xact_id(), true, %7$s, %3$L, k FROM unnest(gone) AS keys (k) %8$s;
+            ELSE
+                INSERT INTO pgherald.journal VALUES (pg_current_xact_id(), true, false, %3$L, NULL);
+            END IF;
+            RETURN NULL;
+        END
+        $body$
+    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END);
+    EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s() OWNER TO %2$s; ALTER FUNCTION pgherald.truncated_%1$s() OWNER TO %2$s;'
+                   'REVOKE ALL ON FUNCTION pgherald.changed_%1$s(), pgherald.truncated_%1$s() FROM PUBLIC', t.id, owner);
+
+    FOR trigger IN
+        SELECT tbl, format('pgherald_%s_%s', t.id, v.name) AS name, fires, mode
+        FROM (SELECT t.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION pgherald.changed_%s()',
+                     CASE WHEN pgherald.is_of_family(t.tbl) THEN 'ALWAYS' ELSE 'REPLICA' END
+              UNION ALL
+              SELECT t.tbl, f.name, f.fires || ' FOR EACH STATEMENT EXECUTE FUNCTION pgherald.changed_%s()', ''
+              FROM (VALUES ('insert', 'AFTER INSERT ON %s REFERENCING NEW TABLE AS pgherald_new'),
+                           ('update', 'AFTER UPDATE ON %s REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new'),
+                           ('delete', 'AFTER DELETE ON %s REFERENCING OLD TABLE AS pgherald_old')) AS f (name, fires)
+              WHERE NOT pgherald.is_of_family(t.tbl)
+              UNION ALL
+              SELECT relid, 'truncate', 'BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION pgherald.truncated_%s()', 'ALWAYS'
+              FROM (SELECT t.tbl AS relid UNION SELECT relid FROM pg_partition_tree(t.tbl)) AS of_tree) AS v (tbl, name, fires, mode)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name) THEN
+            wanted := wanted || (format('CREATE TRIGGER %I ', trigger.name) || format(trigger.fires, trigger.tbl, t.id));
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name
+                       AND tgenabled = CASE trigger.mode WHEN 'ALWAYS' THEN 'A' WHEN 'REPLICA' THEN 'R' ELSE 'O' END::"char") THEN
+            wanted := wanted || format('ALTER TABLE %s ENABLE %s TRIGGER %I', trigger.tbl, trigger.mode, trigger.name);
+        END IF;
+    END LOOP;
+    IF pgherald.is_of_family(t.tbl) THEN
+        wanted := wanted || ARRAY(SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
+                                  WHERE tgrelid = t.tbl AND tgname = ANY (ARRAY[format('pgherald_%s_insert', t.id),
+                                        format('pgherald_%s_update', t.id), format('pgherald_%s_delete', t.id)]));
+    END IF;
+    PERFORM pgherald.execute_patiently(wanted);
+    -- PostgreSQL 13 and 14 enable the triggers of the partitions one by one.
+    PERFORM pgherald.execute_patiently(ARRAY(
+        SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname)
+        FROM pg_partition_tree(t.tbl) AS p JOIN pg_trigger ON tgrelid = p.relid
+        WHERE tgname = format('pgherald_%s_row', t.id) AND tgenabled <> 'A' AND p.level > 0));
+END
+$make$;
+
+CREATE OR REPLACE FUNCTION pgherald.check_channel(channel text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF channel IS NULL OR octet_length(channel) NOT BETWEEN 1 AND 63 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a channel has a name of 1 to 63 bytes';
+    ELSIF channel IN ('pgherald_canary', 'pgherald_run') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the channel %s is the relays'' own', channel);
+    END IF;
+END
+$$;
+
+-- Forgets tables that were dropped.
+CREATE OR REPLACE FUNCTION pgherald.clear_dropped() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    of_id integer;
+BEGIN
+    FOR of_id IN DELETE FROM pgherald.tracked_table
+                 WHERE NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = tbl) RETURNING id
+    LOOP
+        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s(), pgherald.truncated_%1$s()', of_id);
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgherald.track(tbl regclass, channel text, key text, notify boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    c pg_class;
+    of_id integer;
+BEGIN
+    SELECT * INTO c FROM pg_class WHERE oid = track.tbl;
+    IF NOT pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald'), 'USAGE') THEN
+        RAISE insufficient_privilege
+              USING MESSAGE = format('the role %s may not track a table', current_user),
+                    HINT = format('Track it as %s, who installed pgherald.',
+                                  (SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'pgherald'));
+    ELSIF track.tbl IS NULL OR track.key IS NULL OR track.notify IS NULL OR btrim(track.key) = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a table, a channel and a key are needed';
+    ELSIF c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR c.relnamespace IN ('pg_catalog'::regnamespace, 'pgherald'::regnamespace)
+          OR (SELECT nspname IN ('pg_toast', 'information_schema') FROM pg_namespace WHERE oid = c.relnamespace) THEN
+        RAISE wrong_object_type
+              USING MESSAGE = format('%s cannot be tracked: it is not a table of yours', track.tbl),
+                    HINT = 'A view has no changes of its own: track the tables under it. A foreign table is changed elsewhere.';
+    ELSIF c.relpersistence <> 'p' THEN
+        RAISE wrong_object_type
+              USING MESSAGE = format('%s cannot be tracked: it is temporary or unlogged', track.tbl),
+                    HINT = 'A crash empties an unlogged table, and nobody would be told.';
+    ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
+        -- The right TRIGGER does not allow ENABLE REPLICA TRIGGER.
+        RAISE insufficient_privilege
+              USING MESSAGE = format('the role %s does not own %s, and so may not track it', current_user, track.tbl),
+                    HINT = format('GRANT %I TO %I', pg_get_userbyid(c.relowner), current_user);
+    END IF;
+    PERFORM pgherald.check_channel(track.channel);
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = track.key AND attnum > 0 AND NOT attisdropped) THEN
+        -- In WHERE, an aggregate or a function that returns a set is refused.
+        BEGIN
+            EXECUTE format(E'SELECT FROM (SELECT * FROM %s WHERE false) AS %I WHERE ((%s\n))::text IS NULL', c.oid::regclass, c.relname, track.key);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE invalid_parameter_value
+                  USING MESSAGE = format('the key "%s" is neither a column of %s nor an expression over its row: %s',
+                                         track.key, track.tbl, SQLERRM),
+                        HINT = 'Qualify names that are not in pg_catalog.';
+        END;
+    END IF;
+
+    PERFORM pgherald.clear_dropped();
+    INSERT INTO pgherald.tracked_table AS t (tbl, channel, key, notify)
+        VALUES (track.tbl, track.channel, track.key, track.notify)
+        ON CONFLICT (tbl, channel, key) DO UPDATE SET notify = EXCLUDED.notify
+        RETURNING id INTO of_id;
+    PERFORM pgherald.make_triggers(of_id);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgherald.untrack(tbl regclass, channel text DEFAULT NULL, key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    of_id integer;
+    relation regclass;
+BEGIN
+    IF NOT pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald'), 'USAGE') THEN
+        RAISE insufficient_privilege USING MESSAGE = format('the role %s may not untrack a table', current_user);
+    END IF;
+    PERFORM pgherald.clear_dropped();
+    FOR of_id IN DELETE FROM pgherald.tracked_table AS t
+                 WHERE t.tbl = untrack.tbl AND t.channel = coalesce(untrack.channel, t.channel)
+                   AND t.key = coalesce(untrack.key, t.key) RETURNING id
+    LOOP
+        PERFORM pgherald.execute_patiently(ARRAY(
+            SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
+            WHERE tgname LIKE format('pgherald\_%s\_%%', of_id) AND NOT tgisinternal AND tgparentid = 0));
+        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s(), pgherald.truncated_%1$s()', of_id);
+    END LOOP;
+    IF of_id IS NULL THEN
+        RAISE NOTICE '% was not tracked', untrack.tbl;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgherald.send(channel text, payload text, notify boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgherald.check_channel(channel);
+    IF payload IS NULL OR octet_length(payload) >= 8000 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a payload has less than 8000 bytes, and is not NULL';
+    END IF;
+    INSERT INTO pgherald.message (sent_xid, notified, channel, payload) VALUES (pg_current_xact_id(), notify, channel, payload);
+    IF notify THEN
+        PERFORM pg_notify(channel, payload);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgherald.retain(messages interval DEFAULT NULL, deleted interval DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF least(messages, deleted) < '0' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an interval to retain is not negative';
+    END IF;
+    UPDATE pgherald.retention AS r SET messages = coalesce(retain.messages, r.messages), deleted = coalesce(retain.deleted, r.deleted);
+END
+$$;
+
+-- The channels of the relay that asks (see changes_of_tracked()).
+CREATE OR REPLACE FUNCTION pgherald.asked_channels() RETURNS TABLE (name text, carries_changes boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT convert_from(decode(substr(c, 3), 'hex'), 'UTF8'), c LIKE 'c:%'
+    FROM unnest(string_to_array(nullif(current_setting('pgherald.channels', true), ''), ',')) AS n (c)
+$$;
+
+-- Two settings of the transaction tell what the relay asks for. pgherald.question: 'unheard'
+-- leaves out what transactions notified themselves. pgherald.channels: the relay's change
+-- channels, each as 'c:' (text channels: 't:') and the name in hexadecimal, with commas between
+-- them. SQLSTATE PH001: what changed since then is not known any more, and workers are told of
+-- a gap.
+CREATE OR REPLACE FUNCTION pgherald.changes_of_tracked(since pg_snapshot) RETURNS TABLE (channel text, value text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    unheard boolean := coalesce(current_setting('pgherald.question', true), '') = 'unheard';
+    oldest xid8 := pg_snapshot_xmin(since);
+    newest xid8 := pg_snapshot_xmax(pg_current_snapshot());
+    forgotten text;
+BEGIN
+    PERFORM pgherald.check_caller();
+    SELECT why INTO forgotten FROM pgherald.retention WHERE forgotten_xid >= oldest AND forgotten_xid < newest;
+    IF NOT FOUND THEN
+        SELECT format('more was deleted from a table of the channel %s than is told key by key', channel) INTO forgotten
+        FROM pgherald.journal
+        WHERE key IS NULL AND changed_xid >= oldest AND changed_xid < newest AND NOT pg_visible_in_snapshot(changed_xid, since);
+    END IF;
+    IF NOT FOUND AND NOT unheard THEN
+        SELECT format('%s is tracked only since %s', tbl, date_trunc('second', t.since)) INTO forgotten
+        FROM pgherald.tracked_table AS t WHERE NOT pg_visible_in_snapshot(since_xid, changes_of_tracked.since);
+    END IF;
+    IF NOT FOUND AND NOT unheard AND to_regprocedure('pgherald.changes_of_own(pg_snapshot)') IS NULL THEN
+        SELECT format('no table is tracked for the channel %s', name) INTO forgotten
+        FROM pgherald.asked_channels()
+        WHERE carries_changes AND NOT EXISTS (SELECT FROM pgherald.tracked AS t WHERE t.channel = name)
+          AND NOT (name = 'data_sync_changes' AND to_regprocedure('pgherald.changes_of_users(pg_snapshot)') IS NOT NULL);
+    END IF;
+    IF FOUND THEN
+        RAISE SQLSTATE 'PH001' USING MESSAGE = forgotten;
+    END IF;
+
+    -- Of a folded key only the last change is known. If the snapshot does not see an earlier
+    -- one, its xmin is not above that, nor above the last.
+    RETURN QUERY
+        SELECT channel::text, key::text FROM pgherald.folded WHERE changed_xid >= oldest AND changed_xid < newest
+        UNION
+        SELECT channel::text, key::text FROM pgherald.journal
+        WHERE changed_xid >= oldest AND changed_xid < newest AND NOT pg_visible_in_snapshot(changed_xid, since)
+          AND NOT (unheard AND notified);
+    RETURN QUERY
+        SELECT channel::text, payload::text FROM pgherald.message
+        WHERE sent_xid >= oldest AND sent_xid < newest AND NOT pg_visible_in_snapshot(sent_xid, since)
+          AND NOT (unheard AND notified)
+        ORDER BY sent_xid, id;
+END
+$$;
+
+-- Whether rows have transaction ids of the future: they come from another cluster, through a
+-- dump.
+CREATE OR REPLACE FUNCTION pgherald.is_misplaced() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(greatest((SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid DESC LIMIT 1),
+                             (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
+                             (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
+                             (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))
+                    >= pg_snapshot_xmax(pg_current_snapshot()), false)
+$$;
+
+-- Folds, and forgets what is older than is retained. Returns how many rows of the journal it
+-- took, and whether more wait. It writes nothing if there is nothing to do: the database may be
+-- idle. Only one runs at a time; a second returns at once.
+CREATE OR REPLACE FUNCTION pgherald.fold(OUT folded bigint, OUT more boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    most constant integer := 50000; -- rows at a time: a second at most
+    now_at timestamptz := clock_timestamp();
+    known pgherald.moment := (SELECT m FROM pgherald.moment AS m ORDER BY at DESC LIMIT 1);
+    kept pgherald.retention := (SELECT r FROM pgherald.retention AS r);
+    foldable xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - interval '1 minute' ORDER BY at DESC LIMIT 1);
+    old_message xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.messages ORDER BY at DESC LIMIT 1);
+    old_gone xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.deleted ORDER BY at DESC LIMIT 1);
+    forgotten xid8;
+    last xid8;
+BEGIN
+    PERFORM pgherald.check_caller();
+    folded := 0;
+    more := false;
+    IF NOT (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid < foldable)
+            OR EXISTS (SELECT FROM pgherald.message WHERE sent_xid < old_message)
+            OR EXISTS (SELECT FROM pgherald.folded WHERE gone AND changed_xid < old_gone)
+            OR (coalesce(known.at <= now_at - interval '10 seconds', true)
+                AND (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= known.upto OR known.upto IS NULL)
+                     OR EXISTS (SELECT FROM pgherald.message WHERE sent_xid >= known.upto OR known.upto IS NULL)))
+            OR pgherald.is_misplaced())
+       OR pg_is_in_recovery() THEN
+        RETURN;
+    END IF;
+    PERFORM FROM pgherald.retention FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    IF pgherald.is_misplaced() THEN
+        DELETE FROM pgherald.moment WHERE upto >= pg_snapshot_xmax(pg_current_snapshot());
+        DELETE FROM pgherald.journal WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        DELETE FROM pgherald.folded WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        DELETE FROM pgherald.message WHERE sent_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        UPDATE pgherald.retention SET forgotten_xid = NULL WHERE forgotten_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        UPDATE pgherald.tracked_table SET since_xid = pg_current_xact_id() WHERE since_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        more := true;
+        RETURN;
+    END IF;
+    INSERT INTO pgherald.moment SELECT now_at, pg_snapshot_xmin(pg_current_snapshot())
+        WHERE coalesce(known.at <= now_at - interval '10 seconds', true) ON CONFLICT DO NOTHING;
+    DELETE FROM pgherald.moment WHERE at < now_at - greatest(kept.messages, kept.deleted, interval '1 minute') - interval '1 minute';
+
+    WITH taken AS (
+        DELETE FROM pgherald.journal
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.journal WHERE changed_xid < foldable ORDER BY changed_xid LIMIT most))
+        RETURNING *
+    ), latest AS (
+        SELECT DISTINCT ON (channel, key) changed_xid, gone, channel, key FROM taken WHERE key IS NOT NULL
+        ORDER BY channel, key, changed_xid DESC, gone
+    ), short AS (
+        INSERT INTO pgherald.folded AS f SELECT * FROM latest WHERE octet_length(key) <= 1000
+        ON CONFLICT (channel, key) WHERE octet_length(key) <= 1000
+        DO UPDATE SET changed_xid = EXCLUDED.changed_xid, gone = EXCLUDED.gone WHERE f.changed_xid <= EXCLUDED.changed_xid
+    ), long AS (
+        INSERT INTO pgherald.folded AS f SELECT * FROM latest WHERE octet_length(key) > 1000
+        ON CONFLICT (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1)) WHERE octet_length(key) > 1000
+        DO UPDATE SET changed_xid = EXCLUDED.changed_xid, gone = EXCLUDED.gone WHERE f.changed_xid <= EXCLUDED.changed_xid
+    )
+    SELECT count(*), (array_agg(changed_xid ORDER BY changed_xid DESC) FILTER (WHERE key IS NULL))[1] INTO folded, last FROM taken;
+    IF last IS NOT NULL THEN
+        UPDATE pgherald.retention SET forgotten_xid = greatest(forgotten_xid, last), why = 'a table was truncated';
+    END IF;
+    more := folded = most;
+
+    WITH forgotten AS (
+        DELETE FROM pgherald.message
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.message WHERE sent_xid < old_message ORDER BY sent_xid LIMIT most))
+        RETURNING sent_xid)
+    SELECT (SELECT sent_xid FROM forgotten ORDER BY sent_xid DESC LIMIT 1) INTO last;
+    IF last IS NOT NULL THEN
+        UPDATE pgherald.retention SET forgotten_xid = greatest(forgotten_xid, last),
+               why = format('messages are kept for %s (pgherald.retain())', messages);
+    END IF;
+    WITH forgotten AS (
+        DELETE FROM pgherald.folded
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.folded WHERE gone AND changed_xid < old_gone
+                                ORDER BY changed_xid LIMIT most))
+        RETURNING changed_xid)
+    SELECT (SELECT changed_xid FROM forgotten ORDER BY changed_xid DESC LIMIT 1) INTO last;
+    IF last IS NOT NULL THEN
+        UPDATE pgherald.retention SET forgotten_xid = greatest(forgotten_xid, last),
+               why = format('keys of deleted rows are kept for %s (pgherald.retain())', deleted);
+    END IF;
+END
+$$;
+
+-- For the status: how many tables are tracked; what is wrong with them; a channel that is tracked
+-- and that the relay that asks is not configured for; and for how many seconds the oldest row of
+-- the journal could have been folded.
+CREATE OR REPLACE FUNCTION pgherald.tracking(OUT tables bigint, OUT problem text, OUT unserved text, OUT behind double precision)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pgherald.check_caller();
+    SELECT count(DISTINCT tbl), min(format('%s: %s', tbl, t.problem)) FILTER (WHERE t.problem IS NOT NULL),
+           min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
+                                    AND EXISTS (SELECT FROM pgherald.asked_channels()))
+        INTO tables, problem, unserved FROM pgherald.tracked AS t;
+    behind := greatest(coalesce(extract(epoch FROM clock_timestamp() - interval '1 minute' -
+        (SELECT min(at) FROM pgherald.moment
+         WHERE upto > (SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid LIMIT 1))), 0), 0);
+END
+$$;
+
+-- An operator's own changes_since(), and that of an older recovery.sql, become a part of the
+-- one that is composed.
+DO $$
+DECLARE
+    made_by text := obj_description(to_regprocedure('pgherald.changes_since(pg_snapshot)'), 'pg_proc');
+BEGIN
+    IF made_by LIKE 'pgherald 2: %' THEN
+        ALTER FUNCTION pgherald.changes_since(pg_snapshot) RENAME TO changes_of_users;
+    ELSIF to_regprocedure('pgherald.changes_since(pg_snapshot)') IS NOT NULL AND made_by NOT LIKE 'pgherald %' IS NOT FALSE THEN
+        ALTER FUNCTION pgherald.changes_since(pg_snapshot) RENAME TO changes_of_own;
+    END IF;
+    PERFORM pgherald.compose_changes_since();
+END
+$$;
+
+-- A function that runs as its owner must have the same owner as the tables that it writes.
+DO $$
+DECLARE
+    owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
+    signature regprocedure;
+BEGIN
+    FOR signature IN SELECT oid::regprocedure FROM pg_proc
+                     WHERE pronamespace = 'pgherald'::regnamespace AND prosecdef AND proowner <> owner::regrole
+                       AND proname IN ('send', 'fold', 'tracking', 'changes_of_tracked')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s OWNER TO %s', signature, owner);
+    END LOOP;
+    -- An upgrade also mends the triggers.
+    PERFORM pgherald.clear_dropped();
+    PERFORM pgherald.make_triggers(id) FROM pgherald.tracked_table;
+END
+$$;
+
+\if :{?relay}
+    GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO :"relay";
+\endif
+COMMIT;
+DO $$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('pgherald.searched'), false);
+END
+$$;

@@ -1,0 +1,46 @@
+-- Undoes pgherald.sql. Tables are tracked no longer, and messages and changes that were noted are
+-- dropped. You may run it again, and next to a running service. What recovery.sql installed
+-- stays; so does an operator's own changes_since().
+--
+--   psql -v ON_ERROR_STOP=1 -f pgherald_down.sql "$DATABASE_DIRECT_URL"
+--
+-- It needs recovery_down.sql next to it.
+
+\set ON_ERROR_STOP on
+SELECT pg_catalog.to_regprocedure('pgherald.changes_of_users(pg_catalog.pg_snapshot)') IS NOT NULL
+       OR pg_catalog.to_regprocedure('pgherald.changes_of_own(pg_catalog.pg_snapshot)') IS NOT NULL AS others,
+       pg_catalog.to_regclass('pgherald.tracked_table') IS NOT NULL AS tracks \gset
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+\if :tracks
+    SELECT pgherald.untrack(tbl) FROM pgherald.tracked_table \g /dev/null
+    DROP VIEW pgherald.tracked;
+    DROP FUNCTION pgherald.changes_of_tracked(pg_snapshot), pgherald.asked_channels(), pgherald.tracking(), pgherald.fold(),
+        pgherald.is_misplaced(), pgherald.retain(interval, interval), pgherald.send(text, text, boolean),
+        pgherald.untrack(regclass, text, text), pgherald.track(regclass, text, text, boolean), pgherald.clear_dropped(),
+        pgherald.check_channel(text), pgherald.make_triggers(integer), pgherald.is_of_family(regclass),
+        pgherald.execute_patiently(text[]), pgherald.change_payload(text), pgherald.problem_of(pgherald.tracked_table),
+        pgherald.check_caller();
+    DROP TABLE pgherald.tracked_table, pgherald.journal, pgherald.folded, pgherald.message, pgherald.moment, pgherald.retention;
+    DO $$
+    BEGIN
+        IF to_regprocedure('pgherald.changes_of_own(pg_snapshot)') IS NOT NULL
+           AND to_regprocedure('pgherald.changes_of_users(pg_snapshot)') IS NULL THEN
+            DROP FUNCTION pgherald.changes_since(pg_snapshot), pgherald.problem();
+            ALTER FUNCTION pgherald.changes_of_own(pg_snapshot) RENAME TO changes_since;
+        ELSE
+            PERFORM pgherald.compose_changes_since();
+        END IF;
+    END
+    $$;
+\endif
+COMMIT;
+
+\if :others
+\else
+    \set own 1
+    \ir recovery_down.sql
+    \unset own
+\endif

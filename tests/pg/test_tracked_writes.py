@@ -1,0 +1,563 @@
+"""pgherald.track(): each way to write a table is a change of its keys, whoever writes it and
+however; and nothing of it makes writers wait for each other."""
+
+import contextlib
+import threading
+
+import psycopg2
+import pytest
+
+from harness.datasync import DataSync
+from harness.procs import wait_until
+
+pytestmark = pytest.mark.versions
+
+
+@pytest.fixture(scope="module")
+def server(run, template):
+    """A server that prepares transactions."""
+    from harness.servers import Postgres
+    server = Postgres(run, template).start()
+    server.sql("ALTER SYSTEM SET max_prepared_transactions = 5")
+    server.sql("ALTER SYSTEM SET wal_level = logical")
+    server.restart()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def db(server, cleanup):
+    return cleanup.add(server.database())
+
+
+@pytest.fixture
+def data(run, db):
+    data = DataSync(run, db)
+    data.migrate("pgherald")
+    return data
+
+
+@pytest.fixture
+def docs(data, db):
+    db.sql("CREATE TABLE docs (id int PRIMARY KEY, owner text, body text);"
+           " INSERT INTO docs VALUES (1, 'ann', ''), (2, 'bob', ''), (3, 'cat', '');"
+           " SELECT pgherald.track('docs', 'docs', 'owner')")
+    return db
+
+
+def snapshot(db):
+    return db.sql("SELECT pg_current_snapshot()::text")[0][0]
+
+
+def changes(db, since, user="app"):
+    """The keys that recovery tells, by channel."""
+    keys = {}
+    for channel, value in db.sql("SELECT * FROM pgherald.changes_since(%s::pg_snapshot)", (since,), user=user):
+        keys.setdefault(channel, []).append(value)
+    return {channel: sorted(values) for channel, values in keys.items()}
+
+
+def after(db, *statements, user="app"):
+    """What changed by these statements, of one transaction."""
+    since = snapshot(db)
+    # Only a superuser may set it.
+    connection = db.server.connect(db.name, "postgres" if "replica" in statements[0] else user)
+    with contextlib.closing(connection):
+        connection.autocommit = False
+        for statement in statements:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        connection.commit()
+    return changes(db, since).get("docs", [])
+
+
+def fold(db, until_gone=False):
+    """Fold everything, as the relays do a minute later."""
+    db.sql("SELECT * FROM pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '1 minute'")
+    db.sql("SELECT * FROM pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '1 minute'")
+    while db.sql("SELECT * FROM pgherald.fold()")[0][1]:
+        pass
+    assert db.sql("SELECT count(*) FROM pgherald.journal")[0][0] == 0
+
+
+@pytest.mark.parametrize("statements, keys", [
+    (["INSERT INTO docs VALUES (4, 'dan', '')"], ["dan"]),
+    (["INSERT INTO docs SELECT i, 'eve', '' FROM generate_series(10, 99) AS i"], ["eve"]),
+    (["UPDATE docs SET body = 'new'"], ["ann", "bob", "cat"]),
+    (["UPDATE docs SET owner = 'zoe' WHERE id = 1"], ["ann", "zoe"]),
+    (["DELETE FROM docs WHERE owner = 'bob'"], ["bob"]),
+    (["TRUNCATE docs"], ["ann", "bob", "cat"]),
+    (["INSERT INTO docs VALUES (1, 'new', ''), (9, 'old', '') ON CONFLICT (id) DO UPDATE SET owner = excluded.owner"],
+     ["ann", "new", "old"]),
+    (["INSERT INTO docs VALUES (1, 'new', '') ON CONFLICT DO NOTHING"], []),
+    (["UPDATE docs SET body = s.b FROM (VALUES (2, 'x')) AS s (i, b) WHERE id = s.i"], ["bob"]),
+    (["WITH gone AS (DELETE FROM docs WHERE id = 3 RETURNING *) INSERT INTO docs SELECT 30, 'fay', body FROM gone"],
+     ["cat", "fay"]),
+    (["SAVEPOINT s", "UPDATE docs SET body = 'x' WHERE id = 1", "ROLLBACK TO s", "UPDATE docs SET body = 'x' WHERE id = 2",
+      "RELEASE s"], ["bob"]),
+    (["DO $$ BEGIN UPDATE docs SET body = 'x' WHERE id = 1; BEGIN DELETE FROM docs WHERE id = 2; RAISE 'no';"
+      " EXCEPTION WHEN raise_exception THEN NULL; END; END $$"], ["ann"]),
+    (["SET LOCAL session_replication_role = replica", "UPDATE docs SET owner = 'rep' WHERE id = 1"], ["ann", "rep"]),
+    (["SET LOCAL session_replication_role = replica", "TRUNCATE docs"], ["ann", "bob", "cat"]),
+    (["INSERT INTO docs VALUES (5, NULL, '')"], []),
+    (["UPDATE docs SET owner = NULL WHERE id = 1"], ["ann"]),
+    (["INSERT INTO docs VALUES (5, '', ''), (6, 'Ünï ''\"\\', '')"], ["", "Ünï '\"\\"]),
+], ids=lambda value: value[-1][:40] if isinstance(value, list) and value and " " in value[-1] else "")
+def test_a_statement(docs, statements, keys):
+    assert after(docs, *statements) == sorted(keys)
+
+
+def test_merge(docs):
+    if docs.server.version() < 150000:
+        pytest.skip("MERGE came with PostgreSQL 15")
+    assert after(docs, "MERGE INTO docs USING (VALUES (1), (2), (7)) AS s (i) ON id = s.i"
+                 " WHEN MATCHED AND id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET owner = 'new'"
+                 " WHEN NOT MATCHED THEN INSERT VALUES (s.i, 'ins', '')") == ["ann", "bob", "ins", "new"]
+
+
+def test_copy(docs, run):
+    since = snapshot(docs)
+    run.call(["psql", "-X", "-q", "-h", docs.server.directory, "-p", str(docs.server.port), "-U", "app", "-d", docs.name,
+              "-c", "COPY docs FROM STDIN"], input="20\tcop\t\n21\tcop\t\n22\tier\t\n")
+    assert changes(docs, since) == {"docs": ["cop", "ier"]}
+
+
+def test_a_cascade(docs):
+    docs.sql("CREATE TABLE parents (id int PRIMARY KEY); INSERT INTO parents VALUES (1), (2), (3);"
+             " ALTER TABLE docs ADD FOREIGN KEY (id) REFERENCES parents ON DELETE CASCADE ON UPDATE CASCADE")
+    assert after(docs, "DELETE FROM parents WHERE id = 1", "UPDATE parents SET id = 20 WHERE id = 2") == ["ann", "bob"]
+
+
+def test_a_prepared_transaction_counts_from_its_commit(docs):
+    """Everybody's checkpoints pass it, and the journal is folded, before it is committed."""
+    connection = docs.server.connect(docs.name, "app")
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("UPDATE docs SET body = 'x' WHERE id = 1")
+        cursor.execute("SELECT pgherald.send('msgs', 'prepared')")
+        cursor.execute("PREPARE TRANSACTION 'later'")
+    docs.sql("UPDATE docs SET body = 'x' WHERE id = 2")
+    docs.sql("SELECT pgherald.fold()")
+    docs.sql("UPDATE pgherald.moment SET at = at - interval '3 hours'")
+    docs.sql("SELECT pgherald.fold()")
+    since = snapshot(docs)
+    assert changes(docs, since) == {}
+    docs.sql("COMMIT PREPARED 'later'")
+    docs.sql("SELECT pgherald.fold()")
+    assert changes(docs, since) == {"docs": ["ann"], "msgs": ["prepared"]}
+
+
+@pytest.mark.parametrize("key, row, told", [
+    ("id", "", "1"), ("big Name", "", "x"), ("lower(owner) || '/' || id", "", "ann/1"), ("docs.owner", "", "ann"),
+    ("day", "", "2026-01-31"), ("mood", "", "good"), ("fits", "", "true"), ("tags[1]", "", "t"),
+    ("concat_ws(',', owner, body) -- a comment", "", "ann,b"), ("data->>'user'", "", "json"), ("uid", "", "00000000-0000-0000-0000-000000000001"),
+], ids=lambda value: value)
+def test_a_key_is_a_column_or_an_expression(data, db, key, row, told):
+    db.sql("CREATE TYPE mood AS ENUM ('good'); CREATE TABLE docs (id int, owner text DEFAULT 'Ann', body text DEFAULT 'b',"
+           " \"big Name\" text DEFAULT 'x', day date DEFAULT '2026-01-31', mood mood DEFAULT 'good', fits boolean DEFAULT true,"
+           " tags text[] DEFAULT '{t}', data jsonb DEFAULT '{\"user\": \"json\"}', uid uuid DEFAULT '00000000-0000-0000-0000-000000000001')")
+    db.sql("SELECT pgherald.track('docs', 'docs', %s)", (key,))
+    told = told if key not in ("docs.owner",) and not key.startswith("concat") else told.replace("ann", "Ann")
+    for statements in (["INSERT INTO docs (id) VALUES (1)"], ["UPDATE docs SET body = 'b'"],
+                       ["SET LOCAL session_replication_role = replica", "UPDATE docs SET body = 'b'"], ["TRUNCATE docs"]):
+        assert after(db, *statements) == [told]
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    ("'docs', 'c', 'nothing'", "neither a column of public.docs nor an expression"),
+    ("'docs', 'c', 'max(owner)'", "aggregate"),
+    ("'docs', 'c', 'unnest(ARRAY[owner])'", "set-returning"),
+    ("'docs', 'c', 'owner) FROM docs; DROP TABLE docs; --'", "neither a column"),
+    ("'docs', 'c', ' '", "a key are needed"),
+    ("'docs', '', 'owner'", "1 to 63 bytes"),
+    ("'docs', repeat('x', 64), 'owner'", "1 to 63 bytes"),
+    ("'docs', 'pgherald_canary', 'owner'", "the relays' own"),
+    ("'docs', NULL, 'owner'", "1 to 63 bytes"),
+    ("'view', 'c', 'owner'", "it is not a table of yours"),
+    ("'pg_class', 'c', 'relname'", "it is not a table of yours"),
+    ("'unlogged', 'c', 'a'", "temporary or unlogged"),
+    ("'nowhere', 'c', 'a'", 'relation "nowhere" does not exist'),
+], ids=lambda value: value[:30])
+def test_what_cannot_be_tracked(docs, arguments, complaint):
+    docs.sql("CREATE VIEW view AS SELECT * FROM docs; CREATE UNLOGGED TABLE unlogged (a int)")
+    with pytest.raises(psycopg2.Error, match=complaint):
+        docs.sql(f"SELECT pgherald.track({arguments})")
+    assert docs.sql("SELECT tbl::text FROM pgherald.tracked") == [("docs",)]
+
+
+def test_tracking_twice_is_once_and_two_keys_are_two(docs):
+    docs.sql("SELECT pgherald.track('docs', 'docs', 'owner'), pgherald.track('docs', 'docs', 'id', notify => true)")
+    assert docs.sql("SELECT tbl::text, channel, key, notify, problem FROM pgherald.tracked") == [
+        ("docs", "docs", "owner", False, None), ("docs", "docs", "id", True, None)]
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == ["1", "ann"]
+    docs.sql("SELECT pgherald.untrack('docs', key => 'id')")
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == ["ann"]
+    docs.sql("SELECT pgherald.untrack('docs')")
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == []
+    docs.sql("SELECT pgherald.untrack('docs')")
+    assert docs.sql("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pgherald%'") == [(0,)]
+
+
+def test_a_table_may_be_renamed_or_dropped(docs):
+    docs.sql("ALTER TABLE docs RENAME TO papers; CREATE SCHEMA s; ALTER TABLE papers SET SCHEMA s")
+    assert after(docs, "UPDATE s.papers SET owner = 'new' WHERE id = 1") == ["ann", "new"]
+    assert after(docs, "TRUNCATE s.papers") == ["bob", "cat", "new"]
+    docs.sql("DROP TABLE s.papers")
+    assert docs.sql("SELECT * FROM pgherald.tracked") == []
+
+
+PARTITIONED = """
+CREATE TABLE docs (id int, owner text, body text) PARTITION BY RANGE (id);
+CREATE TABLE low PARTITION OF docs FOR VALUES FROM (0) TO (100);
+CREATE TABLE high PARTITION OF docs FOR VALUES FROM (100) TO (200) PARTITION BY LIST (owner);
+CREATE TABLE high_ann PARTITION OF high FOR VALUES IN ('ann');
+SELECT pgherald.track('docs', 'docs', 'owner');
+INSERT INTO docs VALUES (1, 'bob', ''), (101, 'ann', '');
+CREATE TABLE later PARTITION OF docs FOR VALUES FROM (200) TO (300);
+CREATE TABLE attached (id int, owner text, body text);
+ALTER TABLE docs ATTACH PARTITION attached FOR VALUES FROM (300) TO (400);
+"""
+
+
+@pytest.mark.parametrize("statements, keys", [
+    (["INSERT INTO docs VALUES (2, 'bob', ''), (102, 'ann', ''), (202, 'lea', ''), (302, 'att', '')"], ["ann", "att", "bob", "lea"]),
+    (["INSERT INTO low VALUES (3, 'dir', '')"], ["dir"]),
+    (["INSERT INTO high VALUES (103, 'ann', '')"], ["ann"]),
+    (["INSERT INTO later VALUES (203, 'dir', '')", "UPDATE later SET body = 'x'"], ["dir"]),
+    (["INSERT INTO attached VALUES (303, 'att', '')"], ["att"]),
+    (["UPDATE docs SET id = 250 WHERE id = 1"], ["bob"]),
+    (["UPDATE docs SET id = 250, owner = 'mov' WHERE id = 1"], ["bob", "mov"]),
+    (["DELETE FROM docs"], ["ann", "bob"]),
+    (["TRUNCATE docs"], ["ann", "bob"]),
+    (["TRUNCATE low"], ["bob"]),
+    (["TRUNCATE high"], ["ann"]),
+    (["SET LOCAL session_replication_role = replica", "INSERT INTO later VALUES (203, 'rep', '')"], ["rep"]),
+], ids=lambda value: value[-1][:40] if isinstance(value, list) and " " in value[-1] else "")
+def test_partitions(data, db, statements, keys):
+    db.sql(PARTITIONED)
+    assert after(db, *statements) == keys
+
+
+def test_a_new_partition_is_noticed(data, db):
+    db.sql(PARTITIONED)
+    (problem,), = db.sql("SELECT problem FROM pgherald.tracked")
+    assert "TRUNCATE of a new partition" in problem
+    db.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+    assert db.sql("SELECT problem FROM pgherald.tracked") == [(None,)]
+    db.sql("INSERT INTO later VALUES (201, 'lea', '')")
+    assert after(db, "TRUNCATE later") == ["lea"]
+
+
+def test_writes_through_a_parent(data, db):
+    db.sql("CREATE TABLE parent (id int, owner text, body text); CREATE TABLE docs () INHERITS (parent);"
+           " SELECT pgherald.track('docs', 'docs', 'owner'); INSERT INTO docs VALUES (1, 'ann', '')")
+    assert after(db, "UPDATE parent SET body = 'x'") == ["ann"]
+
+
+@pytest.mark.parametrize("statement, problem", [
+    ("ALTER TABLE docs DISABLE TRIGGER ALL", "missing or disabled"),
+    ("DROP TRIGGER pgherald_1_update ON docs", "missing or disabled"),
+    ("ALTER TABLE docs SET UNLOGGED", "unlogged"),
+    ("CREATE TABLE parent (LIKE docs); ALTER TABLE docs INHERIT parent", "has got a parent"),
+])
+def test_what_is_wrong_with_a_table_is_told(docs, statement, problem):
+    docs.sql(statement)
+    assert problem in docs.sql("SELECT problem FROM pgherald.tracked")[0][0]
+    assert problem in docs.sql("SELECT pgherald.problem()")[0][0]
+    if "UNLOGGED" not in statement:
+        docs.sql("ALTER TABLE docs ENABLE TRIGGER ALL; SELECT pgherald.track('docs', 'docs', 'owner')")
+        assert docs.sql("SELECT problem FROM pgherald.tracked") == [(None,)]
+        assert after(docs, "UPDATE docs SET owner = 'new' WHERE id = 1") == ["ann", "new"]
+
+
+def test_logical_replication(docs, run, template, cleanup):
+    """What a subscription applies fires triggers for rows alone."""
+    from harness.servers import Postgres
+    other = cleanup.add(Postgres(run, template)).start()
+    far = other.database()
+    DataSync(run, far).migrate("pgherald")
+    far.sql("CREATE TABLE docs (id int PRIMARY KEY, owner text, body text); SELECT pgherald.track('docs', 'docs', 'owner')")
+    since = snapshot(far)
+    docs.sql("CREATE PUBLICATION p FOR TABLE docs", user="postgres")
+    far.sql(f"CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port={docs.server.port} dbname={docs.name} user=postgres' PUBLICATION p",
+            user="postgres")
+
+    def told(*keys):
+        wait_until(lambda: changes(far, since) == {"docs": sorted(keys)}, f"the changes of {keys}")
+    try:
+        told("ann", "bob", "cat")
+        since = snapshot(far)
+        docs.sql("UPDATE docs SET owner = 'new' WHERE id = 1")
+        told("ann", "new")
+        docs.sql("DELETE FROM docs WHERE id = 2")
+        told("ann", "bob", "new")
+        docs.sql("TRUNCATE docs")
+        told("ann", "bob", "cat", "new")
+    finally:
+        far.sql("DROP SUBSCRIPTION s", user="postgres")
+
+
+def test_folding_keeps_every_key_and_its_size_follows_the_keys(docs):
+    before = snapshot(docs)
+    for n in range(3):
+        docs.sql("UPDATE docs SET body = %s", (str(n),))
+        docs.sql("INSERT INTO docs SELECT 1000 * (1 + %s) + i, 'u' || i %% 10, '' FROM generate_series(1, 50) AS i", (n,))
+        fold(docs)
+    docs.sql("INSERT INTO docs VALUES (9001, repeat('long', 1900), '')")
+    fold(docs)
+    between = snapshot(docs)
+    docs.sql("UPDATE docs SET body = 'again' WHERE owner = 'u3' OR id = 9001")
+    keys = sorted(["ann", "bob", "cat", "long" * 1900] + [f"u{i}" for i in range(10)])
+    assert changes(docs, before) == {"docs": keys}
+    assert changes(docs, between) == {"docs": ["long" * 1900, "u3"]}
+    fold(docs)
+    assert changes(docs, before) == {"docs": keys}
+    assert changes(docs, between) == {"docs": ["long" * 1900, "u3"]}
+    assert docs.sql("SELECT count(*) FROM pgherald.folded") == [(len(keys),)]
+
+
+def test_a_snapshot_that_sees_the_later_change_and_not_the_earlier(docs):
+    """Folding keeps the last change of a key alone. A checkpoint may see that one, and not one
+    before, whose transaction ended later."""
+    connection = docs.server.connect(docs.name, "app")
+    with contextlib.closing(connection):
+        connection.autocommit = False
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO docs VALUES (50, 'ann', '')")
+        docs.sql("INSERT INTO docs VALUES (51, 'ann', '')")
+        since = snapshot(docs)
+        connection.commit()
+    fold(docs)
+    assert changes(docs, since) == {"docs": ["ann"]}
+
+
+def test_what_was_forgotten_is_an_error_that_says_so(docs):
+    since = snapshot(docs)
+    docs.sql("SELECT pgherald.retain(messages => '2 hours', deleted => '3 hours'), pgherald.send('msgs', 'hello')")
+    docs.sql("DELETE FROM docs WHERE id = 1")
+    fold(docs)
+    docs.sql("UPDATE pgherald.moment SET at = at - interval '1 hour'")
+    docs.sql("SELECT pgherald.fold()")
+    assert changes(docs, since) == {"docs": ["ann"], "msgs": ["hello"]}
+    for hours, why in ((1, "messages are kept for 02:00:00"), (1, "keys of deleted rows are kept for 03:00:00")):
+        docs.sql("UPDATE pgherald.moment SET at = at - interval '1 hour'")
+        docs.sql("SELECT pgherald.fold()")
+        with pytest.raises(psycopg2.Error, match=why) as error:
+            changes(docs, since)
+        assert error.value.pgcode == "PH001"
+    assert changes(docs, snapshot(docs)) == {}
+
+
+def test_a_large_table_that_is_truncated_is_a_gap(docs):
+    docs.sql("INSERT INTO docs SELECT i, 'u' || i, '' FROM generate_series(100, 100200) AS i")
+    since = snapshot(docs)
+    docs.sql("TRUNCATE docs")
+    for _ in range(2):
+        with pytest.raises(psycopg2.Error, match="more was deleted from a table of the channel docs|a table was truncated"):
+            changes(docs, since)
+        fold(docs)
+    assert changes(docs, snapshot(docs)) == {}
+
+
+def test_a_table_that_the_owner_may_not_read_is_a_gap_when_it_is_truncated(docs, data):
+    docs.sql("CREATE ROLE other; CREATE TABLE theirs (owner text); INSERT INTO theirs VALUES ('x'); ALTER TABLE theirs OWNER TO other;"
+             " GRANT other TO app; REVOKE SELECT ON theirs FROM other", user="postgres")
+    docs.sql("SELECT pgherald.track('theirs', 'docs', 'owner')")
+    try:
+        since = snapshot(docs)
+        docs.sql("UPDATE theirs SET owner = 'y'", user="postgres")
+        assert changes(docs, since) == {"docs": ["x", "y"]}
+        docs.sql("TRUNCATE theirs", user="postgres")
+        with pytest.raises(psycopg2.Error, match="more was deleted"):
+            changes(docs, since)
+    finally:
+        docs.sql("DROP TABLE theirs; DROP ROLE other", user="postgres")
+
+
+def test_row_level_security_hides_no_change(docs):
+    docs.sql("ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;"
+             " CREATE POLICY own ON docs USING (owner = current_setting('my.name', true))")
+    assert after(docs, "SET LOCAL my.name = 'ann'", "UPDATE docs SET body = 'x'") == ["ann"]
+    with pytest.raises(psycopg2.Error, match="more was deleted"):
+        after(docs, "TRUNCATE docs")
+
+
+@pytest.fixture
+def stranger(docs):
+    """A role that may write the table, and nothing else."""
+    docs.sql("CREATE ROLE stranger LOGIN; GRANT CREATE ON SCHEMA public TO stranger", user="postgres")
+    docs.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO stranger")
+    yield "stranger"
+    docs.sql("DROP OWNED BY stranger CASCADE; DROP ROLE stranger", user="postgres")
+
+
+def test_a_writer_needs_no_rights_and_gets_none(docs, stranger):
+    assert after(docs, "UPDATE docs SET owner = 'new' WHERE id = 1", user=stranger) == ["ann", "new"]
+    for statement in ("SELECT * FROM pgherald.changes_since(pg_current_snapshot())", "SELECT * FROM pgherald.fold()",
+                      "SELECT * FROM pgherald.tracking()", "SELECT * FROM pgherald.changes_of_tracked(pg_current_snapshot())",
+                      "SELECT * FROM pgherald.journal", "SELECT * FROM pgherald.folded", "SELECT * FROM pgherald.message",
+                      "INSERT INTO pgherald.journal VALUES ('1', false, false, 'docs', 'x')", "SELECT pgherald.retain('1 s', '1 s')",
+                      "SELECT pgherald.track('docs', 'docs', 'id')", "SELECT pgherald.untrack('docs')",
+                      "CREATE TABLE mine (owner text); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1()"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            docs.sql(statement, user=stranger)
+    docs.sql("SELECT pgherald.send('msgs', 'hello')", user=stranger)
+
+
+def test_a_writers_own_functions_do_not_run_as_the_owner(docs, stranger):
+    """The search_path of the writer has its own lower(), its own || and its own tables."""
+    docs.sql("SELECT pgherald.track('docs', 'docs', 'lower(owner) || 1')")
+    docs.sql("CREATE SCHEMA trap; GRANT ALL ON SCHEMA trap TO stranger", user="postgres")
+    docs.sql("CREATE TABLE trap.caught (who text); GRANT ALL ON trap.caught TO PUBLIC; CREATE FUNCTION trap.lower(text) RETURNS text"
+             " LANGUAGE plpgsql AS $$ BEGIN INSERT INTO trap.caught VALUES (current_user); RETURN 'trapped'; END $$;"
+             " CREATE TEMP TABLE journal (LIKE docs)", user=stranger)
+    assert after(docs, "SET LOCAL search_path = trap, pg_temp, pg_catalog", "UPDATE public.docs SET body = 'x' WHERE id = 1",
+                 user=stranger) == ["ann", "ann1"]
+    assert docs.sql("SELECT * FROM trap.caught", user="postgres") == []
+    docs.sql("DROP SCHEMA trap CASCADE", user="postgres")
+
+
+def test_a_cast_of_another_role_does_not_run_as_the_owner(docs, stranger):
+    docs.sql("CREATE TYPE mine AS (a int); CREATE TABLE theirs (k mine, v text); GRANT ALL ON theirs TO app; CREATE TABLE caught (who text);"
+             " GRANT ALL ON caught TO PUBLIC; CREATE FUNCTION steal(mine) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+             " INSERT INTO public.caught VALUES (current_user); RETURN 'stolen'; END $$; CREATE CAST (mine AS text) WITH FUNCTION steal(mine)",
+             user=stranger)
+    docs.sql("GRANT stranger TO app", user="postgres")
+    docs.sql("SELECT pgherald.track('theirs', 'docs', 'k')")
+    assert after(docs, "INSERT INTO theirs VALUES (ROW(1), '')", user=stranger) == ["(1)"]
+    assert docs.sql("SELECT * FROM caught", user="postgres") == []
+
+
+def test_writers_in_opposite_orders_do_not_wait_for_each_other(docs):
+    """Two writers hold each other's keys, in rows of their own. With a row a key they would
+    deadlock, or wait."""
+    docs.sql("CREATE TABLE plain (owner text); SELECT pgherald.track('plain', 'docs', 'owner')")
+    first, second = (docs.server.connect(docs.name, "app") for _ in range(2))
+    with contextlib.closing(first), contextlib.closing(second):
+        for connection in (first, second):
+            connection.autocommit = False
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '1s'")
+        for n in range(300):
+            for order in (("ann", "bob"), ("bob", "ann")):
+                for connection, key in zip((first, second), order):
+                    with connection.cursor() as cursor:
+                        cursor.execute("INSERT INTO plain VALUES (%s)", (key,))
+            if n % 50 == 0:
+                docs.sql("SELECT pgherald.fold()")
+            first.commit()
+            second.commit()
+
+
+def test_writers_and_folds_at_once(docs):
+    """Nobody fails, and nothing is lost."""
+    since = snapshot(docs)
+    stop, failures = threading.Event(), []
+
+    def write(number):
+        try:
+            with contextlib.closing(docs.server.connect(docs.name, "app")) as connection, connection.cursor() as cursor:
+                for n in range(200):
+                    cursor.execute("INSERT INTO docs VALUES (%s, %s, '') ON CONFLICT (id) DO UPDATE SET body = 'x'",
+                                   (1000 + (n * (1 if number % 2 else -1)) % 50, f"w{n % 50}"))
+        except psycopg2.Error as e:
+            failures.append(e)
+
+    def keep_folding():
+        try:
+            with contextlib.closing(docs.server.connect(docs.name, "app")) as connection, connection.cursor() as cursor:
+                while not stop.is_set():
+                    cursor.execute("SELECT pgherald.fold()")
+                    cursor.execute("UPDATE pgherald.moment SET at = at - interval '1 minute'")
+        except psycopg2.Error as e:
+            failures.append(e)
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    folders = [threading.Thread(target=keep_folding) for _ in range(2)]
+    for thread in writers + folders:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    for thread in folders:
+        thread.join()
+    assert not failures
+    owners = sorted(owner for owner, in docs.sql("SELECT DISTINCT owner FROM docs WHERE id >= 950"))
+    assert set(owners) <= set(changes(docs, since)["docs"])
+
+
+def test_it_goes_and_comes_again(docs, data):
+    data.migrate("pgherald")
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == ["ann"]
+    data.migrate("pgherald_down")
+    data.migrate("pgherald_down")
+    assert docs.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgherald'") == [(0,)]
+    docs.sql("UPDATE docs SET body = 'y'")
+    data.migrate("pgherald")
+    docs.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == ["ann"]
+
+
+@pytest.mark.parametrize("order", ["pgherald recovery", "recovery pgherald"])
+def test_beside_the_data_sync_tables(docs, data, order):
+    data.migrate(*order.split())
+    since = snapshot(docs)
+    docs.sql("UPDATE docs SET body = 'x' WHERE id = 1")
+    data.write("u1")
+    assert changes(docs, since) == {"docs": ["ann"], "data_sync_changes": ["u1"]}
+    data.migrate("recovery_down")
+    assert changes(docs, since) == {"docs": ["ann"]}
+    data.migrate("recovery")
+    data.migrate("pgherald_down")
+    since = snapshot(docs)
+    data.write("u2")
+    assert changes(docs, since) == {"data_sync_changes": ["u2"]}
+
+
+def test_beside_a_function_of_ones_own(db, run):
+    data = DataSync(run, db)
+    data.function("BEGIN RETURN QUERY SELECT 'own'::text, 'x'::text; END")
+    db.sql("CREATE TABLE docs (owner text)")
+    data.migrate("pgherald")
+    data.migrate("pgherald")
+    db.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+    since = snapshot(db)
+    db.sql("INSERT INTO docs VALUES ('ann')")
+    assert changes(db, since) == {"docs": ["ann"], "own": ["x"]}
+    data.migrate("pgherald_down")
+    assert changes(db, since) == {"own": ["x"]}
+
+
+def test_all_of_it_or_nothing(run, db):
+    """A role that may not create the schema, and one that is not its owner."""
+    data = DataSync(run, db)
+    db.sql("CREATE ROLE nobodys LOGIN", user="postgres")
+    try:
+        with pytest.raises(Exception, match="may not create a schema"):
+            data.migrate("pgherald", user="nobodys")
+        assert db.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgherald'") == [(0,)]
+        data.migrate("pgherald")
+        with pytest.raises(Exception, match="belongs to another role"):
+            data.migrate("pgherald", user="nobodys")
+    finally:
+        db.sql("DROP ROLE nobodys", user="postgres")
+
+
+def test_a_dump_that_is_restored_into_a_younger_cluster(docs, data, run, dump, template, cleanup):
+    """Its transaction ids are of the future there. They are noticed, and put right."""
+    from harness.servers import Postgres
+    docs.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+    docs.sql("UPDATE docs SET body = 'x' WHERE id = 1")
+    docs.sql("SELECT pgherald.send('msgs', 'old')")
+    fold(docs)
+    docs.sql("UPDATE docs SET body = 'x' WHERE id = 2")
+    young = cleanup.add(Postgres(run, template)).start()
+    far = young.database()
+    run.call(["psql", "-X", "-q", "-h", young.directory, "-p", str(young.port), "-U", "postgres", "-d", far.name],
+             input=dump(docs.server, docs.name))
+    while far.sql("SELECT * FROM pgherald.fold()")[0][1]:
+        pass
+    since = snapshot(far)
+    far.sql("DO $$ BEGIN FOR i IN 1..4000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+    assert changes(far, since) == {}
+    far.sql("UPDATE docs SET body = 'x' WHERE id = 3")
+    assert changes(far, since) == {"docs": ["cat"]}
