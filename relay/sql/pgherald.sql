@@ -19,7 +19,9 @@
 --   pgherald.untrack(table, channel => NULL, key => NULL)
 --       Ends that: for the table, or only for this channel, or only for this key.
 --   pgherald.send(channel, payload, notify => false)
---       Sends a message on a text channel, as a part of the transaction. notify: as above.
+--       Sends a message on a text channel, as a part of the transaction. Workers hear it within
+--       two intervals after the commit. notify: as above. Equal messages that are sent within one
+--       interval may be heard as one, as NOTIFY has it within one transaction.
 --   pgherald.retain(messages => NULL, deleted => NULL)
 --       Sets how long sent messages are kept (an hour at first), and the keys of deleted rows
 --       (7 days). A worker that missed more than that is told of a gap. NULL leaves it.
@@ -562,15 +564,20 @@ BEGIN
 END
 $$;
 
--- Whether rows have transaction ids of the future: they come from another cluster, through a
--- dump.
+-- Whether a row's transaction id is of the future: it comes from another cluster, through a dump.
+-- The caller's own transaction id may also be above what its snapshot sees.
+CREATE OR REPLACE FUNCTION pgherald.is_of_future(xid xid8) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid > coalesce(pg_current_xact_id_if_assigned(), '0')
+$$;
+
 CREATE OR REPLACE FUNCTION pgherald.is_misplaced() RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(greatest((SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid DESC LIMIT 1),
-                             (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
-                             (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
-                             (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))
-                    >= pg_snapshot_xmax(pg_current_snapshot()), false)
+    SELECT coalesce(pgherald.is_of_future(greatest(
+        (SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid DESC LIMIT 1),
+        (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
+        (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
+        (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false)
 $$;
 
 -- Folds, and forgets what is older than is retained. Returns how many rows of the journal it
@@ -609,12 +616,12 @@ BEGIN
     END IF;
 
     IF pgherald.is_misplaced() THEN
-        DELETE FROM pgherald.moment WHERE upto >= pg_snapshot_xmax(pg_current_snapshot());
-        DELETE FROM pgherald.journal WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
-        DELETE FROM pgherald.folded WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
-        DELETE FROM pgherald.message WHERE sent_xid >= pg_snapshot_xmax(pg_current_snapshot());
-        UPDATE pgherald.retention SET forgotten_xid = NULL WHERE forgotten_xid >= pg_snapshot_xmax(pg_current_snapshot());
-        UPDATE pgherald.tracked_table SET since_xid = pg_current_xact_id() WHERE since_xid >= pg_snapshot_xmax(pg_current_snapshot());
+        DELETE FROM pgherald.moment WHERE pgherald.is_of_future(upto);
+        DELETE FROM pgherald.journal WHERE pgherald.is_of_future(changed_xid);
+        DELETE FROM pgherald.folded WHERE pgherald.is_of_future(changed_xid);
+        DELETE FROM pgherald.message WHERE pgherald.is_of_future(sent_xid);
+        UPDATE pgherald.retention SET forgotten_xid = NULL WHERE pgherald.is_of_future(forgotten_xid);
+        UPDATE pgherald.tracked_table SET since_xid = pg_current_xact_id() WHERE pgherald.is_of_future(since_xid);
         more := true;
         RETURN;
     END IF;

@@ -410,6 +410,12 @@ $$;
     $$;
 \endif
 
+\if :{?own}
+\else
+    -- The trigger stamps the rows anew.
+    UPDATE :users SET user_id = user_id WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
+\endif
+
 \if :{?relay}
     GRANT SELECT ON pgherald.relay_key TO :"relay";
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', signature, :'relay')
