@@ -151,9 +151,9 @@ static void print_postgres(struct page *p, const struct parts *r)
 	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.", r->tracking->n_tables);
 	gauge(p, "pgherald_tracked_problem", "Whether something is wrong with a tracked table.",
 		*r->tracking->problem != '\0');
-	gauge(p, "pgherald_fold_behind_seconds",
+	gauge(p, "pgherald_fold_lag_seconds",
 		"How long the fold of tracked changes has not kept up; 0 while it does.",
-		tracking_behind(r->tracking));
+		tracking_fold_lag(r->tracking));
 	gauge(p, "pgherald_fold_fails", "Whether the last fold failed.", *r->tracking->trouble.text != '\0');
 	counter(p, "pgherald_folded_total", "Rows of tracked changes that this relay has folded.",
 		r->tracking->n_folded);

@@ -52,14 +52,14 @@ static void report_reconciliation(struct report *r, const struct parts *parts)
 static void report_tracking(struct report *r, const struct parts *parts)
 {
 	const struct tracking *t = parts->tracking;
-	double behind = tracking_behind(t);
+	double lag = tracking_fold_lag(t);
 
 	report_group(r, "tracking");
 	report_named(r);
 	report_flag(r, "on", parts->upstream->tracks);
 	report_count(r, "tables", t->n_tables);
 	report_count(r, "folded", t->n_folded);
-	report_seconds(r, "fold behind", behind > 0 ? behind : -1);
+	report_seconds(r, "fold lag", lag > 0 ? lag : -1);
 	report_text(r, "problem", *t->problem ? t->problem : "none");
 	report_text(r, "fold fails", *t->trouble.text ? t->trouble.text : "none");
 }

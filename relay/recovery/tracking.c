@@ -20,21 +20,21 @@
 			" pg_catalog.set_config('statement_timeout', '0', false);"
 #define ASK_FORMAT                                                                                           \
 	SESSION_PRIMARY                                                                                      \
-		"SELECT f.folded, f.more, t.tables, t.unserved, t.behind, p.problem"                         \
-		" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust," \
-		" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS f,"                                    \
-		" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                                    \
-		" LATERAL (SELECT pgherald.problem() AS problem WHERE trust.trusted OFFSET 0) AS p"
+	"SELECT f.folded, f.more, t.tables, t.unserved, t.fold_lag, p.problem"                               \
+	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust,"         \
+	" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS f,"                                            \
+	" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                                            \
+	" LATERAL (SELECT pgherald.problem() AS problem WHERE trust.trusted OFFSET 0) AS p"
 #define FOLD_SQL "folded, more FROM pgherald.fold()"
 #define NO_FOLD_SQL "0 AS folded, false AS more"
-#define TABLES_SQL "tables, unserved, behind FROM pgherald.tracking()"
-#define NO_TABLES_SQL "0 AS tables, NULL AS unserved, 0 AS behind"
+#define TABLES_SQL "tables, unserved, fold_lag FROM pgherald.tracking()"
+#define NO_TABLES_SQL "0 AS tables, NULL AS unserved, 0 AS fold_lag"
 enum {
 	ANSWER_FOLDED,
 	ANSWER_MORE,
 	ANSWER_TABLES,
 	ANSWER_UNSERVED,
-	ANSWER_BEHIND,
+	ANSWER_LAG,
 	ANSWER_PROBLEM,
 	ANSWER_FIELDS
 };
@@ -75,7 +75,7 @@ static void read_answer(struct tracking *t, const PGresult *result)
 	t->again = PQgetvalue(result, 0, ANSWER_MORE)[0] == 't';
 	t->n_folded += strtoull(PQgetvalue(result, 0, ANSWER_FOLDED), NULL, 10);
 	t->n_tables = strtoull(PQgetvalue(result, 0, ANSWER_TABLES), NULL, 10);
-	t->behind = strtod(PQgetvalue(result, 0, ANSWER_BEHIND), NULL);
+	t->fold_lag = strtod(PQgetvalue(result, 0, ANSWER_LAG), NULL);
 	t->trouble.text[0] = '\0';
 	if (note(t->unserved, sizeof t->unserved, encoding_name(e, PQgetvalue(result, 0, ANSWER_UNSERVED))))
 		diag(DIAG_WARNING,
@@ -185,11 +185,11 @@ void tracking_stop(struct tracking *t)
 	session_close(&t->session);
 }
 
-double tracking_behind(const struct tracking *t)
+double tracking_fold_lag(const struct tracking *t)
 {
-	double limit = t->config->checkpoint_interval * TRACKING_BEHIND_INTERVALS;
+	double limit = t->config->checkpoint_interval * TRACKING_LAG_INTERVALS;
 
-	return t->behind > limit && t->behind > TRACKING_BEHIND_SECONDS ? t->behind : 0;
+	return t->fold_lag > limit && t->fold_lag > TRACKING_LAG_SECONDS ? t->fold_lag : 0;
 }
 
 void tracking_init(struct tracking *t, struct ev_loop *loop, const struct config *config,

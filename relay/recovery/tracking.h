@@ -11,8 +11,8 @@
 
 /* How many intervals what could be folded may wait, before status shows that the fold does not
  * keep up; and at least as many seconds. */
-#define TRACKING_BEHIND_INTERVALS 4.
-#define TRACKING_BEHIND_SECONDS 60.
+#define TRACKING_LAG_INTERVALS 4.
+#define TRACKING_LAG_SECONDS 60.
 
 struct tracking {
 	const struct config *config;
@@ -28,7 +28,7 @@ struct tracking {
 
 	/* What the last answer said. */
 	uint64_t n_tables; /* that are tracked */
-	double behind;     /* seconds for which the journal waits for the fold */
+	double fold_lag;   /* seconds for which the journal waits for the fold */
 	char problem[256]; /* of a table or a function; empty: none */
 	char unserved[ENCODING_NAME_UTF8_MAX +
 		      1]; /* a channel that is tracked and not configured; empty: none */
@@ -48,4 +48,4 @@ void tracking_fold(struct tracking *tracking);
 /* The upstream is gone, or the relay ends: asks no more. */
 void tracking_stop(struct tracking *tracking);
 /* Seconds for which the fold has not kept up; 0 while it does. */
-double tracking_behind(const struct tracking *tracking);
+double tracking_fold_lag(const struct tracking *tracking);

@@ -11,7 +11,7 @@
 --       From now on each INSERT, UPDATE, DELETE and TRUNCATE of the table is a change of `key`
 --       on the channel. key names a column, or is an SQL expression over the row. It is
 --       evaluated with the rights of the role that installed this, and finds unqualified names
---       in pg_catalog only. A row whose key is NULL tells nobody. A row that gets another key
+--       in pg_catalog only. A row without a key (NULL) is no change. A row that gets another key
 --       tells both. You may track a table several times, with different channels or keys.
 --       notify: also sends a NOTIFY in each transaction, so workers hear at once and not within
 --       two intervals. Such transactions commit one at a time, so use it for low write rates
@@ -133,8 +133,8 @@ CREATE TABLE IF NOT EXISTS pgherald.retention (
 );
 INSERT INTO pgherald.retention DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- Whatever the owner's default privileges grant on a new table: nobody else may read or write
--- what is kept here.
+-- Only the owner may read or write the tables, whatever its default privileges grant on a new
+-- table.
 DO $$
 DECLARE
     granted record;
@@ -173,7 +173,7 @@ CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) R
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
-            THEN 'the table is unlogged: a crash empties it, and tells nobody'
+            THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
         WHEN t.truncates = 0 OR t.disabled OR t.rows = 0 OR (NOT t.by_row AND t.statements < 3)
             THEN 'a trigger is missing or disabled: call pgherald.track() again'
         WHEN t.statements > 0 AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
@@ -182,7 +182,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                      WHERE NOT EXISTS (SELECT FROM pg_trigger
                                        WHERE tgrelid = p.relid
                                          AND tgname = format('pgherald_%s_truncate', tracked.id)))
-            THEN 'a TRUNCATE of a new partition tells nobody: call pgherald.track() again'
+            THEN 'workers do not hear of a TRUNCATE of a new partition: call pgherald.track() again'
         END
     FROM (SELECT count(*) FILTER (WHERE tgname = format('pgherald_%s_truncate', tracked.id)) AS truncates,
                  count(*) FILTER (WHERE tgname = format('pgherald_%s_row', tracked.id)) AS rows,
@@ -317,7 +317,7 @@ BEGIN
         END
         $body$
     $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END);
-    -- Of more rows than this, each worker had better read anew. The table is empty a moment
+    -- Of more rows than this, each worker had better read again what it needs. The table is empty a moment
     -- later, so a policy that hides rows from the owner must not hide their keys.
     EXECUTE format($f$
         CREATE OR REPLACE FUNCTION pgherald.truncated_%1$s() RETURNS trigger
@@ -428,7 +428,7 @@ BEGIN
     ELSIF c.relpersistence <> 'p' THEN
         RAISE wrong_object_type
               USING MESSAGE = format('%s cannot be tracked: it is temporary or unlogged', track.tbl),
-                    HINT = 'A crash empties an unlogged table, and nobody would be told.';
+                    HINT = 'A crash empties an unlogged table, and workers would not be told.';
     ELSIF NOT pg_has_role(c.relowner, 'USAGE') THEN
         -- The right TRIGGER does not allow ENABLE REPLICA TRIGGER.
         RAISE insufficient_privilege
@@ -676,7 +676,7 @@ $$;
 -- For the status: how many tables are tracked; what is wrong with them; a channel that is tracked
 -- and that the relay that asks is not configured for; and for how many seconds the oldest row of
 -- the journal could have been folded.
-CREATE OR REPLACE FUNCTION pgherald.tracking(OUT tables bigint, OUT problem text, OUT unserved text, OUT behind double precision)
+CREATE OR REPLACE FUNCTION pgherald.tracking(OUT tables bigint, OUT problem text, OUT unserved text, OUT fold_lag double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pgherald.check_caller();
@@ -684,7 +684,7 @@ BEGIN
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
         INTO tables, problem, unserved FROM pgherald.tracked AS t;
-    behind := greatest(coalesce(extract(epoch FROM clock_timestamp() - interval '1 minute' -
+    fold_lag := greatest(coalesce(extract(epoch FROM clock_timestamp() - interval '1 minute' -
         (SELECT min(at) FROM pgherald.moment
          WHERE upto > (SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid LIMIT 1))), 0), 0);
 END

@@ -412,7 +412,7 @@ $$;
 
 \if :{?own}
 \else
-    -- The trigger stamps the rows anew.
+    -- The trigger gives the rows new stamps.
     UPDATE :users SET user_id = user_id WHERE changed_xid >= pg_snapshot_xmax(pg_current_snapshot());
 \endif
 

@@ -222,9 +222,9 @@ def test_the_relay_folds(start_relay, db, bouncer, data):
     wait_until(lambda: db.sql("SELECT count(*) FROM pgherald.folded") == [(20,)], "folded keys")
     tracking = status(relay)["tracking"]
     assert tracking["on"] is True and tracking["tables"] == 1 and tracking["folded"] >= 20
-    assert tracking["problem"] == "none" and tracking["fold_fails"] == "none" and tracking["fold_behind_seconds"] is None
+    assert tracking["problem"] == "none" and tracking["fold_fails"] == "none" and tracking["fold_lag_seconds"] is None
     metrics = relay.ops("metrics")
-    assert "pgherald_tracked_tables 1" in metrics and "pgherald_fold_behind_seconds 0" in metrics
+    assert "pgherald_tracked_tables 1" in metrics and "pgherald_fold_lag_seconds 0" in metrics
 
 
 def test_a_problem_of_a_table_is_a_warning(start_relay, db, bouncer, data):

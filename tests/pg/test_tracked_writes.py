@@ -1,5 +1,5 @@
-"""pgherald.track(): each way to write a table is a change of its keys, whoever writes it and
-however; and nothing of it makes writers wait for each other."""
+"""pgherald.track(): each way to write a table is a change of its keys, by any role and any kind of
+statement; and nothing of it makes writers wait for each other."""
 
 import contextlib
 import threading
@@ -450,7 +450,7 @@ def test_writers_in_opposite_orders_do_not_wait_for_each_other(docs):
 
 
 def test_writers_and_folds_at_once(docs):
-    """Nobody fails, and nothing is lost."""
+    """No writer fails, and nothing is lost."""
     since = snapshot(docs)
     stop, failures = threading.Event(), []
 
