@@ -30,8 +30,8 @@ struct tracking {
 	uint64_t n_tables; /* that are tracked */
 	double fold_lag;   /* seconds for which the journal waits for the fold */
 	char problem[256]; /* of a table or a function; empty: none */
-	char unserved[ENCODING_NAME_UTF8_MAX +
-		      1]; /* a channel that is tracked and not configured; empty: none */
+	/* A channel that is tracked and not configured; empty: none. */
+	char unserved[ENCODING_NAME_UTF8_MAX + 1];
 
 	struct session_text trouble; /* why the last attempt to ask or to fold failed; empty: it did not */
 	uint64_t n_folded;           /* rows of the journal */

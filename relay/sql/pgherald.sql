@@ -11,7 +11,7 @@
 --       From now on each INSERT, UPDATE, DELETE and TRUNCATE of the table is a change of `key`
 --       on the channel. key names a column, or is an SQL expression over the row. It is
 --       evaluated with the rights of the role that installed this, and finds unqualified names
---       in pg_catalog only. A row without a key (NULL) is no change. A row that gets another key
+--       in pg_catalog only. A row whose key is NULL does not count. A row that gets another key
 --       tells both. You may track a table several times, with different channels or keys.
 --       notify: also sends a NOTIFY in each transaction, so workers hear at once and not within
 --       two intervals. Such transactions commit one at a time, so use it for low write rates

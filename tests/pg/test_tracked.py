@@ -65,7 +65,7 @@ def test_each_message_is_told_although_an_equal_one_was(start_relay, db, bouncer
     pairs = [workers_of(host) for host in hosts]
     for worker, _ in pairs:
         worker.passes(data)
-    for n in range(1, 5):  # the one before was heard only just now
+    for n in range(1, 5):  # the previous one was heard only just now
         db.sql("SELECT pgherald.send('msgs', 'twice')")
         for _, worker in pairs:
             says(worker, "twice", n)
