@@ -82,16 +82,18 @@ CREATE TABLE IF NOT EXISTS pgherald.tracked_table (
 );
 
 -- Changes that were not folded yet. key IS NULL: any key of the channel may have changed. gone:
--- the row was deleted, or got another key. notified: the transaction sent a NOTIFY too.
+-- the row was deleted, or got another key. notified: the transaction sent a NOTIFY too. The
+-- transaction id is a number, since BRIN takes no xid8. A B-tree would cost a bulk UPDATE more than
+-- all the rest.
 CREATE TABLE IF NOT EXISTS pgherald.journal (
-    changed_xid xid8 NOT NULL,
+    changed_xid bigint NOT NULL,
     gone boolean NOT NULL,
     notified boolean NOT NULL,
     channel text COLLATE "C" NOT NULL,
     key text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
-        autovacuum_vacuum_insert_scale_factor = 1, autovacuum_analyze_scale_factor = 1);
-CREATE INDEX IF NOT EXISTS journal_changed_xid_idx ON pgherald.journal (changed_xid);
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000);
+CREATE INDEX IF NOT EXISTS journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
 
 -- The last change of each key. A key may be too long for a B-tree.
 CREATE TABLE IF NOT EXISTS pgherald.folded (
@@ -124,11 +126,13 @@ CREATE TABLE IF NOT EXISTS pgherald.moment (
 );
 
 -- forgotten_xid: the last transaction of which something is no longer kept; why is for people.
+-- folded_upto: the journal has no more rows of transactions before this one.
 CREATE TABLE IF NOT EXISTS pgherald.retention (
     messages interval NOT NULL DEFAULT '1 hour',
     deleted interval NOT NULL DEFAULT '7 days',
     forgotten_xid xid8,
     why text,
+    folded_upto bigint NOT NULL DEFAULT 0,
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one)
 );
 INSERT INTO pgherald.retention DEFAULT VALUES ON CONFLICT DO NOTHING;
@@ -150,6 +154,9 @@ BEGIN
     END LOOP;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION pgherald.number_of(xid xid8) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT xid::text::bigint $$;
 
 -- Raises an error unless the caller of a function that runs as its owner may call
 -- changes_since(). While such a function runs, current_user is its owner; so the caller is the
@@ -174,9 +181,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
             THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
-        WHEN t.truncates = 0 OR t.disabled OR t.rows = 0 OR (NOT t.by_row AND t.statements < 3)
+        WHEN t.truncates = 0 OR t.disabled OR t.rows = 0 OR (NOT t.by_row AND t.statements < 3 + t.by_column)
             THEN 'a trigger is missing or disabled: call pgherald.track() again'
-        WHEN t.statements > 0 AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
+        WHEN NOT t.by_row AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
             THEN 'the table has got a parent: call pgherald.track() again'
         WHEN EXISTS (SELECT FROM pg_partition_tree(tracked.tbl) AS p
                      WHERE NOT EXISTS (SELECT FROM pg_trigger
@@ -187,7 +194,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT count(*) FILTER (WHERE tgname = format('pgherald_%s_truncate', tracked.id)) AS truncates,
                  count(*) FILTER (WHERE tgname = format('pgherald_%s_row', tracked.id)) AS rows,
                  count(*) FILTER (WHERE tgname = ANY (ARRAY[format('pgherald_%s_insert', tracked.id),
-                     format('pgherald_%s_update', tracked.id), format('pgherald_%s_delete', tracked.id)])) AS statements,
+                     format('pgherald_%s_update', tracked.id), format('pgherald_%s_delete', tracked.id),
+                     format('pgherald_%s_key', tracked.id)])) AS statements,
+                 (SELECT count(*) FROM pg_attribute
+                  WHERE attrelid = tracked.tbl AND attname = tracked.key AND attnum > 0 AND NOT attisdropped) AS by_column,
                  coalesce(bool_or(tgenabled = 'D'), false) AS disabled,
                  coalesce(bool_or(tgenabled = 'A' AND tgname = format('pgherald_%s_row', tracked.id)), false) AS by_row
           FROM pg_trigger WHERE tgrelid = tracked.tbl AND tgname LIKE format('pgherald\_%s\_%%', tracked.id)) AS t
@@ -238,9 +248,12 @@ $$;
 
 -- The triggers of a tracked table. track() calls it, and an upgrade.
 --
--- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. But which
--- of them fire depends on the table that the statement names, so partitions get triggers for
--- rows. Logical replication fires only triggers for rows, but for TRUNCATE.
+-- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. They do not
+-- look for equal keys, which would cost a statement of one row more than all the rest. When the
+-- key is a column, a trigger for rows notes the old key of those rows alone that get another.
+--
+-- Which triggers for statements fire depends on the table that the statement names, so partitions
+-- get triggers for rows. Logical replication fires only triggers for rows, but for TRUNCATE.
 --
 -- The functions run as their owner, and take nothing from a row but values. A column's text is
 -- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
@@ -252,6 +265,7 @@ DECLARE
     name name; -- of the table: an expression may use it
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
     of_column text;
+    same text; -- whether the old and the new key are the same text
     key text;
     new_key text;
     old_key text;
@@ -269,6 +283,12 @@ BEGIN
         key := format(of_column, '', t.key);
         new_key := format(of_column, 'NEW.', t.key);
         old_key := format(of_column, 'OLD.', t.key);
+        -- Equal values of other types may have different texts.
+        same := CASE WHEN EXISTS (SELECT FROM pg_attribute
+                                  WHERE attrelid = t.tbl AND attname = t.key
+                                    AND atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype))
+                     THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key)
+                     ELSE format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key) END;
     ELSE
         key := format(E'((%s\n))::text', t.key);
         new_key := format('(SELECT %s FROM (SELECT NEW.*) AS %I)', key, name);
@@ -289,34 +309,40 @@ BEGIN
         #variable_conflict use_column
         DECLARE
             told bigint;
+            xid bigint := pg_current_xact_id_if_assigned()::text;
         BEGIN
+            IF xid IS NULL THEN
+                -- The statement wrote no row.
+                RETURN NULL;
+            END IF;
             IF TG_LEVEL = 'ROW' THEN
                 IF TG_OP <> 'DELETE' THEN
                     %9$s INSERT INTO pgherald.journal
-                    SELECT pg_current_xact_id(), false, %7$s, %3$L, k FROM (VALUES (%5$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
+                    SELECT xid, false, %7$s, %3$L, k FROM (VALUES (%5$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
                 END IF;
                 IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND %6$s IS DISTINCT FROM %5$s) THEN
                     %9$s INSERT INTO pgherald.journal
-                    SELECT pg_current_xact_id(), true, %7$s, %3$L, k FROM (VALUES (%6$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
+                    SELECT xid, true, %7$s, %3$L, k FROM (VALUES (%6$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
                 END IF;
-            ELSIF TG_OP = 'INSERT' THEN
+            ELSIF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND %10$L) THEN
                 %9$s INSERT INTO pgherald.journal
-                SELECT DISTINCT pg_current_xact_id(), false, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_new AS %2$I) AS keys (k)
+                SELECT %11$s xid, false, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_new AS %2$I) AS keys (k)
                 WHERE k IS NOT NULL %8$s;
             ELSIF TG_OP = 'UPDATE' THEN
                 %9$s INSERT INTO pgherald.journal
-                SELECT pg_current_xact_id(), bool_and(gone), %7$s, %3$L, k
+                SELECT xid, bool_and(gone), %7$s, %3$L, k
                 FROM (SELECT %4$s, true FROM pgherald_old AS %2$I UNION ALL SELECT %4$s, false FROM pgherald_new AS %2$I) AS keys (k, gone)
                 WHERE k IS NOT NULL GROUP BY k %8$s;
             ELSE
                 %9$s INSERT INTO pgherald.journal
-                SELECT DISTINCT pg_current_xact_id(), true, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_old AS %2$I) AS keys (k)
+                SELECT %11$s xid, true, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_old AS %2$I) AS keys (k)
                 WHERE k IS NOT NULL %8$s;
             END IF;
             RETURN NULL;
         END
         $body$
-    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END);
+    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END,
+        of_column IS NOT NULL, CASE WHEN t.notify THEN 'DISTINCT' ELSE '' END);
     -- Of more rows than this, each worker had better read again what it needs. The table is empty a moment
     -- later, so a policy that hides rows from the owner must not hide their keys.
     EXECUTE format($f$
@@ -333,9 +359,9 @@ BEGIN
                 told := NULL;
             END;
             IF told <= 100000 THEN
-                %9$s INSERT INTO pgherald.journal SELECT pg_current_xact_id(), true, %7$s, %3$L, k FROM unnest(gone) AS keys (k) %8$s;
+                %9$s INSERT INTO pgherald.journal SELECT pgherald.number_of(pg_current_xact_id()), true, %7$s, %3$L, k FROM unnest(gone) AS keys (k) %8$s;
             ELSE
-                INSERT INTO pgherald.journal VALUES (pg_current_xact_id(), true, false, %3$L, NULL);
+                INSERT INTO pgherald.journal VALUES (pgherald.number_of(pg_current_xact_id()), true, false, %3$L, NULL);
             END IF;
             RETURN NULL;
         END
@@ -351,9 +377,14 @@ BEGIN
               UNION ALL
               SELECT t.tbl, f.name, f.fires || ' FOR EACH STATEMENT EXECUTE FUNCTION pgherald.changed_%s()', ''
               FROM (VALUES ('insert', 'AFTER INSERT ON %s REFERENCING NEW TABLE AS pgherald_new'),
-                           ('update', 'AFTER UPDATE ON %s REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new'),
+                           ('update', 'AFTER UPDATE ON %s REFERENCING ' || CASE WHEN of_column IS NULL THEN 'OLD TABLE AS pgherald_old' ELSE '' END
+                                      || ' NEW TABLE AS pgherald_new'),
                            ('delete', 'AFTER DELETE ON %s REFERENCING OLD TABLE AS pgherald_old')) AS f (name, fires)
               WHERE NOT pgherald.is_of_family(t.tbl)
+              UNION ALL
+              SELECT t.tbl, 'key', 'AFTER UPDATE ON %s FOR EACH ROW WHEN (NOT (' || replace(same, '%', '%%')
+                                   || ')) EXECUTE FUNCTION pgherald.changed_%s()', ''
+              WHERE NOT pgherald.is_of_family(t.tbl) AND of_column IS NOT NULL
               UNION ALL
               SELECT relid, 'truncate', 'BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION pgherald.truncated_%s()', 'ALWAYS'
               FROM (SELECT t.tbl AS relid UNION SELECT relid FROM pg_partition_tree(t.tbl)) AS of_tree) AS v (tbl, name, fires, mode)
@@ -369,7 +400,8 @@ BEGIN
     IF pgherald.is_of_family(t.tbl) THEN
         wanted := wanted || ARRAY(SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
                                   WHERE tgrelid = t.tbl AND tgname = ANY (ARRAY[format('pgherald_%s_insert', t.id),
-                                        format('pgherald_%s_update', t.id), format('pgherald_%s_delete', t.id)]));
+                                        format('pgherald_%s_update', t.id), format('pgherald_%s_delete', t.id),
+                                        format('pgherald_%s_key', t.id)]));
     END IF;
     PERFORM pgherald.execute_patiently(wanted);
     -- PostgreSQL 13 and 14 enable the triggers of the partitions one by one.
@@ -525,6 +557,9 @@ DECLARE
     unheard boolean := coalesce(current_setting('pgherald.question', true), '') = 'unheard';
     oldest xid8 := pg_snapshot_xmin(since);
     newest xid8 := pg_snapshot_xmax(pg_current_snapshot());
+    -- The same as numbers, for the journal.
+    first bigint := pgherald.number_of(oldest);
+    last bigint := pgherald.number_of(newest);
     forgotten text;
 BEGIN
     PERFORM pgherald.check_caller();
@@ -532,7 +567,8 @@ BEGIN
     IF NOT FOUND THEN
         SELECT format('more was deleted from a table of the channel %s than is told key by key', channel) INTO forgotten
         FROM pgherald.journal
-        WHERE key IS NULL AND changed_xid >= oldest AND changed_xid < newest AND NOT pg_visible_in_snapshot(changed_xid, since);
+        WHERE key IS NULL AND changed_xid >= first AND changed_xid < last
+          AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since);
     END IF;
     IF NOT FOUND AND NOT unheard THEN
         SELECT format('%s is tracked only since %s', tbl, date_trunc('second', t.since)) INTO forgotten
@@ -554,8 +590,8 @@ BEGIN
         SELECT channel::text, key::text FROM pgherald.folded WHERE changed_xid >= oldest AND changed_xid < newest
         UNION
         SELECT channel::text, key::text FROM pgherald.journal
-        WHERE changed_xid >= oldest AND changed_xid < newest AND NOT pg_visible_in_snapshot(changed_xid, since)
-          AND NOT (unheard AND notified);
+        WHERE changed_xid >= first AND changed_xid < last
+          AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since) AND NOT (unheard AND notified);
     RETURN QUERY
         SELECT channel::text, payload::text FROM pgherald.message
         WHERE sent_xid >= oldest AND sent_xid < newest AND NOT pg_visible_in_snapshot(sent_xid, since)
@@ -573,8 +609,9 @@ $$;
 
 CREATE OR REPLACE FUNCTION pgherald.is_misplaced() RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(pgherald.is_of_future(greatest(
-        (SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid DESC LIMIT 1),
+    SELECT EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= pgherald.number_of(pg_snapshot_xmax(pg_current_snapshot()))
+                                                  AND pgherald.is_of_future(changed_xid::text::xid8))
+        OR coalesce(pgherald.is_of_future(greatest(
         (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
         (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
         (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false)
@@ -594,17 +631,20 @@ DECLARE
     foldable xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - interval '1 minute' ORDER BY at DESC LIMIT 1);
     old_message xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.messages ORDER BY at DESC LIMIT 1);
     old_gone xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.deleted ORDER BY at DESC LIMIT 1);
-    forgotten xid8;
+    done bigint := (SELECT folded_upto FROM pgherald.retention);
+    upto bigint := coalesce(pgherald.number_of(foldable), 0);
+    unsettled bigint := coalesce(pgherald.number_of(known.upto), 0);
     last xid8;
+    emptied bigint;
 BEGIN
     PERFORM pgherald.check_caller();
     folded := 0;
     more := false;
-    IF NOT (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid < foldable)
+    IF NOT (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= done AND changed_xid < upto)
             OR EXISTS (SELECT FROM pgherald.message WHERE sent_xid < old_message)
             OR EXISTS (SELECT FROM pgherald.folded WHERE gone AND changed_xid < old_gone)
             OR (coalesce(known.at <= now_at - interval '10 seconds', true)
-                AND (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= known.upto OR known.upto IS NULL)
+                AND (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= unsettled)
                      OR EXISTS (SELECT FROM pgherald.message WHERE sent_xid >= known.upto OR known.upto IS NULL)))
             OR pgherald.is_misplaced())
        OR pg_is_in_recovery() THEN
@@ -617,10 +657,11 @@ BEGIN
 
     IF pgherald.is_misplaced() THEN
         DELETE FROM pgherald.moment WHERE pgherald.is_of_future(upto);
-        DELETE FROM pgherald.journal WHERE pgherald.is_of_future(changed_xid);
+        DELETE FROM pgherald.journal WHERE pgherald.is_of_future(changed_xid::text::xid8);
         DELETE FROM pgherald.folded WHERE pgherald.is_of_future(changed_xid);
         DELETE FROM pgherald.message WHERE pgherald.is_of_future(sent_xid);
-        UPDATE pgherald.retention SET forgotten_xid = NULL WHERE pgherald.is_of_future(forgotten_xid);
+        UPDATE pgherald.retention
+            SET forgotten_xid = CASE WHEN pgherald.is_of_future(forgotten_xid) THEN NULL ELSE forgotten_xid END, folded_upto = 0;
         UPDATE pgherald.tracked_table SET since_xid = pg_current_xact_id() WHERE pgherald.is_of_future(since_xid);
         more := true;
         RETURN;
@@ -631,11 +672,11 @@ BEGIN
 
     WITH taken AS (
         DELETE FROM pgherald.journal
-        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.journal WHERE changed_xid < foldable ORDER BY changed_xid LIMIT most))
+        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.journal WHERE changed_xid >= done AND changed_xid < upto LIMIT most))
         RETURNING *
     ), latest AS (
-        SELECT DISTINCT ON (channel, key) changed_xid, gone, channel, key FROM taken WHERE key IS NOT NULL
-        ORDER BY channel, key, changed_xid DESC, gone
+        SELECT DISTINCT ON (channel, key) changed_xid::text::xid8 AS changed_xid, gone, channel, key FROM taken
+        WHERE key IS NOT NULL ORDER BY channel, key, taken.changed_xid DESC, gone
     ), short AS (
         INSERT INTO pgherald.folded AS f SELECT * FROM latest WHERE octet_length(key) <= 1000
         ON CONFLICT (channel, key) WHERE octet_length(key) <= 1000
@@ -645,11 +686,11 @@ BEGIN
         ON CONFLICT (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1)) WHERE octet_length(key) > 1000
         DO UPDATE SET changed_xid = EXCLUDED.changed_xid, gone = EXCLUDED.gone WHERE f.changed_xid <= EXCLUDED.changed_xid
     )
-    SELECT count(*), (array_agg(changed_xid ORDER BY changed_xid DESC) FILTER (WHERE key IS NULL))[1] INTO folded, last FROM taken;
-    IF last IS NOT NULL THEN
-        UPDATE pgherald.retention SET forgotten_xid = greatest(forgotten_xid, last), why = 'a table was truncated';
-    END IF;
+    SELECT count(*), max(changed_xid) FILTER (WHERE key IS NULL) INTO folded, emptied FROM taken;
     more := folded = most;
+    UPDATE pgherald.retention
+        SET folded_upto = CASE WHEN more THEN done ELSE upto END, forgotten_xid = greatest(forgotten_xid, emptied::text::xid8),
+            why = CASE WHEN emptied IS NULL THEN why ELSE 'a table was truncated' END;
 
     WITH forgotten AS (
         DELETE FROM pgherald.message
@@ -684,9 +725,11 @@ BEGIN
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
         INTO tables, problem, unserved FROM pgherald.tracked AS t;
-    fold_lag := greatest(coalesce(extract(epoch FROM clock_timestamp() - interval '1 minute' -
-        (SELECT min(at) FROM pgherald.moment
-         WHERE upto > (SELECT changed_xid FROM pgherald.journal ORDER BY changed_xid LIMIT 1))), 0), 0);
+    fold_lag := coalesce((
+        SELECT greatest(extract(epoch FROM clock_timestamp() - interval '1 minute' - min(at)), 0)
+        FROM pgherald.moment, pgherald.retention
+        WHERE pgherald.number_of(upto) > folded_upto
+          AND EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= folded_upto AND changed_xid < pgherald.number_of(upto))), 0);
 END
 $$;
 

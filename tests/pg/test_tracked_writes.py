@@ -85,6 +85,7 @@ def fold(db, until_gone=False):
     (["INSERT INTO docs SELECT i, 'eve', '' FROM generate_series(10, 99) AS i"], ["eve"]),
     (["UPDATE docs SET body = 'new'"], ["ann", "bob", "cat"]),
     (["UPDATE docs SET owner = 'zoe' WHERE id = 1"], ["ann", "zoe"]),
+    (["UPDATE docs SET owner = CASE id WHEN 1 THEN 'bob' ELSE 'ann' END WHERE id < 3"], ["ann", "bob"]),
     (["DELETE FROM docs WHERE owner = 'bob'"], ["bob"]),
     (["TRUNCATE docs"], ["ann", "bob", "cat"]),
     (["INSERT INTO docs VALUES (1, 'new', ''), (9, 'old', '') ON CONFLICT (id) DO UPDATE SET owner = excluded.owner"],
@@ -257,6 +258,7 @@ def test_writes_through_a_parent(data, db):
 @pytest.mark.parametrize("statement, problem", [
     ("ALTER TABLE docs DISABLE TRIGGER ALL", "missing or disabled"),
     ("DROP TRIGGER pgherald_1_update ON docs", "missing or disabled"),
+    ("DROP TRIGGER pgherald_1_key ON docs", "missing or disabled"),
     ("ALTER TABLE docs SET UNLOGGED", "unlogged"),
     ("CREATE TABLE parent (LIKE docs); ALTER TABLE docs INHERIT parent", "has got a parent"),
 ])
@@ -396,7 +398,7 @@ def test_a_writer_needs_no_rights_and_gets_none(docs, stranger):
     for statement in ("SELECT * FROM pgherald.changes_since(pg_current_snapshot())", "SELECT * FROM pgherald.fold()",
                       "SELECT * FROM pgherald.tracking()", "SELECT * FROM pgherald.changes_of_tracked(pg_current_snapshot())",
                       "SELECT * FROM pgherald.journal", "SELECT * FROM pgherald.folded", "SELECT * FROM pgherald.message",
-                      "INSERT INTO pgherald.journal VALUES ('1', false, false, 'docs', 'x')", "SELECT pgherald.retain('1 s', '1 s')",
+                      "INSERT INTO pgherald.journal VALUES (1, false, false, 'docs', 'x')", "SELECT pgherald.retain('1 s', '1 s')",
                       "SELECT pgherald.track('docs', 'docs', 'id')", "SELECT pgherald.untrack('docs')",
                       "CREATE TABLE mine (owner text); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1()"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
