@@ -13,31 +13,25 @@
 /* How many checkpoint intervals an unused connection stays open. */
 #define IDLE_INTERVALS 3.
 
-/* Formats. The functions run only if their owner is still one that we trust: the condition
- * depends on the outer row, so PostgreSQL checks it first (a one-time filter). */
+/* Formats. A function runs only if its owner is still one that we trust: the condition depends on
+ * the outer row, so PostgreSQL checks it first (a one-time filter). Results are told apart by their
+ * numbers of columns. */
 #define SETTINGS_FORMAT                                                                                      \
-	SESSION_PRIMARY "SELECT pg_catalog.set_config('pgherald.channels', '%s', false),"                    \
-			" pg_catalog.set_config('statement_timeout', '0', false);"
-#define ASK_FORMAT                                                                                           \
-	SESSION_PRIMARY                                                                                      \
-	"SELECT f.folded, f.more, t.tables, t.unserved, t.fold_lag, p.problem"                               \
-	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust,"         \
-	" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS f,"                                            \
-	" LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                                            \
-	" LATERAL (SELECT pgherald.problem() AS problem WHERE trust.trusted OFFSET 0) AS p"
-#define FOLD_SQL "folded, more FROM pgherald.fold()"
-#define NO_FOLD_SQL "0 AS folded, false AS more"
+	SESSION_PRIMARY "SELECT pg_catalog.concat(pg_catalog.set_config('pgherald.channels', '%s', false),"  \
+			" pg_catalog.set_config('statement_timeout', '0', false));"
+#define TRUST_FORMAT                                                                                         \
+	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust"
+#define FOLD_FORMAT                                                                                          \
+	SESSION_PRIMARY "SELECT folded, more" TRUST_FORMAT                                                   \
+			", LATERAL (SELECT * FROM pgherald.fold() WHERE trust.trusted OFFSET 0) AS f;"
+#define LOOK_FORMAT                                                                                          \
+	SESSION_PRIMARY "SELECT tables, unserved, fold_lag, problem" TRUST_FORMAT                            \
+			", LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                           \
+			" LATERAL (SELECT pgherald.problem() AS problem WHERE trust.trusted OFFSET 0) AS p"
 #define TABLES_SQL "tables, unserved, fold_lag FROM pgherald.tracking()"
 #define NO_TABLES_SQL "0 AS tables, NULL AS unserved, 0 AS fold_lag"
-enum {
-	ANSWER_FOLDED,
-	ANSWER_MORE,
-	ANSWER_TABLES,
-	ANSWER_UNSERVED,
-	ANSWER_LAG,
-	ANSWER_PROBLEM,
-	ANSWER_FIELDS
-};
+enum { FOLD_FOLDED, FOLD_MORE, FOLD_FIELDS };
+enum { LOOK_TABLES, LOOK_UNSERVED, LOOK_LAG, LOOK_PROBLEM, LOOK_FIELDS };
 
 static void ask(struct tracking *t);
 
@@ -68,21 +62,25 @@ static bool note(char *out, size_t size, const char *text)
 	return !same && *text;
 }
 
-static void read_answer(struct tracking *t, const PGresult *result)
+static void read_fold(struct tracking *t, const PGresult *result)
+{
+	t->again = PQgetvalue(result, 0, FOLD_MORE)[0] == 't';
+	t->n_folded += strtoull(PQgetvalue(result, 0, FOLD_FOLDED), NULL, 10);
+}
+
+static void read_look(struct tracking *t, const PGresult *result)
 {
 	struct encoding *e = t->session.encoding;
 
-	t->again = PQgetvalue(result, 0, ANSWER_MORE)[0] == 't';
-	t->n_folded += strtoull(PQgetvalue(result, 0, ANSWER_FOLDED), NULL, 10);
-	t->n_tables = strtoull(PQgetvalue(result, 0, ANSWER_TABLES), NULL, 10);
-	t->fold_lag = strtod(PQgetvalue(result, 0, ANSWER_LAG), NULL);
+	t->n_tables = strtoull(PQgetvalue(result, 0, LOOK_TABLES), NULL, 10);
+	t->fold_lag = strtod(PQgetvalue(result, 0, LOOK_LAG), NULL);
 	t->trouble.text[0] = '\0';
-	if (note(t->unserved, sizeof t->unserved, encoding_name(e, PQgetvalue(result, 0, ANSWER_UNSERVED))))
+	if (note(t->unserved, sizeof t->unserved, encoding_name(e, PQgetvalue(result, 0, LOOK_UNSERVED))))
 		diag(DIAG_WARNING,
 			"a table is tracked for a channel that this relay is not configured for, so its workers "
 			"hear nothing of it; add the channel to PGHERALD_CHANNELS channel=\"%s\"",
 			t->unserved);
-	if (note(t->problem, sizeof t->problem, encoding_name(e, PQgetvalue(result, 0, ANSWER_PROBLEM))))
+	if (note(t->problem, sizeof t->problem, encoding_name(e, PQgetvalue(result, 0, LOOK_PROBLEM))))
 		diag(DIAG_WARNING, "changes may be missed: %s", t->problem);
 }
 
@@ -99,23 +97,26 @@ static void on_answer(void *context, PGresult *result)
 		}
 		return;
 	}
-	if (session_is_row(result, ANSWER_FIELDS))
-		read_answer(t, result);
+	if (session_is_row(result, FOLD_FIELDS))
+		read_fold(t, result);
+	else if (session_is_row(result, LOOK_FIELDS))
+		read_look(t, result);
 	else if (!session_succeeded(result))
 		fail(t, session_error(&t->session, result).text);
 }
 
 static void ask(struct tracking *t)
 {
-	char sql[sizeof SETTINGS_FORMAT ASK_FORMAT UPSTREAM_FOLD_OWNER_SQL UPSTREAM_PROBLEM_OWNER_SQL FOLD_SQL
-			 TABLES_SQL +
-		 CHANGES_CHANNELS_MAX];
+	char sql[sizeof SETTINGS_FORMAT FOLD_FORMAT LOOK_FORMAT TABLES_SQL + CHANGES_CHANNELS_MAX +
+		 2 * sizeof UPSTREAM_FOLD_OWNER_SQL + sizeof UPSTREAM_PROBLEM_OWNER_SQL];
 	bool tracks = t->upstream->tracks;
-	int n = snprintf(sql, sizeof sql, SETTINGS_FORMAT, changes_channels(t->config).text);
+	size_t n = (size_t)snprintf(sql, sizeof sql, SETTINGS_FORMAT, changes_channels(t->config).text);
 
-	snprintf(sql + n, sizeof sql - (size_t)n, ASK_FORMAT,
+	if (tracks && t->due_folds)
+		n += (size_t)snprintf(sql + n, sizeof sql - n, FOLD_FORMAT, UPSTREAM_FOLD_OWNER_SQL);
+	snprintf(sql + n, sizeof sql - n, LOOK_FORMAT,
 		tracks ? UPSTREAM_FOLD_OWNER_SQL : UPSTREAM_PROBLEM_OWNER_SQL,
-		tracks && t->due_folds ? FOLD_SQL : NO_FOLD_SQL, tracks ? TABLES_SQL : NO_TABLES_SQL);
+		tracks ? TABLES_SQL : NO_TABLES_SQL);
 	t->due = t->due_folds = t->again = false;
 	session_query(&t->session,
 		&(struct session_statement){.sql = sql, .seconds = t->config->recovery_timeout}, on_answer);

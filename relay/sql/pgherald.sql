@@ -265,132 +265,99 @@ DECLARE
     name name; -- of the table: an expression may use it
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
     of_column text;
-    same text; -- whether the old and the new key are the same text
     key text;
     new_key text;
     old_key text;
-    notified text;
-    tell text;
+    same text; -- whether a row's old and new key are the same text; NULL: the key is an expression
+    note text; -- a format for whether the rows are gone, what may stand before WHERE, and the keys
+    bodies text[];
     wanted text[] := '{}';
     trigger record;
 BEGIN
     SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
     name := (SELECT relname FROM pg_class WHERE oid = t.tbl);
-    SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN '%s%I::text' ELSE 'format(''%%s'', %s%I)' END
-        INTO of_column FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+    SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN '%s%I::text' ELSE 'format(''%%s'', %s%I)' END,
+           -- Equal values of other types may have different texts.
+           CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
+                THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key) END
+        INTO of_column, same FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
         WHERE attrelid = t.tbl AND attname = t.key AND attnum > 0 AND NOT attisdropped;
     IF FOUND THEN
         key := format(of_column, '', t.key);
         new_key := format(of_column, 'NEW.', t.key);
         old_key := format(of_column, 'OLD.', t.key);
-        -- Equal values of other types may have different texts.
-        same := CASE WHEN EXISTS (SELECT FROM pg_attribute
-                                  WHERE attrelid = t.tbl AND attname = t.key
-                                    AND atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype))
-                     THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key)
-                     ELSE format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key) END;
+        same := coalesce(same, format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key));
     ELSE
         key := format(E'((%s\n))::text', t.key);
         new_key := format('(SELECT %s FROM (SELECT NEW.*) AS %I)', key, name);
         old_key := format('(SELECT %s FROM (SELECT OLD.*) AS %I)', key, name);
     END IF;
+    note := 'INSERT INTO pgherald.journal SELECT txid_current(), %s, '
+            || CASE WHEN t.notify THEN 'pgherald.change_payload(k) IS NOT NULL' ELSE 'false' END
+            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%s) AS keys (k%s) WHERE k IS NOT NULL GROUP BY k';
     IF t.notify THEN
-        notified := 'pgherald.change_payload(k) IS NOT NULL';
-        tell := format(' RETURNING key, notified) SELECT count(pg_notify(%L, pgherald.change_payload(key))) INTO told'
-                       ' FROM noted WHERE notified', t.channel);
+        note := 'WITH noted AS (' || note || ' RETURNING key, notified) SELECT count(pg_notify('
+                || replace(quote_literal(t.channel), '%', '%%') || ', pgherald.change_payload(key))) INTO told FROM noted WHERE notified';
     ELSE
-        notified := 'false';
-        tell := '';
+        note := replace(note, ' GROUP BY k', '%s');
     END IF;
 
-    EXECUTE format($f$
-        CREATE OR REPLACE FUNCTION pgherald.changed_%1$s() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
-        #variable_conflict use_column
-        DECLARE
-            told bigint;
-            xid bigint := pg_current_xact_id_if_assigned()::text;
-        BEGIN
-            IF xid IS NULL THEN
-                -- The statement wrote no row.
-                RETURN NULL;
-            END IF;
-            IF TG_LEVEL = 'ROW' THEN
-                IF TG_OP <> 'DELETE' THEN
-                    %9$s INSERT INTO pgherald.journal
-                    SELECT xid, false, %7$s, %3$L, k FROM (VALUES (%5$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
-                END IF;
-                IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND %6$s IS DISTINCT FROM %5$s) THEN
-                    %9$s INSERT INTO pgherald.journal
-                    SELECT xid, true, %7$s, %3$L, k FROM (VALUES (%6$s)) AS keys (k) WHERE k IS NOT NULL %8$s;
-                END IF;
-            ELSIF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND %10$L) THEN
-                %9$s INSERT INTO pgherald.journal
-                SELECT %11$s xid, false, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_new AS %2$I) AS keys (k)
-                WHERE k IS NOT NULL %8$s;
-            ELSIF TG_OP = 'UPDATE' THEN
-                %9$s INSERT INTO pgherald.journal
-                SELECT xid, bool_and(gone), %7$s, %3$L, k
-                FROM (SELECT %4$s, true FROM pgherald_old AS %2$I UNION ALL SELECT %4$s, false FROM pgherald_new AS %2$I) AS keys (k, gone)
-                WHERE k IS NOT NULL GROUP BY k %8$s;
-            ELSE
-                %9$s INSERT INTO pgherald.journal
-                SELECT %11$s xid, true, %7$s, %3$L, k FROM (SELECT %4$s FROM pgherald_old AS %2$I) AS keys (k)
-                WHERE k IS NOT NULL %8$s;
-            END IF;
-            RETURN NULL;
-        END
-        $body$
-    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END,
-        of_column IS NOT NULL, CASE WHEN t.notify THEN 'DISTINCT' ELSE '' END);
-    -- Of more rows than this, each worker had better read again what it needs. The table is empty a moment
-    -- later, so a policy that hides rows from the owner must not hide their keys.
-    EXECUTE format($f$
-        CREATE OR REPLACE FUNCTION pgherald.truncated_%1$s() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $body$
-        DECLARE
-            gone text[];
-            told bigint;
-        BEGIN
+    bodies := ARRAY[
+        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, name), '', ''),
+        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, name), '', ''),
+        'both', format(note, 'bool_and(gone)', format('SELECT %1$s, true FROM pgherald_old AS %2$I'
+                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, name), ', gone', ' GROUP BY k'),
+        'row', format('IF TG_OP <> ''DELETE'' THEN %s; END IF; IF TG_OP = ''DELETE'' OR (TG_OP = ''UPDATE'' AND %s IS DISTINCT FROM %s)'
+                      ' THEN %s; END IF', format(note, 'false', format('VALUES (%s)', new_key), '', ''), old_key, new_key,
+                      format(note, 'true', format('VALUES (%s)', old_key), '', '')),
+        -- Of more rows than this, each worker had better read again what it needs. A policy that
+        -- hides rows from the owner must not hide their keys: so row_security is off.
+        'truncate', format($f$
             BEGIN
                 EXECUTE format('SELECT array_agg(DISTINCT k), count(*) FROM (SELECT %%s FROM %%s AS %%I LIMIT 100001) AS keys (k)'
-                               ' WHERE k IS NOT NULL', %4$L, TG_RELID::regclass, %2$L) INTO gone, told;
+                               ' WHERE k IS NOT NULL', %L, TG_RELID::regclass, %L) INTO gone, told;
             EXCEPTION WHEN insufficient_privilege THEN
                 told := NULL;
             END;
             IF told <= 100000 THEN
-                %9$s INSERT INTO pgherald.journal SELECT pgherald.number_of(pg_current_xact_id()), true, %7$s, %3$L, k FROM unnest(gone) AS keys (k) %8$s;
+                %s;
             ELSE
-                INSERT INTO pgherald.journal VALUES (pgherald.number_of(pg_current_xact_id()), true, false, %3$L, NULL);
-            END IF;
-            RETURN NULL;
-        END
-        $body$
-    $f$, t.id, name, t.channel, key, new_key, old_key, notified, tell, CASE WHEN t.notify THEN 'WITH noted AS (' ELSE '' END);
-    EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s() OWNER TO %2$s; ALTER FUNCTION pgherald.truncated_%1$s() OWNER TO %2$s;'
-                   'REVOKE ALL ON FUNCTION pgherald.changed_%1$s(), pgherald.truncated_%1$s() FROM PUBLIC', t.id, owner);
+                INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL);
+            END IF $f$, key, name, format(note, 'true', 'SELECT unnest(gone)', '', ''), t.channel)];
+    FOR place IN 1..array_length(bodies, 1) BY 2 LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changed_%1$s_%2$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+                       ' SET search_path = pg_catalog, pg_temp %3$s AS %4$L', t.id, bodies[place],
+                       CASE bodies[place] WHEN 'truncate' THEN 'SET row_security = off' ELSE '' END,
+                       E'#variable_conflict use_column\n'
+                       || CASE WHEN t.notify OR bodies[place] = 'truncate' THEN 'DECLARE told bigint; gone text[]; ' ELSE '' END
+                       || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
+        EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I; REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC',
+                       t.id, bodies[place], owner);
+    END LOOP;
 
     FOR trigger IN
-        SELECT tbl, format('pgherald_%s_%s', t.id, v.name) AS name, fires, mode
-        FROM (SELECT t.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION pgherald.changed_%s()',
+        SELECT tbl, format('pgherald_%s_%s', t.id, v.name) AS name,
+               format('%s ON %s %s EXECUTE FUNCTION pgherald.changed_%s_%s()', fires, tbl, each, t.id, body) AS definition, mode
+        FROM (SELECT t.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', 'row',
                      CASE WHEN pgherald.is_of_family(t.tbl) THEN 'ALWAYS' ELSE 'REPLICA' END
               UNION ALL
-              SELECT t.tbl, f.name, f.fires || ' FOR EACH STATEMENT EXECUTE FUNCTION pgherald.changed_%s()', ''
-              FROM (VALUES ('insert', 'AFTER INSERT ON %s REFERENCING NEW TABLE AS pgherald_new'),
-                           ('update', 'AFTER UPDATE ON %s REFERENCING ' || CASE WHEN of_column IS NULL THEN 'OLD TABLE AS pgherald_old' ELSE '' END
-                                      || ' NEW TABLE AS pgherald_new'),
-                           ('delete', 'AFTER DELETE ON %s REFERENCING OLD TABLE AS pgherald_old')) AS f (name, fires)
+              SELECT t.tbl, s.name, 'AFTER ' || upper(s.name), s.each, s.body, ''
+              FROM (VALUES ('insert', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'new'),
+                           ('delete', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'old'),
+                           ('update', CASE WHEN same IS NULL THEN 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new'
+                                           ELSE 'REFERENCING NEW TABLE AS pgherald_new' END || ' FOR EACH STATEMENT',
+                                      CASE WHEN same IS NULL THEN 'both' ELSE 'new' END)) AS s (name, each, body)
               WHERE NOT pgherald.is_of_family(t.tbl)
               UNION ALL
-              SELECT t.tbl, 'key', 'AFTER UPDATE ON %s FOR EACH ROW WHEN (NOT (' || replace(same, '%', '%%')
-                                   || ')) EXECUTE FUNCTION pgherald.changed_%s()', ''
-              WHERE NOT pgherald.is_of_family(t.tbl) AND of_column IS NOT NULL
+              SELECT t.tbl, 'key', 'AFTER UPDATE', format('FOR EACH ROW WHEN (NOT (%s))', same), 'row', ''
+              WHERE NOT pgherald.is_of_family(t.tbl) AND same IS NOT NULL
               UNION ALL
-              SELECT relid, 'truncate', 'BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION pgherald.truncated_%s()', 'ALWAYS'
-              FROM (SELECT t.tbl AS relid UNION SELECT relid FROM pg_partition_tree(t.tbl)) AS of_tree) AS v (tbl, name, fires, mode)
+              SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'ALWAYS'
+              FROM (SELECT t.tbl AS relid UNION SELECT relid FROM pg_partition_tree(t.tbl)) AS of_tree
+             ) AS v (tbl, name, fires, each, body, mode)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name) THEN
-            wanted := wanted || (format('CREATE TRIGGER %I ', trigger.name) || format(trigger.fires, trigger.tbl, t.id));
+            wanted := wanted || format('CREATE TRIGGER %I %s', trigger.name, trigger.definition);
         END IF;
         IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name
                        AND tgenabled = CASE trigger.mode WHEN 'ALWAYS' THEN 'A' WHEN 'REPLICA' THEN 'R' ELSE 'O' END::"char") THEN
@@ -432,7 +399,8 @@ BEGIN
     FOR of_id IN DELETE FROM pgherald.tracked_table
                  WHERE NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = tbl) RETURNING id
     LOOP
-        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s(), pgherald.truncated_%1$s()', of_id);
+        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
+                       ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
     END LOOP;
 END
 $$;
@@ -506,7 +474,8 @@ BEGIN
         PERFORM pgherald.execute_patiently(ARRAY(
             SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
             WHERE tgname LIKE format('pgherald\_%s\_%%', of_id) AND NOT tgisinternal AND tgparentid = 0));
-        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s(), pgherald.truncated_%1$s()', of_id);
+        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
+                       ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
     END LOOP;
     IF of_id IS NULL THEN
         RAISE NOTICE '% was not tracked', untrack.tbl;

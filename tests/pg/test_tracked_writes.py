@@ -400,7 +400,7 @@ def test_a_writer_needs_no_rights_and_gets_none(docs, stranger):
                       "SELECT * FROM pgherald.journal", "SELECT * FROM pgherald.folded", "SELECT * FROM pgherald.message",
                       "INSERT INTO pgherald.journal VALUES (1, false, false, 'docs', 'x')", "SELECT pgherald.retain('1 s', '1 s')",
                       "SELECT pgherald.track('docs', 'docs', 'id')", "SELECT pgherald.untrack('docs')",
-                      "CREATE TABLE mine (owner text); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1()"):
+                      "CREATE TABLE mine (owner text); CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1_row()"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             docs.sql(statement, user=stranger)
     docs.sql("SELECT pgherald.send('msgs', 'hello')", user=stranger)
