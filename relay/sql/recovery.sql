@@ -198,8 +198,12 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
             GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO PUBLIC;
             RETURN;
         END IF;
-        -- It returns keys of tables that the caller may not be allowed to read. Relays' roles are those
-        -- that may read their key.
+        -- It returns keys of tables that the caller may not be allowed to read. So once every role
+        -- could call it, only relays' roles can: those that may read their key.
+        IF NOT EXISTS (SELECT FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
+                       WHERE pg_proc.oid = 'pgherald.changes_since(pg_snapshot)'::regprocedure AND grantee = 0) THEN
+            RETURN;
+        END IF;
         REVOKE EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) FROM PUBLIC;
         FOR reader IN
             SELECT DISTINCT pg_get_userbyid(grantee) AS name FROM pg_class, aclexplode(relacl)

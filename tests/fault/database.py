@@ -65,6 +65,21 @@ LANGUAGE sql STABLE AS $$
     WHERE updated_at > (SELECT at FROM pgherald.clock) $$
 """
 
+# Tables of which pgherald.track() tells. The owner of a row is what a worker hears. site.written is for this driver alone.
+TRACKED_SQL = """
+CREATE SCHEMA site AUTHORIZATION app;
+CREATE TABLE site.written (channel text, id text);
+CREATE TABLE site.{channel} (number serial, owner text, body text);
+ALTER TABLE site.written OWNER TO app;
+ALTER TABLE site.{channel} OWNER TO app;
+"""
+NOTE_WRITTEN = "INSERT INTO site.written SELECT %(channel)s, unnest(%(users)s)"
+INSERT_TRACKED = "INSERT INTO site.{channel} (owner) SELECT unnest(%(users)s)"
+# After the INSERT, in the same transaction or subtransaction.
+CHANGE_TRACKED = ("SELECT", "SAVEPOINT s; UPDATE site.{channel} SET body = 'x' WHERE owner = ANY (%(users)s); RELEASE s",
+                  "DELETE FROM site.{channel} WHERE owner = ANY (%(users)s)",
+                  "UPDATE site.{channel} SET owner = %(last)s WHERE owner = ANY (%(users)s)")
+
 WRITE_USERS = """
 WITH r AS (INSERT INTO user_revisions AS u (user_id, revision) SELECT unnest(%(users)s), 1
            ON CONFLICT (user_id) DO UPDATE SET revision = u.revision + 1 RETURNING user_id, revision)
@@ -128,6 +143,9 @@ class Site:
     def __init__(self, run, template, names, channels):
         self.run = run
         self.channels = channels
+        self.tracked = "tracked" in names
+        # What a recovery reads, and no write needs for long.
+        self.locked_table = "pgherald.journal" if self.tracked else "user_revisions"
         self._things = []
         self._lock = threading.Lock()
         # the addresses of the server that accepts writes and of its possible successors: all that a relay knows
@@ -165,26 +183,39 @@ class Site:
         """roles: {name of a relay's role: Rights}"""
         self._roles = roles
         self._data = DataSync(self.run, self.database)
-        if len(self.channels) > 1:
-            self.sql(OTHERS_SQL)
-        for role, rights in roles.items():
+        for role in roles:
             self.sql(f"CREATE ROLE {role} LOGIN")
-            if rights.tables:
-                self.grant(role)
+        if self.tracked:
+            self._install_tracked()
+        elif len(self.channels) > 1:
+            self.sql(OTHERS_SQL)
         if timestamps:
             self.database.sql(TIMESTAMPS_SQL)
         else:
             self.install_recovery()
+        for role, rights in roles.items():
+            if rights.tables:
+                self.grant(role)
+
+    def _install_tracked(self):
+        schema, written, table, *owners = TRACKED_SQL.strip().split(";\n")
+        self.sql(";".join([schema, written, owners[0]]))
+        self._data.migrate("pgherald")
+        for channel in self.channels:
+            self.sql(";".join([table, owners[1]]).format(channel=channel))
+            self.database.sql(f"SELECT pgherald.track('site.{channel}', '{channel}', 'owner')")
 
     def install_recovery(self):
-        self._data.migrate("recovery")
+        self._data.migrate("pgherald" if self.tracked else "recovery")
         if self.sql("SELECT to_regclass('pgherald.relay_key')")[0][0]:
             for role, rights in self._roles.items():
                 if rights.key:
                     self.sql(f"GRANT SELECT ON pgherald.relay_key TO {role}")
 
     def take_down_recovery(self):
-        self._data.migrate("recovery_down")
+        # What is tracked is an upgrade's, and not another installation's.
+        if not self.tracked:
+            self._data.migrate("recovery_down")
 
     def lead_ways(self, roles):
         """Start what leads to the server: the pool, and the way that can be made to swallow
@@ -195,16 +226,19 @@ class Site:
         self.bouncer.start()
         self.way = self._add(Forward(self.run, self.postgres.port))
 
-    def _tables(self):
-        return ["user_revisions", "site.changed"] if len(self.channels) > 1 else ["user_revisions"]
+    def _rights(self):
+        """What a relay's role needs to ask."""
+        if self.tracked:
+            return ["EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot)"]
+        return [f"SELECT ON {table}" for table in (["user_revisions", "site.changed"] if len(self.channels) > 1 else ["user_revisions"])]
 
     def grant(self, role):
-        for table in self._tables():
-            self.sql(f"GRANT SELECT ON {table} TO {role}")
+        for right in self._rights():
+            self.sql(f"GRANT {right} TO {role}")
 
     def revoke(self, role):
-        for table in self._tables():
-            self.sql(f"REVOKE SELECT ON {table} FROM {role}")
+        for right in self._rights():
+            self.sql(f"REVOKE {right} FROM {role}")
 
     # What relays are told
 
@@ -265,8 +299,8 @@ class Site:
 
     def present(self):
         """The users of all changes that the database contains."""
-        query = "SELECT user_id FROM user_revisions"
-        if len(self.channels) > 1:
+        query = "SELECT id FROM site.written" if self.tracked else "SELECT user_id FROM user_revisions"
+        if len(self.channels) > 1 and not self.tracked:
             query += " UNION ALL SELECT id FROM site.changed"
         return {row[0] for row in self.sql(query)}
 
@@ -287,9 +321,14 @@ class Site:
         close_all(self._things)
 
 
-def write(cursor, channel, users):
+def write(site, cursor, channel, users):
     """A change of each of these users, in the open transaction."""
-    cursor.execute(WRITE_USERS if channel == CHANNEL else WRITE_OTHERS, {"channel": channel, "users": list(users)})
+    values = {"channel": channel, "users": list(users), "last": users[-1]}
+    if not site.tracked:
+        cursor.execute(WRITE_USERS if channel == CHANNEL else WRITE_OTHERS, values)
+        return
+    for statement in (NOTE_WRITTEN, INSERT_TRACKED, random.choice(CHANGE_TRACKED)):
+        cursor.execute(statement.format(channel=channel), values)
 
 
 class Barred:

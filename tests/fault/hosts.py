@@ -17,11 +17,12 @@ CONDITIONS = {
     "nobody-reconciles": "all relays have it",
     "powerless": "one more relay has a role that may not read the tables",
     "keyless": "one more relay has a role that may not read the key by which relays believe each other",
+    "tracked": "changes are writes to tables that pgherald.track() tracks, deletes and changed keys among them",
     "trickle": "one more worker reads at the pace of 2 ms a change, and is never hurried",
 }
 
 # How often a run has each, if it is not told which.
-OFTEN = {"nobody-reconciles": 0.1}
+OFTEN = {"nobody-reconciles": 0.1, "tracked": 0.5}
 USUALLY = 0.7
 
 # Under valgrind a relay is slow, and would lose the lead in a short interval.

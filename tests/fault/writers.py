@@ -81,7 +81,7 @@ class Writer:
         hold = self.random.choice((0.05, 0.1, 0.3, 0.6, 1.5))
         late = self.random.uniform(0.2, 2) if self.random.random() < self.late else 0
         cursor = self._connection.cursor()
-        write(cursor, channel, [user])
+        write(self.site, cursor, channel, [user])
         if held:
             self._stop.wait(hold)
         began = time.monotonic()
@@ -158,7 +158,7 @@ class Driver:
         began = time.monotonic()
         try:
             with connection.cursor() as cursor:
-                write(cursor, channel, users)
+                write(self.site, cursor, channel, users)
                 began = time.monotonic()
                 try:
                     connection.commit()
@@ -180,7 +180,7 @@ class Driver:
         try:
             for n in range(count):
                 channel, user = rng.choice(self.site.channels), f"{name}-{n}"
-                write(connection.cursor(), channel, [user])
+                write(self.site, connection.cursor(), channel, [user])
                 if n % 2:
                     self._commit_and_tell(connection, channel, user, "before relays are back")
                 else:
@@ -211,7 +211,8 @@ class Driver:
         """Lock the table like a session that alters it. Writers wait, and so does recovery."""
         connection = self.site.connect()
         try:
-            connection.cursor().execute("SET lock_timeout = '3s'; LOCK TABLE user_revisions IN ACCESS EXCLUSIVE MODE")
+            connection.cursor().execute("SET lock_timeout = '3s'; LOCK TABLE "
+                                        f"{self.site.locked_table} IN ACCESS EXCLUSIVE MODE")
             yield
         finally:
             connection.close()
@@ -234,7 +235,7 @@ class Driver:
         try:
             connection = self.site.connect()
             try:
-                write(connection.cursor(), channel, [user])
+                write(self.site, connection.cursor(), channel, [user])
                 self._stop_holding.wait(seconds)
                 began = time.monotonic()
                 try:
@@ -255,7 +256,7 @@ class Driver:
 
         def begin(connection):
             user = f"{name}-{next(numbers)}"
-            write(connection.cursor(), channel, [user])
+            write(self.site, connection.cursor(), channel, [user])
             waiting.append((connection, user))
 
         def end_oldest():
