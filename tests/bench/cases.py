@@ -93,12 +93,13 @@ class Bench:
         with getattr(self.rig, side)() as address:
             self.fanout((case, side), side, width, *options, addresses=(address, address))
 
-    def publish(self, name, side, publishers, *options, server=None, relay=False):
+    def publish(self, name, side, publishers, *options, server=None, relay=False, prepare=lambda conninfo: None):
         with self.rig.postgres() as shared:
             with self.rig.database(server or shared) as conninfo:
                 arguments = [side, "--publishers", publishers, "--seconds", self.seconds, "--database", conninfo, *options]
                 if "--insert" in options:
                     self.rig.sql(conninfo, "CREATE TABLE bench_records (pubkey text NOT NULL)")
+                prepare(conninfo)
                 # The host listens on either side: PostgreSQL has much less to do without a listener.
                 with self.rig.relays(conninfo) as (host,):
                     if relay:
@@ -165,6 +166,60 @@ def write(b):
         b.publish(("write", "relay"), "relay", PUBLISHERS, "--insert", server=server, relay=True)
 
 
+TRACKED_ROWS = 1000000
+FOLDED_KEYS = 10000000
+MISSED_KEYS = 1000
+
+
+def tracked(b):
+    """What pgherald.track() costs a writer, and what recovery then costs."""
+    with b.rig.slow_disk() as server:
+        b.publish(("tracked", "plain"), "none", PUBLISHERS, "--insert", server=server)
+        b.publish(("tracked", "tracked"), "none", PUBLISHERS, "--insert", server=server, prepare=lambda conninfo: track(b, conninfo))
+    rows, keys = (TRACKED_ROWS, FOLDED_KEYS) if b.seconds >= 2 else (TRACKED_ROWS // 100, FOLDED_KEYS // 1000)
+    with b.rig.postgres() as server, b.rig.database(server) as conninfo:
+        b.rig.sql(conninfo, f"CREATE TABLE plain AS SELECT n AS id, 'user' || n AS pubkey, 'x' AS body FROM generate_series(1, {rows}) AS n;"
+                  "CREATE TABLE bench_records AS SELECT * FROM plain")
+        track(b, conninfo)
+        for table in ("plain", "bench_records"):
+            for _ in range(2):  # the first makes room for the second
+                took = b.rig.sql(conninfo, f"UPDATE {table} SET body = 'y'")
+                b.rig.sql(conninfo, f"VACUUM {table}", transaction=False)
+            b.figures.add("tracked", table, updates=rows / took)
+        b.rig.sql(conninfo, "SELECT pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '1 hour'")
+        b.figures.add("tracked", fold=b.rig.sql(conninfo, FOLD_ALL) / rows / 2 * 1e6)
+        b.rig.sql(conninfo, f"INSERT INTO pgherald.folded SELECT '3', false, 'bench', 'key' || n FROM generate_series(1, {keys}) AS n")
+        b.rig.sql(conninfo, "VACUUM ANALYZE pgherald.folded", transaction=False)
+        b.rig.sql(conninfo, "CREATE TABLE since AS SELECT pg_current_snapshot() AS s")
+        b.rig.sql(conninfo, f"UPDATE pgherald.folded SET changed_xid = pg_current_xact_id() WHERE channel = 'bench'"
+                  f" AND key IN (SELECT 'key' || n * {keys // MISSED_KEYS} FROM generate_series(1, {MISSED_KEYS}) AS n)")
+        b.figures.add("tracked", recovery=1000 * b.rig.sql(conninfo, "SELECT count(*) FROM pgherald.changes_since((SELECT s FROM since))"))
+    with b.rig.postgres() as server, b.rig.database(server) as conninfo:
+        b.rig.sql(conninfo, "CREATE TABLE bench_records (pubkey text)")
+        track(b, conninfo)
+        sizes = [day(b, conninfo, rows // 10) for _ in range(12)]
+        b.figures.add("tracked", growth=sizes[-1] / sizes[3])
+
+
+FOLD_ALL = "DO $$ BEGIN WHILE (SELECT more FROM pgherald.fold()) LOOP COMMIT; END LOOP; END $$"
+
+
+def track(b, conninfo):
+    """The owner is the role of the connection."""
+    b.rig.migrate(conninfo, "pgherald")
+    b.rig.sql(conninfo, "SELECT pgherald.track('bench_records', 'bench', 'pubkey')")
+
+
+def day(b, conninfo, changes):
+    """Part of a day: that many changes of a tenth as many keys, folded. Returns the bytes of all that is kept."""
+    b.rig.sql(conninfo, f"INSERT INTO bench_records SELECT 'user' || n % {changes // 10} FROM generate_series(1, {changes}) AS n")
+    b.rig.sql(conninfo, "SELECT pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '2 minutes'")
+    b.rig.sql(conninfo, FOLD_ALL, transaction=False)
+    for table in ("journal", "folded", "moment"):
+        b.rig.sql(conninfo, f"VACUUM pgherald.{table}", transaction=False)
+    return b.rig.value(conninfo, "SELECT pg_total_relation_size('pgherald.journal') + pg_total_relation_size('pgherald.folded')")
+
+
 def subscriptions(b):
     """The same load with few and with many subscriptions by pubkey."""
     for users in USERS:
@@ -215,7 +270,7 @@ def syncd(b):
                   **{f"% of the CPU time {name}": 100 * part / sum(spent.values()) for name, part in spent.items()})
 
 
-CASES = (transactions, saturated, latency, drain, publish, write, subscriptions, memory, hosts, syncd)
+CASES = (transactions, saturated, latency, drain, publish, write, tracked, subscriptions, memory, hosts, syncd)
 
 
 # Rows
@@ -275,6 +330,13 @@ def _rows():
               "publish/relay/1/1/rate", "publish/own/1/rate", at_least=0.75)
     yield Row("write", f"write, {PUBLISHERS} clients, fsync 1 ms: commit, then notify / notify in the transaction",
               "write/relay/rate", "write/own/rate", at_least=15)
+    yield Row("tracked", f"write, {PUBLISHERS} clients, fsync 1 ms: table tracked / not tracked",
+              "tracked/tracked/rate", "tracked/plain/rate", at_least=0.85)
+    yield Row("tracked", f"UPDATE of {TRACKED_ROWS:,} rows: tracked / not tracked",
+              "tracked/bench_records/updates", "tracked/plain/updates", at_least=0.7)
+    yield Row("tracked", f"recovery of {MISSED_KEYS:,} keys of {FOLDED_KEYS:,} (ms)", "tracked/recovery", at_most=50)
+    yield Row("tracked", "fold, a change (microseconds)", "tracked/fold", at_most=20)
+    yield Row("tracked", "size of what is kept, after 12 times the same keys / 4 times", "tracked/growth", at_most=1.1)
     for users in USERS[1:]:
         yield Row("subscriptions", f"relay CPU a notification: {users:,} subscriptions / {USERS[0]:,}",
                   f"subscriptions/{users}/{HOLDERS}/relay", f"subscriptions/{USERS[0]}/{HOLDERS}/relay", at_most=1.5)

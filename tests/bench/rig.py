@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import psycopg2
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("PGHERALD_BUILD", "build-bench")
 
+from harness.datasync import SQL
 from harness.procs import Run, children, wait_until
 from harness.relay import BUILD, Relay
 from harness.servers import Postgres, free_port, make_template
@@ -115,9 +117,24 @@ class Rig:
             file.write(SETTINGS + settings)
         return server.start()
 
-    def sql(self, conninfo, query):
-        with contextlib.closing(psycopg2.connect(conninfo)) as connection, connection, connection.cursor() as cursor:
+    def sql(self, conninfo, query, transaction=True):
+        """Returns how many seconds it took. transaction: False for what may not run in one."""
+        with contextlib.closing(psycopg2.connect(conninfo)) as connection:
+            connection.autocommit = not transaction
+            start = time.monotonic()
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+            connection.commit()
+            return time.monotonic() - start
+
+    def value(self, conninfo, query):
+        with contextlib.closing(psycopg2.connect(conninfo)) as connection, connection.cursor() as cursor:
             cursor.execute(query)
+            return cursor.fetchone()[0]
+
+    def migrate(self, conninfo, name):
+        """Install a migration of relay/sql, as the role of the connection."""
+        self.run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-f", os.path.join(SQL, name + ".sql")])
 
     @contextlib.contextmanager
     def database(self, server):
