@@ -246,6 +246,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = tbl) OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tbl)
 $$;
 
+-- The SQL of a tracked table's key, over a row of this name (NULL: no name). A column's text is
+-- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
+-- anybody's function.
+CREATE OR REPLACE FUNCTION pgherald.key_sql(tracked pgherald.tracked_table, prefix text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(
+        (SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN format('%s%I::text', prefix, attname)
+                     ELSE format('format(''%%s'', %s%I)', prefix, attname) END
+         FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+         WHERE attrelid = tracked.tbl AND attname = tracked.key AND attnum > 0 AND NOT attisdropped),
+        format(CASE prefix WHEN '' THEN E'((%s\n))::text' ELSE E'(SELECT ((%s\n))::text FROM (SELECT %s*) AS %I)' END,
+               tracked.key, prefix, (SELECT relname FROM pg_class WHERE oid = tracked.tbl)))
+$$;
+
+-- The keys of the rows that the table, or a partition of it, has. NULL: it has more than 100,000
+-- rows, or the role may not read them all; each worker had better read again what it needs.
+CREATE OR REPLACE FUNCTION pgherald.present_keys(of_id integer, relation regclass) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+DECLARE
+    t pgherald.tracked_table := (SELECT t FROM pgherald.tracked_table AS t WHERE id = of_id);
+    keys text[];
+    n bigint;
+BEGIN
+    EXECUTE format('SELECT coalesce(array_agg(DISTINCT k) FILTER (WHERE k IS NOT NULL), ''{}''), count(*)'
+                   ' FROM (SELECT %s FROM %s AS %I LIMIT 100001) AS keys (k)',
+                   pgherald.key_sql(t, ''), relation, (SELECT relname FROM pg_class WHERE oid = t.tbl)) INTO keys, n;
+    RETURN CASE WHEN n <= 100000 THEN keys END;
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN NULL;
+END
+$$;
+
 -- The triggers of a tracked table. track() calls it, and an upgrade.
 --
 -- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. They do not
@@ -255,16 +287,13 @@ $$;
 -- Which triggers for statements fire depends on the table that the statement names, so partitions
 -- get triggers for rows. Logical replication fires only triggers for rows, but for TRUNCATE.
 --
--- The functions run as their owner, and take nothing from a row but values. A column's text is
--- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
--- anybody's function.
+-- The functions run as their owner, and take nothing from a row but values.
 CREATE OR REPLACE FUNCTION pgherald.make_triggers(of_id integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $make$
 DECLARE
     t pgherald.tracked_table;
     name name; -- of the table: an expression may use it
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
-    of_column text;
     key text;
     new_key text;
     old_key text;
@@ -276,22 +305,14 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
     name := (SELECT relname FROM pg_class WHERE oid = t.tbl);
-    SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN '%s%I::text' ELSE 'format(''%%s'', %s%I)' END,
-           -- Equal values of other types may have different texts.
-           CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
-                THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key) END
-        INTO of_column, same FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-        WHERE attrelid = t.tbl AND attname = t.key AND attnum > 0 AND NOT attisdropped;
-    IF FOUND THEN
-        key := format(of_column, '', t.key);
-        new_key := format(of_column, 'NEW.', t.key);
-        old_key := format(of_column, 'OLD.', t.key);
-        same := coalesce(same, format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key));
-    ELSE
-        key := format(E'((%s\n))::text', t.key);
-        new_key := format('(SELECT %s FROM (SELECT NEW.*) AS %I)', key, name);
-        old_key := format('(SELECT %s FROM (SELECT OLD.*) AS %I)', key, name);
-    END IF;
+    key := pgherald.key_sql(t, '');
+    new_key := pgherald.key_sql(t, 'NEW.');
+    old_key := pgherald.key_sql(t, 'OLD.');
+    -- Equal values of other types may have different texts.
+    same := (SELECT CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
+                         THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key)
+                         ELSE format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key) END
+             FROM pg_attribute WHERE attrelid = t.tbl AND attname = t.key AND attnum > 0 AND NOT attisdropped);
     note := 'INSERT INTO pgherald.journal SELECT txid_current(), %s, '
             || CASE WHEN t.notify THEN 'pgherald.change_payload(k) IS NOT NULL' ELSE 'false' END
             || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%s) AS keys (k%s) WHERE k IS NOT NULL GROUP BY k';
@@ -310,24 +331,12 @@ BEGIN
         'row', format('IF TG_OP <> ''DELETE'' THEN %s; END IF; IF TG_OP = ''DELETE'' OR (TG_OP = ''UPDATE'' AND %s IS DISTINCT FROM %s)'
                       ' THEN %s; END IF', format(note, 'false', format('VALUES (%s)', new_key), '', ''), old_key, new_key,
                       format(note, 'true', format('VALUES (%s)', old_key), '', '')),
-        -- Of more rows than this, each worker had better read again what it needs. A policy that
-        -- hides rows from the owner must not hide their keys: so row_security is off.
-        'truncate', format($f$
-            BEGIN
-                EXECUTE format('SELECT array_agg(DISTINCT k), count(*) FROM (SELECT %%s FROM %%s AS %%I LIMIT 100001) AS keys (k)'
-                               ' WHERE k IS NOT NULL', %L, TG_RELID::regclass, %L) INTO gone, told;
-            EXCEPTION WHEN insufficient_privilege THEN
-                told := NULL;
-            END;
-            IF told <= 100000 THEN
-                %s;
-            ELSE
-                INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL);
-            END IF $f$, key, name, format(note, 'true', 'SELECT unnest(gone)', '', ''), t.channel)];
+        'truncate', format('gone := pgherald.present_keys(%s, TG_RELID); IF gone IS NULL THEN'
+                           ' INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL); ELSE %s; END IF',
+                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', ''))];
     FOR place IN 1..array_length(bodies, 1) BY 2 LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changed_%1$s_%2$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
-                       ' SET search_path = pg_catalog, pg_temp %3$s AS %4$L', t.id, bodies[place],
-                       CASE bodies[place] WHEN 'truncate' THEN 'SET row_security = off' ELSE '' END,
+                       ' SET search_path = pg_catalog, pg_temp AS %3$L', t.id, bodies[place],
                        E'#variable_conflict use_column\n'
                        || CASE WHEN t.notify OR bodies[place] = 'truncate' THEN 'DECLARE told bigint; gone text[]; ' ELSE '' END
                        || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
@@ -530,6 +539,8 @@ DECLARE
     first bigint := pgherald.number_of(oldest);
     last bigint := pgherald.number_of(newest);
     forgotten text;
+    tracked pgherald.tracked_table;
+    keys text[];
 BEGIN
     PERFORM pgherald.check_caller();
     SELECT why INTO forgotten FROM pgherald.retention WHERE forgotten_xid >= oldest AND forgotten_xid < newest;
@@ -538,10 +549,6 @@ BEGIN
         FROM pgherald.journal
         WHERE key IS NULL AND changed_xid >= first AND changed_xid < last
           AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since);
-    END IF;
-    IF NOT FOUND AND NOT unheard THEN
-        SELECT format('%s is tracked only since %s', tbl, date_trunc('second', t.since)) INTO forgotten
-        FROM pgherald.tracked_table AS t WHERE NOT pg_visible_in_snapshot(since_xid, changes_of_tracked.since);
     END IF;
     IF NOT FOUND AND NOT unheard AND to_regprocedure('pgherald.changes_of_own(pg_snapshot)') IS NULL THEN
         SELECT format('no table is tracked for the channel %s', name) INTO forgotten
@@ -552,6 +559,16 @@ BEGIN
     IF FOUND THEN
         RAISE SQLSTATE 'PH001' USING MESSAGE = forgotten;
     END IF;
+
+    -- What the table had when tracking began counts as changed by that.
+    FOR tracked IN SELECT * FROM pgherald.tracked_table WHERE NOT unheard AND NOT pg_visible_in_snapshot(since_xid, changes_of_tracked.since)
+                                                        AND EXISTS (SELECT FROM pg_class WHERE oid = tbl) LOOP
+        keys := pgherald.present_keys(tracked.id, tracked.tbl);
+        IF keys IS NULL THEN
+            RAISE SQLSTATE 'PH001' USING MESSAGE = format('%s is tracked only since %s', tracked.tbl, date_trunc('second', tracked.since));
+        END IF;
+        RETURN QUERY SELECT tracked.channel::text, unnest(keys);
+    END LOOP;
 
     -- Of a folded key only the last change is known. If the snapshot does not see an earlier
     -- one, its xmin is not above that, nor above the last.

@@ -125,7 +125,8 @@ def test_the_listen_connection_is_lost(start_relay, db, bouncer, data):
 
 @pytest.mark.parametrize("forget, why", [
     ("SELECT pgherald.send('msgs', 'x')", "messages are kept for"),
-    ("SELECT pgherald.track('docs', 'docs', 'id')", "is tracked only since"),
+    ("INSERT INTO docs SELECT i, i::text FROM generate_series(100, 100200) AS i; SELECT pgherald.track('docs', 'docs', 'id')",
+     "is tracked only since"),
     ("INSERT INTO docs SELECT i, i::text FROM generate_series(100, 100200) AS i; TRUNCATE docs", "more was deleted"),
 ])
 def test_what_was_forgotten_is_a_gap_that_says_so(start_relay, db, bouncer, data, forget, why):
@@ -143,6 +144,19 @@ def test_what_was_forgotten_is_a_gap_that_says_so(start_relay, db, bouncer, data
     worker.passes(data)
     db.sql("INSERT INTO docs VALUES (1000000, 'after', '')")
     worker.hears("after")
+
+
+def test_what_a_table_had_when_tracking_began_counts_as_changed(start_relay, db, bouncer, data):
+    """A worker was away when it began: its cursor is older."""
+    relay = start_relay(db, bouncer, **FAST)
+    worker, _ = workers_of(relay)
+    worker.passes(data)
+    relay.kill()
+    db.sql("CREATE TABLE more (owner text); INSERT INTO more VALUES ('early'), ('gone'); SELECT pgherald.track('more', 'docs', 'owner')")
+    db.sql("DELETE FROM more WHERE owner = 'gone'")
+    relay = start_relay(db, bouncer, **FAST)
+    worker = resumed(relay, worker.cursor, channel="docs")
+    assert sorted(worker.recovered) == ["early", "gone"] and not worker.gaps
 
 
 def test_a_truncate_of_very_many_rows_is_a_gap_for_live_workers(start_relay, db, bouncer, data):
