@@ -144,14 +144,14 @@ class Demo:
                              f"a change of {pubkey!r}")
             assert not cat.lines("gap"), f"{name} was told of a gap"
             lines = [line for line in cat.raw_lines() if '"type":"change"' in line][self.shown[name]:]
-            printed.setdefault(tuple(sorted(line.partition('"channel"')[2] for line in lines)), []).append(name)
+            printed.setdefault(tuple(sorted({line.partition('"channel"')[2] for line in lines})), []).append(name)
             self.shown[name] += len(lines)
         for lines, names in printed.items():
             for line in lines:
                 say(f"    {coloured('32', f'{chr(32).join(names):11}')} {{...\"channel\"{line}")
 
     def play(self):
-        say(coloured("1", "pgherald: one LISTEN a host, heard by every worker; nothing is lost without a word"))
+        say(coloured("1", "pgherald: one LISTEN a host, heard by every worker; nothing is lost in silence"))
         say(f"  {self.where}")
         for name, relay in self.hosts.items():
             pair = ", ".join(f"{w} pid {self.workers[w].process.pid}" for w in WORKERS if w[0] == name)

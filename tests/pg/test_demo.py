@@ -27,14 +27,15 @@ def test_it_shows_what_it_promises_within_30_seconds(demo):
     process = demo()
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
-    for pubkey in ("alice", "bob", "carol"):
-        heard = re.findall(rf'^ +([AB12 ]+)  .*"pubkey":"{pubkey}"', output, re.M)
+    for pubkey, recovered in (("alice", "false"), *((key, "true") for key in ("alice", "bob", "carol", "dave")), ("frank", "false")):
+        heard = re.findall(rf'^ +([AB12 ]+?) +{{.*"pubkey":"{pubkey}",.*"recovered":{recovered}', output, re.M)
         assert sorted(" ".join(heard).split()) == ["A1", "A2", "B1", "B2"], output
-    assert '"client_id":"phone"' in output
-    assert "2 killed" in output and '"state":"down"' in output and '"state":"live"' in output
+    assert re.search(r'A1 A2 +{.*"erin".*"recovered":true', output) and re.search(r'B1 B2 +{.*"erin".*"recovered":false', output), output
+    assert "plain LISTEN heard 1:" in output and "heard 0 of them" in output
+    assert '"client_id":"phone"' in output and '"gap"' not in output
     assert re.search(r"^ +upstream +live", output, re.M), "status"
     assert '{"revision":1}' in output and 'A hears  event: changed; data: {"client_id":"laptop"}' in output
-    assert len(output.splitlines()) < 60, "one screen"
+    assert len(output.splitlines()) < 70, "one screen"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
