@@ -90,6 +90,30 @@ int listeners_claim(struct listeners *l, const struct config *config)
 	return r;
 }
 
+static bool check_paths(void *context)
+{
+	struct listeners *l = context;
+	bool good = true;
+
+	for (enum listener_name name = 0; name < LISTENERS_N; name++) {
+		struct listener *listener = &l->all[name];
+		if (listener->fd < 0)
+			continue;
+		good = listener_check(listener) && good;
+		path_watch_add(&l->watch, listener->path);
+		if (!listener->inherited)
+			path_watch_add(&l->watch, listener->lock_path);
+	}
+	return good;
+}
+
+/* Of the operators' sockets, the group stays the daemon's own. */
+static struct listener_rights rights_of(const struct config *config, enum listener_name name)
+{
+	return (struct listener_rights){
+		config->socket_mode, name == LISTENER_WORKERS ? config->socket_group : (gid_t)-1};
+}
+
 int listeners_open(struct listeners *l, struct ev_loop *loop, const struct config *config,
 	const struct listeners_sink sinks[LISTENERS_N])
 {
@@ -97,8 +121,8 @@ int listeners_open(struct listeners *l, struct ev_loop *loop, const struct confi
 		struct listener *listener = &l->all[name];
 		if (!listener_is_claimed(listener))
 			continue;
-		int r = listener_open(
-			listener, loop, config->socket_mode, sinks[name].accepted, sinks[name].context);
+		const struct listener_rights rights = rights_of(config, name);
+		int r = listener_open(listener, loop, &rights, sinks[name].accepted, sinks[name].context);
 		if (r < 0)
 			r = without(listener, config, name, r);
 		if (r < 0) {
@@ -107,11 +131,14 @@ int listeners_open(struct listeners *l, struct ev_loop *loop, const struct confi
 			return r;
 		}
 	}
+	path_watch_open(&l->watch, loop, check_paths, l);
+	check_paths(l);
 	return 0;
 }
 
 void listeners_close(struct listeners *l)
 {
+	path_watch_close(&l->watch);
 	for (enum listener_name name = 0; name < LISTENERS_N; name++)
 		listener_close(&l->all[name]);
 }

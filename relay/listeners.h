@@ -5,12 +5,14 @@
 
 #include "base/config.h"
 #include "base/listener.h"
+#include "base/path_watch.h"
 
 /* In the order in which they open: when workers can connect, everything else is there. */
 enum listener_name { LISTENER_METRICS, LISTENER_OPS, LISTENER_WORKERS, LISTENERS_N };
 
 struct listeners {
 	struct listener all[LISTENERS_N];
+	struct path_watch watch;
 };
 
 /* Who is handed the connections of a listener. accepted takes fd over; context must outlive the

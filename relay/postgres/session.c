@@ -126,6 +126,33 @@ static void choose_encoding(struct attempt *a)
 	}
 }
 
+/* libpq gives no SQLSTATE of a connection that failed. A server or a pooler that says one of these
+ * takes no session now; everything else that it says is about the URL or the role. */
+bool session_may_heal(enum session_failure failure, const char *error)
+{
+	static const char *const heals[] = {
+		"too many clients",
+		"too many connections",
+		"connection slots",
+		"no more connections allowed",
+		"server login",
+		"cannot connect to server",
+		"server conn",
+		"query_wait_timeout",
+		"shutting down",
+		"starting up",
+		"recovery mode",
+		"not accepting connections",
+	};
+
+	if (failure != SESSION_REFUSED)
+		return true;
+	for (size_t i = 0; i < sizeof heals / sizeof *heals; i++)
+		if (strstr(error, heals[i]))
+			return true;
+	return false;
+}
+
 /* libpq tries the hosts one after the other, each of them for connect_timeout; under 2 s it takes
  * 2. */
 double session_connect_seconds(const char *url)
