@@ -1,9 +1,11 @@
 #include "listeners.h"
 
+#include "base/clock.h"
 #include "base/diag.h"
 #include "base/systemd.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 /* FileDescriptorName= of the socket units */
@@ -90,21 +92,52 @@ int listeners_claim(struct listeners *l, const struct config *config)
 	return r;
 }
 
-static bool check_paths(void *context)
-{
-	struct listeners *l = context;
-	bool good = true;
+/* Between two looks at the paths: at least so long, and at most. */
+#define LOOK_SECONDS_MIN 1.
+#define LOOK_SECONDS_MAX 5.
 
-	for (enum listener_name name = 0; name < LISTENERS_N; name++) {
-		struct listener *listener = &l->all[name];
-		if (listener->fd < 0)
-			continue;
-		good = listener_check(listener) && good;
-		path_watch_add(&l->watch, listener->path);
-		if (!listener->inherited)
-			path_watch_add(&l->watch, listener->lock_path);
-	}
-	return good;
+static void look(struct listeners *l)
+{
+	l->looked = ev_now(l->loop);
+	l->good = true;
+	for (enum listener_name name = 0; name < LISTENERS_N; name++)
+		l->good = listener_check(&l->all[name]) && l->good;
+	if (l->wakes || !l->good)
+		timer_arm(l->loop, &l->look, l->good ? LOOK_SECONDS_MAX : LOOK_SECONDS_MIN);
+}
+
+static void on_look(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	look(timer->data);
+}
+
+static void on_iteration(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	struct listeners *l = watcher->data;
+
+	(void)events;
+	/* ev_now() follows the wall clock, which may jump; then it looks once too often. */
+	if (fabs(ev_now(loop) - l->looked) >= LOOK_SECONDS_MIN)
+		look(l);
+}
+
+/* An idle relay that hears PostgreSQL wakes for its probes often enough. */
+static bool must_wake(const struct config *config)
+{
+	return config->mode == MODE_LOCAL || config->checkpoint_interval > LOOK_SECONDS_MAX;
+}
+
+static void keep_paths(struct listeners *l, struct ev_loop *loop, const struct config *config)
+{
+	l->loop = loop;
+	l->wakes = must_wake(config);
+	timer_init(&l->look, on_look, l);
+	ev_prepare_init(&l->iteration, on_iteration);
+	l->iteration.data = l;
+	ev_prepare_start(loop, &l->iteration);
+	look(l);
 }
 
 /* Of the operators' sockets, the group stays the daemon's own. */
@@ -131,14 +164,16 @@ int listeners_open(struct listeners *l, struct ev_loop *loop, const struct confi
 			return r;
 		}
 	}
-	path_watch_open(&l->watch, loop, check_paths, l);
-	check_paths(l);
+	keep_paths(l, loop, config);
 	return 0;
 }
 
 void listeners_close(struct listeners *l)
 {
-	path_watch_close(&l->watch);
+	if (l->loop) {
+		ev_prepare_stop(l->loop, &l->iteration);
+		ev_timer_stop(l->loop, &l->look);
+	}
 	for (enum listener_name name = 0; name < LISTENERS_N; name++)
 		listener_close(&l->all[name]);
 }

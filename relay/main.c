@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/log_file.h"
-#include "base/passfile.h"
 #include "base/systemd.h"
 #include "health_check.h"
 #include "listeners.h"
@@ -263,7 +262,6 @@ int main(int argc, char **argv)
 		return health_check(p->config.check_path);
 	if (result != 0)
 		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
-	passfile_open();
 	systemd_init();
 	config_fit_descriptors(&p->config, N_DESCRIPTORS);
 	p->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);

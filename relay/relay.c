@@ -648,6 +648,9 @@ void relay_reloaded(struct relay *r, const struct config *before)
 	uint64_t added, gone;
 
 	compare_channels(r, before, &added, &gone);
+	/* A frame, so that no cursor from before is at the place where it heard them again. */
+	if (added)
+		fanout_upstream(&r->fanout, r->fanout.upstream_live, "the relay has more channels now");
 	for (uint64_t left = added; left; left &= left - 1)
 		r->fanout.heard_since[__builtin_ctzll(left)] = r->fanout.backlog.head;
 	connection_review(&r->fanout, gone);

@@ -2,7 +2,6 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "base/passfile.h"
 #include "base/systemd.h"
 
 #include <stdio.h>
@@ -59,7 +58,6 @@ void reload_start(struct reload *l)
 	l->running = true;
 	l->again = false;
 	say_reloading(l);
-	passfile_refresh();
 	if (config_reread(l->config, &l->fresh) < 0) {
 		diag(DIAG_ERROR, "the settings stay as they were: the line before says what is wrong");
 		finish(l);

@@ -227,16 +227,18 @@ static int keep_lock(struct listener *l)
 {
 	struct stat st;
 
-	if (fstat(l->lock_fd, &st) < 0)
-		return -errno;
-	if (is_inode(l->lock_path, &(struct listener_inode){st.st_dev, st.st_ino}))
+	if (l->lock_fd >= 0) {
+		if (fstat(l->lock_fd, &st) == 0 &&
+			is_inode(l->lock_path, &(struct listener_inode){st.st_dev, st.st_ino}))
+			return 0;
+		close(l->lock_fd);
+	}
+	l->lock_fd = take_lock(l->lock_path);
+	if (l->lock_fd >= 0)
 		return 0;
-	int fd = take_lock(l->lock_path);
-	if (fd < 0)
-		return fd;
-	close(l->lock_fd);
-	l->lock_fd = fd;
-	return 0;
+	int r = l->lock_fd;
+	l->lock_fd = -1;
+	return r;
 }
 
 /* Those that have connected to the socket whose path is gone are served. */

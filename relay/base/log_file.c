@@ -18,7 +18,7 @@
 enum way {
 	PLAIN,  /* a file, or /dev/null: a write does not wait for a reader */
 	SOCKET, /* MSG_DONTWAIT */
-	OWN,    /* a pipe or a terminal, opened once more, with O_NONBLOCK */
+	OWN,    /* a pipe or a terminal, opened once more, with O_NONBLOCK, in its place */
 	POLLED, /* one that cannot be opened: a write after poll() waits only if others fill it just then */
 };
 
@@ -26,7 +26,6 @@ static struct {
 	/* Threads that connect write too, through libpq. */
 	pthread_mutex_t lock;
 	enum way way;
-	int fd;
 	/* The end of a line of which only the beginning was taken. */
 	char rest[REST_MAX];
 	size_t rest_len;
@@ -34,19 +33,19 @@ static struct {
 	struct ev_loop *loop;
 	struct ev_io writer;
 	void (*drained)(void);
-} file = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = STDERR_FILENO};
+} file = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static ssize_t attempt(const char *bytes, size_t len)
 {
-	struct pollfd p = {.fd = file.fd, .events = POLLOUT};
+	struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
 
 	if (file.way == SOCKET)
-		return send(file.fd, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		return send(STDERR_FILENO, bytes, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (file.way == POLLED && poll(&p, 1, 0) == 0) {
 		errno = EAGAIN;
 		return -1;
 	}
-	return write(file.fd, bytes, len);
+	return write(STDERR_FILENO, bytes, len);
 }
 
 /* 0 or a negative errno. */
@@ -131,10 +130,10 @@ void log_file_open(void)
 	file.way = way_of(STDERR_FILENO);
 	if (file.way == OWN) {
 		int fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-		if (fd >= 0)
-			file.fd = fd;
-		else
+		if (fd < 0 || dup3(fd, STDERR_FILENO, O_CLOEXEC) < 0)
 			file.way = POLLED;
+		if (fd >= 0)
+			close(fd);
 	}
 	redirect_libraries();
 }
@@ -154,5 +153,5 @@ void log_file_watch(struct ev_loop *loop, void (*drained)(void))
 {
 	file.loop = loop;
 	file.drained = drained;
-	ev_io_init(&file.writer, on_writable, file.fd, EV_WRITE);
+	ev_io_init(&file.writer, on_writable, STDERR_FILENO, EV_WRITE);
 }

@@ -457,11 +457,11 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	     starting = failure == SESSION_STARTING;
 	double retry = backoff_failed(&p->backoff, clock_now());
 
-	p->idled = was_live && was_idle && retry == 0;
-	p->prompt = was_live && retry == 0;
-	/* Twice in a row for nothing: it waits until it is needed. */
-	if (p->idled && !p->used)
-		retry = p->backoff.max;
+	p->idled = was_live && was_idle;
+	p->prompt = p->idled || retry == 0;
+	/* Unless it was for nothing: then it waits until it is needed. */
+	if (p->idled)
+		retry = p->used ? 0 : p->backoff.max;
 
 	snprintf(p->last_error, sizeof p->last_error,
 		was_live ? "the publishing connection (%s) is lost: %s"

@@ -89,7 +89,7 @@ struct publisher {
 
 	bool used;   /* something was asked on this connection */
 	bool idled;  /* the connection was closed while it was idle, and is made again without a wait */
-	bool prompt; /* it was healthy and is lost, and no attempt has failed since */
+	bool prompt; /* it was idle or healthy and is lost, and no attempt has failed since */
 
 	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */
 	bool statement_sent;
