@@ -55,14 +55,14 @@ int health_check(const char *path)
 	if (fd >= 0)
 		close(fd);
 	if (r < 0) {
-		fprintf(stderr, "pgherald: %s does not answer: %s\n", path,
+		dprintf(STDERR_FILENO, "pgherald: %s does not answer: %s\n", path,
 			r == -EAGAIN ? "no answer in time" : strerror(-r));
 		return EXIT_FAILURE;
 	}
 	const char *status = strchr(answer, ' '), *body = strstr(answer, "\r\n\r\n");
 	if (strncmp(answer, "HTTP/1.", 7) == 0 && status && strncmp(status, " 200", 4) == 0)
 		return EXIT_SUCCESS;
-	fprintf(stderr, "pgherald: %s is not healthy: %s\n", path,
+	dprintf(STDERR_FILENO, "pgherald: %s is not healthy: %s\n", path,
 		body ? body + 4 : "it does not speak HTTP");
 	return EXIT_FAILURE;
 }

@@ -1,5 +1,7 @@
 #include "base/log_file.h"
 
+#include "base/printable.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -96,10 +98,29 @@ bool log_file_write(const char *line, size_t len)
 	return r == 0;
 }
 
+/* What a library prints is text of the server's, so it is escaped like any other. */
+static void print_line(const char *text, size_t len)
+{
+	char line[REST_MAX];
+	size_t n = (size_t)snprintf(line, sizeof line, "<4>WARNING: libpq prints: ");
+
+	n += printable_copy(line + n, sizeof line - 1 - n, text, len);
+	line[n++] = '\n';
+	put_locked(line, n);
+}
+
 static ssize_t on_print(void *cookie, const char *bytes, size_t len)
 {
+	const char *end = bytes + len, *newline;
+
 	(void)cookie;
-	put_locked(bytes, len);
+	for (const char *line = bytes; line < end; line = newline + 1) {
+		newline = memchr(line, '\n', (size_t)(end - line));
+		if (!newline)
+			newline = end;
+		if (newline > line)
+			print_line(line, (size_t)(newline - line));
+	}
 	return (ssize_t)len;
 }
 

@@ -277,6 +277,7 @@ def test_limits_level_and_what_needs_a_restart(make_relay):
     assert [line for line in lines if "PGHERALD_SOCKET_MODE cannot change without a restart" in line]
     assert relay.connect().bye().code == "limit"
     assert worker.subscribe(CHANNEL, ["a", "b", "c"]).code == "limit"
+    relay.connect().close()
     wait_until(lambda: relay.lines("DEBUG"), "it logs at the new level")
     assert shown(relay, "PGHERALD_SOCKET_MODE") == "0600"
     settings.reload(PGHERALD_SOCKET_MODE="0600")
