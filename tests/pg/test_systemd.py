@@ -375,7 +375,8 @@ def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     listener.hears("alice")
     with_worker.close()
     assert main_pid(m) == pid
-    m.systemctl("start", "pgherald-metrics@main.socket")
+    reload("")
+    m.systemctl("enable", "pgherald-metrics@main.socket")
     m.systemctl("restart", "pgherald@main.service")
     assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok\n"
     m.systemctl("stop", "pgherald@main.socket", "pgherald-ops@main.socket", "pgherald-metrics@main.socket")
