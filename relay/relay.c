@@ -600,7 +600,7 @@ bool relay_is_idle(const struct relay *r)
 	return !r->ready || r->config->mode == MODE_LOCAL || publisher_idle(&r->publisher);
 }
 
-/* Settings that are read anew */
+/* Settings that are read again */
 
 void relay_prepare(struct relay *r, const struct config *fresh, void (*done)(void *context, const char *why),
 	void *context)

@@ -81,7 +81,7 @@ bool relay_is_idle(const struct relay *relay);
 /* Sends BYE to the workers, and frees everything. */
 void relay_close(struct relay *relay);
 
-/* Settings that were read anew, in two steps. The first makes sure that the relay hears the
+/* Settings that were read again, in two steps. The first makes sure that the relay hears the
  * channels which *fresh adds; done follows, maybe before this returns: why is NULL, or says why
  * PostgreSQL refuses. *fresh must outlive that. */
 void relay_prepare(struct relay *relay, const struct config *fresh,

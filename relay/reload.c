@@ -34,7 +34,7 @@ static void on_prepared(void *context, const char *why)
 	unsigned n = config_take(l->config, &l->fresh);
 	config_fit_descriptors(l->config, l->n_descriptors);
 	relay_reloaded(l->relay, &before);
-	diag(DIAG_NOTICE, "the settings were read anew changed=%u", n);
+	diag(DIAG_NOTICE, "the settings were read again changed=%u", n);
 	finish(l);
 }
 

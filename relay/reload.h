@@ -1,4 +1,4 @@
-/* SIGHUP: the environment file is read anew, all of it or nothing. First everything is parsed, then
+/* SIGHUP: the environment file is read again, all of it or nothing. First everything is parsed, then
  * PostgreSQL is asked to LISTEN to what is new, and only then anything changes. main.c calls it. */
 #pragma once
 

@@ -1,6 +1,6 @@
 /* PGHERALD_ALLOW: which local users may listen and publish, and on which channels. Without a
  * rule, every user whom the socket's mode lets in may do both. settings.c parses the rules. A
- * worker's rights are looked up when it connects, and when the settings are read anew: a user who
+ * worker's rights are looked up when it connects, and when the settings are read again: a user who
  * leaves a group keeps them until then. A user or group that a user namespace does not map
  * matches only the rules for everybody. */
 #pragma once

@@ -39,7 +39,7 @@ int config_load(struct config *config, int argc, char **argv)
 	return 0;
 }
 
-/* Reading anew */
+/* Reading again */
 
 static unsigned find_place(const struct config *config, const struct channel *channel)
 {

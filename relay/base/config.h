@@ -32,7 +32,7 @@ struct channel {
 	char name[CHANNEL_NAME_MAX + 1];
 	enum channel_kind kind;
 	bool quoted; /* in the setting */
-	/* It was removed when the settings were read anew. Its place stays, since its topic names it
+	/* It was removed when the settings were read again. Its place stays, since its topic names it
 	 * in the backlog. */
 	bool gone;
 };
@@ -65,7 +65,7 @@ struct config {
 	double start_timeout;         /* seconds; 0: no limit; -1: relay_start_seconds() */
 	double drain;                 /* seconds */
 	const char *environment_file; /* NULL: there is none */
-	const char *check_path;       /* NULL: this process is no check */
+	const char *check_path;       /* NULL: this process is a relay */
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
@@ -86,7 +86,7 @@ struct config {
  * --version, or config->check_path is set. */
 int config_load(struct config *config, int argc, char **argv);
 
-/* Read the environment file anew, into *fresh. Its channels have the numbers that they have in
+/* Read the environment file again, into *fresh. Its channels have the numbers that they have in
  * *config; new ones follow. 0: config_take() or config_drop() must follow. A negative errno after
  * an ERROR line; then nothing has changed. */
 int config_reread(const struct config *config, struct config *fresh);

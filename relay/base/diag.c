@@ -87,7 +87,7 @@ void diag_tell_dropped(void)
 	if (n_dropped == n_told || telling)
 		return;
 	telling = true;
-	diag(DIAG_WARNING, "%llu lines of the log were dropped, since nobody read it",
+	diag(DIAG_WARNING, "%llu lines of the log were dropped, since its reader was too slow",
 		(unsigned long long)(n_dropped - n_told));
 	telling = false;
 }

@@ -50,7 +50,7 @@ static struct sockaddr_un address_of(const struct listener *l)
 	return address;
 }
 
-/* 0: nobody listens at the path, or there is nothing; -EADDRINUSE: somebody does; another negative
+/* 0: no process listens at the path, or there is nothing; -EADDRINUSE: one does; another negative
  * errno: it is not a socket of this kind, or not one that we may connect to. */
 static int is_free(const struct listener *l)
 {
@@ -280,12 +280,12 @@ static void say_trouble(struct listener *l, int r)
 	l->trouble = r;
 	if (l->inherited)
 		diag_limited(&path_limit, DIAG_WARNING,
-			"the path of a socket of systemd's was removed or replaced, so nobody can connect; restart "
+			"the path of a socket of systemd's was removed or replaced, so no client can connect; restart "
 			"its socket unit path=%s",
 			l->path);
 	else
 		diag_limited(&path_limit, DIAG_WARNING,
-			"the path of a socket was removed or replaced, so nobody can connect, and the relay cannot "
+			"the path of a socket was removed or replaced, so no client can connect, and the relay cannot "
 			"listen there again: %s path=%s",
 			r == -EADDRINUSE ? "another process does" : strerror(-r), l->path);
 }

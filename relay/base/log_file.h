@@ -1,4 +1,4 @@
-/* Where the log goes: stderr, without ever waiting for whoever reads it. What it does not take
+/* Where the log goes: stderr, without ever waiting for its reader. What it does not take
  * at once is dropped. diag.c writes the lines, and counts those; main.c opens it. */
 #pragma once
 

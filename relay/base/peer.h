@@ -12,6 +12,6 @@ struct ucred peer_of(int fd);
 bool peer_is_gone(int fd);
 
 /* Whether this uid, or gid, may stand for somebody whom our user namespace does not map: then the
- * kernel tells the overflow id, which is that of nobody. Never in the first namespace. */
+ * kernel tells the overflow id, which is that of "nobody". Never in the first namespace. */
 bool peer_may_be_unmapped(uid_t uid);
 bool peer_group_may_be_unmapped(gid_t gid);

@@ -170,7 +170,7 @@ struct given {
 	const char *origin;
 	char *copy; /* that value points to, or NULL */
 };
-/* In force; and those that were read anew, until they are in force. */
+/* In force; and those that were read again, until they are in force. */
 static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 
 static int refuse(const struct setting *s, const char *why)

@@ -15,11 +15,11 @@ struct config;
  * set. */
 int settings_load(struct config *config, int argc, char **argv);
 
-/* Read the file anew, into *config, which is all zero. Its strings are valid until settings_take()
+/* Read the file again, into *config, which is all zero. Its strings are valid until settings_take()
  * or settings_drop(), one of which must follow if this returns 0. A negative errno after an ERROR
  * line. */
 int settings_reread(struct config *config);
-/* What was read anew is in force. Copies the values of all settings that can change without a
+/* What was read again is in force. Copies the values of all settings that can change without a
  * restart, except channels and rules; logs those that cannot and would. Returns how many
  * changed. */
 unsigned settings_take(struct config *config, const struct config *from);

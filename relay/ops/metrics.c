@@ -233,8 +233,8 @@ static void print_operators(struct page *p, const struct parts *r)
 	labelled(p, "level", "error", diag_count(DIAG_ERROR));
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
-	counter(p, "pgherald_log_dropped_total", "Lines that were dropped, since nobody read the log.",
-		diag_n_dropped());
+	counter(p, "pgherald_log_dropped_total",
+		"Lines that were dropped, since the reader of the log was too slow.", diag_n_dropped());
 	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.",
 		r->ops->connections.n_accepted);
 	counter(p, "pgherald_ops_dropped_total",

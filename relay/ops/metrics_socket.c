@@ -174,7 +174,7 @@ static const char *field(const char *fields, const char *name)
 	return NULL;
 }
 
-/* Whether the client asks to keep the connection. One with a body is closed: nobody reads that. */
+/* Whether the client asks to keep the connection. One with a body is closed: the relay does not read that. */
 static bool wants_to_keep(const char *fields)
 {
 	const char *connection = field(fields, "Connection");
@@ -292,7 +292,7 @@ static int take_bytes(struct metrics_client *c)
 	return print_answer(c, &(struct answer){"431 Request Header Fields Too Large", TEXT, print_index});
 }
 
-/* Whether it came together with the one before. */
+/* Whether it came together with the previous one. */
 static bool has_next_request(struct metrics_client *c)
 {
 	return !c->answered && (c->request_len = find_end(c->request, c->len)) > 0;

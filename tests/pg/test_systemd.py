@@ -356,10 +356,10 @@ def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_
 
 @needs_machine
 def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
-    """The settings of main.conf without a restart; and no path at which nobody listens."""
+    """The settings of main.conf without a restart; and no path that refuses everybody."""
     m = machine(over_tcp(own_pg, own_db))
     listener, pid = cat("--socket", m.socket).subscribed(), main_pid(m)
-    assert m.call("sh", "-c", "ls /run/pgherald/main") .split() == ["ops.sock", "relay.sock"], "nobody enabled the metrics"
+    assert m.call("sh", "-c", "ls /run/pgherald/main") .split() == ["ops.sock", "relay.sock"], "the metrics socket is not enabled"
     conf = f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n"
 
     def reload(text):
