@@ -10,11 +10,11 @@
 int environment_file_read(struct environment_file *f, const char *path)
 {
 	FILE *in = fopen(path, "re");
-	int r = in ? 0 : -errno;
+	int r = 0;
 
 	*f = (struct environment_file){0};
-	if (r < 0)
-		return r;
+	if (!in)
+		return -errno;
 	/* One byte more shows that there is more, one is for the NUL. */
 	f->text = malloc(ENVIRONMENT_FILE_MAX + 2);
 	if (f->text)

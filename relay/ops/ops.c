@@ -311,12 +311,10 @@ static void on_refused(const struct ops_connections *all, int fd)
 		"refused an operator: the ops socket has %u connections, all of them busy", all->places.n);
 }
 
-static void on_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
+void ops_tick(struct ops *ops)
 {
-	const struct ops *ops = timer->data;
 	double now = clock_now();
 
-	(void)events;
 	for (struct ops_connection *each = ops_connections_first(&ops->connections), *next; each;
 		each = next) {
 		const struct ops_client *c = (struct ops_client *)each;
@@ -331,7 +329,14 @@ static void on_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
 			each->place.lasting = c->tail.on && !stalled;
 	}
 	if (!ops_connections_first(&ops->connections))
-		ev_timer_stop(loop, timer);
+		ev_timer_stop(ops->connections.parts->loop, &ops->tick);
+}
+
+static void on_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	ops_tick(timer->data);
 }
 
 static void on_opened(struct ops_connection *connection)

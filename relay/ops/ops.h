@@ -28,4 +28,7 @@ struct ops {
 
 /* parts must outlive it. */
 void ops_init(struct ops *ops, struct parts *parts);
+/* Drops operators who read nothing, and closes tails whose readers are gone. Each second, while there
+ * are connections. */
+void ops_tick(struct ops *ops);
 void ops_close(struct ops *ops);
