@@ -1,9 +1,11 @@
 #include "listeners.h"
 
+#include "base/clock.h"
 #include "base/diag.h"
 #include "base/systemd.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 /* FileDescriptorName= of the socket units */
@@ -90,6 +92,61 @@ int listeners_claim(struct listeners *l, const struct config *config)
 	return r;
 }
 
+/* Between two looks at the paths: at least so long, and at most. */
+#define LOOK_SECONDS_MIN 1.
+#define LOOK_SECONDS_MAX 5.
+
+static void look(struct listeners *l)
+{
+	l->looked = ev_now(l->loop);
+	l->good = true;
+	for (enum listener_name name = 0; name < LISTENERS_N; name++)
+		l->good = listener_check(&l->all[name]) && l->good;
+	if (l->wakes || !l->good)
+		timer_arm(l->loop, &l->look, l->good ? LOOK_SECONDS_MAX : LOOK_SECONDS_MIN);
+}
+
+static void on_look(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	look(timer->data);
+}
+
+static void on_iteration(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	struct listeners *l = watcher->data;
+
+	(void)events;
+	/* ev_now() follows the wall clock, which may jump; then it looks once too often. */
+	if (fabs(ev_now(loop) - l->looked) >= LOOK_SECONDS_MIN)
+		look(l);
+}
+
+/* An idle relay that hears PostgreSQL wakes for its probes often enough. */
+static bool must_wake(const struct config *config)
+{
+	return config->mode == MODE_LOCAL || config->checkpoint_interval > LOOK_SECONDS_MAX;
+}
+
+static void keep_paths(struct listeners *l, struct ev_loop *loop, const struct config *config)
+{
+	l->loop = loop;
+	l->wakes = must_wake(config);
+	timer_init(&l->look, on_look, l);
+	ev_prepare_init(&l->iteration, on_iteration);
+	l->iteration.data = l;
+	ev_prepare_start(loop, &l->iteration);
+	look(l);
+}
+
+/* Of the operators' sockets, the group stays the daemon's own. */
+static struct listener_rights rights_of(const struct config *config, enum listener_name name)
+{
+	return (struct listener_rights){
+		config->socket_mode, name == LISTENER_WORKERS ? config->socket_group : (gid_t)-1};
+}
+
 int listeners_open(struct listeners *l, struct ev_loop *loop, const struct config *config,
 	const struct listeners_sink sinks[LISTENERS_N])
 {
@@ -97,8 +154,8 @@ int listeners_open(struct listeners *l, struct ev_loop *loop, const struct confi
 		struct listener *listener = &l->all[name];
 		if (!listener_is_claimed(listener))
 			continue;
-		int r = listener_open(
-			listener, loop, config->socket_mode, sinks[name].accepted, sinks[name].context);
+		const struct listener_rights rights = rights_of(config, name);
+		int r = listener_open(listener, loop, &rights, sinks[name].accepted, sinks[name].context);
 		if (r < 0)
 			r = without(listener, config, name, r);
 		if (r < 0) {
@@ -107,11 +164,16 @@ int listeners_open(struct listeners *l, struct ev_loop *loop, const struct confi
 			return r;
 		}
 	}
+	keep_paths(l, loop, config);
 	return 0;
 }
 
 void listeners_close(struct listeners *l)
 {
+	if (l->loop) {
+		ev_prepare_stop(l->loop, &l->iteration);
+		ev_timer_stop(l->loop, &l->look);
+	}
 	for (enum listener_name name = 0; name < LISTENERS_N; name++)
 		listener_close(&l->all[name]);
 }

@@ -3,9 +3,12 @@
  * are wrong; from then on only a signal does. */
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/log_file.h"
 #include "base/systemd.h"
+#include "health_check.h"
 #include "listeners.h"
 #include "relay.h"
+#include "reload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,21 +22,31 @@
 #define EXIT_SECONDS 5.
 /* How long a stop waits for requests that are being published. */
 #define STOP_SECONDS 1.
+/* Where the start has no limit: how often systemd is told that it goes on, and how long each of
+ * these lasts. */
+#define WAITING_SECONDS 10.
+#define WAITING_EXTENSION_SECONDS 30.
 
 /* Descriptors of libev, the locks, PostgreSQL, the log, and connections that are about to be
  * refused. */
 #define OTHER_DESCRIPTORS 64
+#define N_DESCRIPTORS (OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + OTHER_DESCRIPTORS)
 
 struct process {
 	struct ev_loop *loop;
 	struct config config;
 	struct relay relay;
 	struct listeners listeners;
-	bool stopping; /* a signal has come */
+	struct reload reload;
+	enum {
+		RUNNING,
+		DRAINING, /* a signal has come, and workers are served as before */
+		STOPPING, /* no new requests are read */
+	} stage;
 	int exit_status;
-	struct ev_timer start_deadline, stop_deadline;
-	struct ev_prepare idle; /* while stopping */
-	struct ev_signal sigterm, sigint;
+	struct ev_timer start_deadline, drain_deadline, stop_deadline;
+	struct ev_prepare idle; /* while draining or stopping */
+	struct ev_signal sigterm, sigint, sighup;
 };
 
 static void stop_now(struct process *p, int status)
@@ -77,29 +90,55 @@ static void on_proved(void *context)
 	systemd_notify("READY=1");
 }
 
-static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+/* Also while draining: it ends after these seconds at the latest. */
+static void extend_timeout(const char *state, double seconds)
 {
-	struct process *p = timer->data;
-	char why[600];
+	char text[96];
 
-	(void)loop;
-	(void)events;
-	relay_explain_delay(&p->relay, relay_start_seconds(&p->config), why, sizeof why);
-	on_refused(p, why);
+	snprintf(text, sizeof text, "%sEXTEND_TIMEOUT_USEC=%.0f", state, seconds * 1e6);
+	systemd_notify(text);
 }
 
 /* systemd must not give the start up earlier. */
 static void arm_start_deadline(struct process *p)
 {
 	double seconds = relay_start_seconds(&p->config);
-	char state[64];
 
-	snprintf(state, sizeof state, "EXTEND_TIMEOUT_USEC=%.0f", (seconds + EXIT_SECONDS) * 1e6);
-	systemd_notify(state);
-	timer_arm(p->loop, &p->start_deadline, seconds);
+	if (seconds > 0) {
+		extend_timeout("", seconds + EXIT_SECONDS);
+		timer_arm(p->loop, &p->start_deadline, seconds);
+	} else {
+		extend_timeout("", WAITING_EXTENSION_SECONDS);
+		timer_arm(p->loop, &p->start_deadline, WAITING_SECONDS);
+	}
+}
+
+static void on_start_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct process *p = timer->data;
+	double seconds = relay_start_seconds(&p->config);
+	char why[600];
+
+	(void)loop;
+	(void)events;
+	if (seconds <= 0) {
+		arm_start_deadline(p);
+		return;
+	}
+	relay_explain_delay(&p->relay, seconds, why, sizeof why);
+	on_refused(p, why);
 }
 
 /* The end */
+
+/* Requests that are being published are still answered; no new ones are read. */
+static void stop(struct process *p)
+{
+	p->stage = STOPPING;
+	ev_timer_stop(p->loop, &p->drain_deadline);
+	relay_stop(&p->relay);
+	timer_arm(p->loop, &p->stop_deadline, STOP_SECONDS);
+}
 
 static void on_idle(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
@@ -107,8 +146,17 @@ static void on_idle(struct ev_loop *loop, struct ev_prepare *watcher, int events
 
 	(void)loop;
 	(void)events;
-	if (relay_is_idle(&p->relay))
+	if (p->stage == DRAINING && p->relay.fanout.workers.n == 0)
+		stop(p);
+	if (p->stage == STOPPING && relay_is_idle(&p->relay))
 		stop_now(p, EXIT_SUCCESS);
+}
+
+static void on_drain_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	stop(timer->data);
 }
 
 static void on_stop_deadline(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -118,34 +166,74 @@ static void on_stop_deadline(struct ev_loop *loop, struct ev_timer *timer, int e
 	stop_now(timer->data, EXIT_SUCCESS);
 }
 
-/* Requests that are being published are still answered; no new ones are read. */
+static void drain(struct process *p)
+{
+	p->stage = DRAINING;
+	reload_stop(&p->reload);
+	extend_timeout("STOPPING=1\n", p->config.drain + EXIT_SECONDS);
+	listener_close(&p->listeners.all[LISTENER_WORKERS]);
+	relay_drain(&p->relay);
+	ev_prepare_start(p->loop, &p->idle);
+	if (p->config.drain > 0)
+		timer_arm(p->loop, &p->drain_deadline, p->config.drain);
+	else
+		stop(p);
+}
+
+/* A second one ends at once. */
 static void on_signal(struct ev_loop *loop, struct ev_signal *watcher, int events)
 {
 	struct process *p = watcher->data;
+	const char *name = watcher->signum == SIGTERM ? "SIGTERM" : "SIGINT";
 
+	(void)loop;
 	(void)events;
-	if (p->stopping)
+	if (p->stage != RUNNING) {
+		diag(DIAG_NOTICE, "ending at once on a second signal: %s", name);
+		stop_now(p, EXIT_SUCCESS);
 		return;
-	p->stopping = true;
-	diag(DIAG_NOTICE, "stopping on %s", watcher->signum == SIGTERM ? "SIGTERM" : "SIGINT");
-	systemd_notify("STOPPING=1");
-	listener_close(&p->listeners.all[LISTENER_WORKERS]);
-	relay_stop(&p->relay);
-	ev_prepare_start(loop, &p->idle);
-	timer_arm(loop, &p->stop_deadline, STOP_SECONDS);
+	}
+	if (p->config.drain > 0 && p->relay.fanout.workers.n > 0)
+		diag(DIAG_NOTICE, "stopping on %s once the workers have left, in %g s at most workers=%u",
+			name, p->config.drain, p->relay.fanout.workers.n);
+	else
+		diag(DIAG_NOTICE, "stopping on %s", name);
+	drain(p);
+}
+
+static void on_reload(struct ev_loop *loop, struct ev_signal *watcher, int events)
+{
+	struct process *p = watcher->data;
+
+	(void)loop;
+	(void)events;
+	if (p->stage == RUNNING)
+		reload_start(&p->reload);
 }
 
 static void watch(struct process *p)
 {
-	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&p->sigterm, on_signal, SIGTERM);
 	ev_signal_init(&p->sigint, on_signal, SIGINT);
+	ev_signal_init(&p->sighup, on_reload, SIGHUP);
 	timer_init(&p->start_deadline, on_start_deadline, p);
+	timer_init(&p->drain_deadline, on_drain_deadline, p);
 	timer_init(&p->stop_deadline, on_stop_deadline, p);
 	ev_prepare_init(&p->idle, on_idle);
-	p->sigterm.data = p->sigint.data = p->idle.data = p;
+	p->sigterm.data = p->sigint.data = p->sighup.data = p->idle.data = p;
 	ev_signal_start(p->loop, &p->sigterm);
 	ev_signal_start(p->loop, &p->sigint);
+	ev_signal_start(p->loop, &p->sighup);
+}
+
+/* None of them ends the relay: a reader of the log that is gone, a terminal that was closed before
+ * SIGHUP means anything, and two that supervisors send to daemons that reopen their logs. */
+static void ignore_signals(void)
+{
+	static const int signals[] = {SIGPIPE, SIGHUP, SIGUSR1, SIGUSR2};
+
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+		signal(signals[i], SIG_IGN);
 }
 
 /* If any of the descriptors 0 to 2 is closed, open /dev/null there. Otherwise a file or socket
@@ -167,16 +255,21 @@ int main(int argc, char **argv)
 	/* There is no place to log it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
+	ignore_signals();
+	log_file_open();
 	int result = config_load(&p->config, argc, argv);
+	if (p->config.check_path)
+		return health_check(p->config.check_path);
 	if (result != 0)
 		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	systemd_init();
-	config_fit_descriptors(&p->config, OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + OTHER_DESCRIPTORS);
+	config_fit_descriptors(&p->config, N_DESCRIPTORS);
 	p->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
 	if (!p->loop) {
 		diag(DIAG_ERROR, "start refused: the kernel provides no event loop");
 		return EXIT_FAILURE;
 	}
+	log_file_watch(p->loop, diag_tell_dropped);
 	if (listeners_claim(&p->listeners, &p->config) < 0)
 		return EXIT_FAILURE;
 	watch(p);
@@ -186,6 +279,7 @@ int main(int argc, char **argv)
 			p->config.backlog_size, strerror(-result));
 		return EXIT_FAILURE;
 	}
+	reload_init(&p->reload, &p->relay, &p->config, N_DESCRIPTORS);
 	systemd_watchdog_start(p->loop);
 	if (p->config.mode == MODE_POSTGRES)
 		arm_start_deadline(p);

@@ -15,6 +15,8 @@
 #define START_PROOF_SECONDS 7.
 
 #define LOSS_SAID_SECONDS 30.
+/* Between two changes of the status that systemd is told. */
+#define STATUS_SECONDS 1.
 
 static struct diag_limit memory_limit;
 
@@ -56,11 +58,14 @@ static void on_upstream_heard(void *context, const char *channel, struct wire_st
 	}
 }
 
-/* An outage that goes on is said again now and then. */
+/* An outage that goes on is said again now and then. Before the relay serves, only a start that
+ * waits says anything: otherwise the first failure ends it. */
 static void say_loss(struct relay *r, const char *error, double retry)
 {
 	double now = clock_now();
 
+	if (!r->ready && !config_is_patient(r->config))
+		return;
 	if (now - r->loss_said < LOSS_SAID_SECONDS && strcmp(r->loss, error) == 0)
 		return;
 	r->loss_said = now;
@@ -77,9 +82,8 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 	tracking_stop(&r->tracking);
 	reconcile_reset(&r->reconcile);
 	checkpoint_waiting_clear(&r->waiting);
-	if (!r->ready) {
-		if (!heals)
-			refuse(r, error);
+	if (!r->ready && !heals) {
+		refuse(r, error);
 		return;
 	}
 	say_loss(r, error, retry);
@@ -224,6 +228,9 @@ static void on_unproven(void *context, const char *error)
 {
 	struct relay *r = context;
 
+	/* Once the publisher is connected, it is tried again. */
+	if (!r->ready && config_is_patient(r->config) && !r->publisher.session.conn)
+		return;
 	if (!r->ready) {
 		refuse(r, error);
 		return;
@@ -286,6 +293,11 @@ static void on_published(
 {
 	struct relay *r = context;
 
+	/* A pooler connects also while PostgreSQL is away; the first success tells that it is back. */
+	if (code == WIRE_ERROR_NONE && !r->published) {
+		r->published = true;
+		upstream_hurry(&r->upstream);
+	}
 	/* What no NOTIFY carries is skipped: the other announcements must not wait for it. */
 	if (origin->source == 0)
 		reconcile_published(&r->reconcile,
@@ -299,9 +311,16 @@ static void on_publisher_connected(void *context)
 {
 	struct relay *r = context;
 
-	if (!r->ready)
+	r->published = false;
+	if (!r->ready) {
+		if (r->upstream.state == UPSTREAM_LISTENING && !r->canary.proving)
+			canary_prove(&r->canary);
+		else
+			upstream_hurry(&r->upstream);
 		return;
-	diag(DIAG_NOTICE, "the publishing connection is back");
+	}
+	if (!r->publisher.idled)
+		diag(DIAG_NOTICE, "the publishing connection is back");
 	upstream_hurry(&r->upstream);
 }
 
@@ -309,10 +328,14 @@ static void on_publisher_lost(void *context, const char *error, bool heals, doub
 {
 	struct relay *r = context;
 
-	if (r->ready)
-		diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
-	else if (!heals)
+	if (!r->ready && !heals)
 		refuse(r, error);
+	else if (!r->ready)
+		say_loss(r, error, retry);
+	else if (r->publisher.idled)
+		diag(DIAG_INFO, "the idle publishing connection was closed, and is made again: %s", error);
+	else
+		diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
 }
 
 /* Workers */
@@ -377,11 +400,26 @@ void relay_worker_accepted(void *context, int fd)
 	connection_open(&r->fanout, fd);
 }
 
-/* Every second */
+/* At the end of each iteration of the loop */
 
-static void tell_status(const struct relay *r)
+/* What the status is made of, to see whether it has changed. */
+static struct relay_status status_of(const struct relay *r)
 {
-	if (r->config->mode == MODE_LOCAL)
+	return (struct relay_status){
+		.stopping = r->parts.stopping,
+		.state = r->upstream.state,
+		.n_losses = r->upstream.n_losses,
+		.n_workers = r->fanout.workers.n,
+	};
+}
+
+static void tell_status(struct relay *r)
+{
+	r->told_status = status_of(r);
+	r->told_status_at = clock_now();
+	if (r->parts.stopping)
+		systemd_status("stops, and serves %u workers until then", r->fanout.workers.n);
+	else if (r->config->mode == MODE_LOCAL)
 		systemd_status("local mode, %u workers", r->fanout.workers.n);
 	else if (r->upstream.state == UPSTREAM_LIVE)
 		systemd_status("hears PostgreSQL, %u workers", r->fanout.workers.n);
@@ -391,9 +429,32 @@ static void tell_status(const struct relay *r)
 			*r->upstream.last_error ? r->upstream.last_error : "none");
 }
 
-static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
+/* Workers may come and go thousands of times a second; the status does not. */
+static void keep_status(struct relay *r)
 {
-	struct relay *r = timer->data;
+	struct relay_status now = status_of(r), told = r->told_status;
+	bool is_told = now.stopping == told.stopping && now.state == told.state &&
+		       now.n_losses == told.n_losses && now.n_workers == told.n_workers;
+
+	if (is_told || ev_is_active(&r->status_rest))
+		return;
+	double wait = r->told_status_at + STATUS_SECONDS - clock_now();
+	if (wait > 0)
+		timer_arm(r->loop, &r->status_rest, wait);
+	else
+		tell_status(r);
+}
+
+static void on_status_rest_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	keep_status(timer->data);
+}
+
+static void on_iteration(struct ev_loop *loop, struct ev_prepare *watcher, int events)
+{
+	struct relay *r = watcher->data;
 	uint64_t counts[RATES_N] = {
 		[RATE_HEARD] = fanout_n_appended(&r->fanout),
 		[RATE_PUBLISHED] = r->publisher.n_published,
@@ -402,9 +463,8 @@ static void on_second(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	rates_sample(&r->rates, counts);
-	ops_tick(&r->ops);
-	tell_status(r);
+	rates_note(&r->rates, counts);
+	keep_status(r);
 }
 
 /* Start and end */
@@ -451,8 +511,10 @@ int relay_open(struct relay *r, struct ev_loop *loop, const struct config *confi
 	fill_parts(r);
 	ops_init(&r->ops, &r->parts);
 	metrics_socket_init(&r->metrics_socket, &r->parts);
-	ev_timer_init(&r->second, on_second, 0., 1.);
-	r->second.data = r;
+	rates_open(&r->rates);
+	ev_prepare_init(&r->iteration, on_iteration);
+	r->iteration.data = r;
+	timer_init(&r->status_rest, on_status_rest_over, r);
 	return 0;
 }
 
@@ -487,7 +549,8 @@ static void stop_postgres(struct relay *r)
 
 void relay_start(struct relay *r)
 {
-	ev_timer_start(r->loop, &r->second);
+	ev_prepare_start(r->loop, &r->iteration);
+	tell_status(r);
 	if (r->config->mode == MODE_POSTGRES) {
 		start_postgres(r);
 		return;
@@ -508,6 +571,8 @@ void relay_serve(struct relay *r)
 
 double relay_start_seconds(const struct config *config)
 {
+	if (config_is_patient(config))
+		return config->start_timeout;
 	double direct = session_connect_seconds(config->direct_url),
 	       publish = session_connect_seconds(config->publish_url);
 	double seconds = START_PROOF_SECONDS + (direct > publish ? direct : publish);
@@ -530,6 +595,11 @@ void relay_explain_delay(const struct relay *r, double seconds, char *why, size_
 			config_url_name(r->config, url), seconds);
 }
 
+void relay_drain(struct relay *r)
+{
+	r->parts.stopping = true;
+}
+
 void relay_stop(struct relay *r)
 {
 	r->parts.stopping = true;
@@ -541,9 +611,73 @@ bool relay_is_idle(const struct relay *r)
 	return !r->ready || r->config->mode == MODE_LOCAL || publisher_idle(&r->publisher);
 }
 
+/* Settings that are read again */
+
+void relay_prepare(struct relay *r, const struct config *fresh, void (*done)(void *context, const char *why),
+	void *context)
+{
+	if (r->config->mode == MODE_POSTGRES)
+		upstream_listen_more(&r->upstream, fresh, done, context);
+	else
+		done(context, NULL);
+}
+
+static bool has(const struct config *config, unsigned i)
+{
+	return i < config->n_channels && !config->channels[i].gone;
+}
+
+/* Both as masks of topics. */
+static void compare_channels(
+	const struct relay *r, const struct config *before, uint64_t *added, uint64_t *gone)
+{
+	*added = *gone = 0;
+	for (unsigned i = 0; i < r->config->n_channels; i++) {
+		uint64_t topic = UINT64_C(2) << i;
+		if (has(r->config, i) && !has(before, i))
+			*added |= topic;
+		else if (!has(r->config, i) && has(before, i))
+			*gone |= topic;
+	}
+}
+
+/* What the canaries say about the channels, without those that are gone. */
+static void tell_canary(struct relay *r)
+{
+	struct config there = {0};
+
+	for (unsigned i = 0; i < r->config->n_channels; i++)
+		if (has(r->config, i))
+			there.channels[there.n_channels++] = r->config->channels[i];
+	r->canary.channels = canary_channels_of(&there);
+	/* No claim about the time before holds for the new channels. */
+	reconcile_reset(&r->reconcile);
+}
+
+void relay_reloaded(struct relay *r, const struct config *before)
+{
+	uint64_t added, gone;
+
+	compare_channels(r, before, &added, &gone);
+	/* A frame, so that no cursor from before is at the place where it heard them again. */
+	if (added)
+		fanout_upstream(&r->fanout, r->fanout.upstream_live, "the relay has more channels now");
+	for (uint64_t left = added; left; left &= left - 1)
+		r->fanout.heard_since[__builtin_ctzll(left)] = r->fanout.backlog.head;
+	connection_review(&r->fanout, gone);
+	if (r->config->mode == MODE_LOCAL)
+		return;
+	publisher_limit(&r->publisher);
+	if (added || gone)
+		tell_canary(r);
+	if (gone)
+		upstream_unlisten(&r->upstream);
+}
+
 void relay_close(struct relay *r)
 {
-	ev_timer_stop(r->loop, &r->second);
+	ev_prepare_stop(r->loop, &r->iteration);
+	ev_timer_stop(r->loop, &r->status_rest);
 	ops_close(&r->ops);
 	metrics_socket_close(&r->metrics_socket);
 	if (r->config->mode == MODE_POSTGRES)

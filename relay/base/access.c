@@ -1,6 +1,8 @@
 #include "base/access.h"
 
 #include "base/config.h"
+#include "base/list.h"
+#include "base/peer.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -13,6 +15,8 @@
 /* Bounds what is on the stack: the kernel's NGROUPS_MAX is 65536. Of more groups only the first
  * ones count. */
 #define GROUPS_MAX 1024
+/* Bytes of a user's or a group's name: more than any system has. */
+#define ACCESS_NAME_MAX 255
 
 static int wrong(char *why, size_t size, const char *what, const char *text)
 {
@@ -61,53 +65,83 @@ static int parse_right(struct access_rule *rule, const char *right, uint64_t top
 	return 0;
 }
 
-static int parse_rule(
-	struct access_rule *rule, char *text, const struct config *config, char *why, size_t size)
+/* The topics of a channel; 0: it is not configured. */
+static uint64_t topics_of(const struct config *config, const char *channel)
 {
-	char *right = strchr(text, '='), *channel = right ? strchr(right, ':') : NULL;
-	uint64_t topics = UINT64_MAX;
+	for (unsigned i = 0; i < config->n_channels; i++)
+		if (strcmp(config->channels[i].name, channel) == 0)
+			return UINT64_C(2) << i;
+	return 0;
+}
 
-	if (!right)
-		return wrong(why, size, "a rule is WHO=RIGHT or WHO=RIGHT:CHANNEL", text);
-	*right++ = '\0';
-	if (channel) {
-		unsigned i = 0;
-		*channel++ = '\0';
-		while (i < config->n_channels && strcmp(config->channels[i].name, channel) != 0)
-			i++;
-		if (i == config->n_channels)
-			return wrong(why, size, "the channel is not in PGHERALD_CHANNELS", channel);
-		topics = UINT64_C(2) << i;
+/* item: WHO=RIGHT[:CHANNEL], without the comma. */
+static int parse_rule(
+	struct access_rule *rule, struct list *item, const struct config *config, char *why, size_t size)
+{
+	char who[ACCESS_NAME_MAX + 1], right[16], channel[ACCESS_NAME_MAX + 1] = "";
+	uint64_t topics = UINT64_MAX;
+	int r = list_word(item, "=,", who, sizeof who, why, size);
+
+	if (r == 0 && !list_skip(item, '='))
+		return wrong(why, size, "a rule is WHO=RIGHT or WHO=RIGHT:CHANNEL", who);
+	if (r == 0)
+		r = list_word(item, ":,", right, sizeof right, why, size);
+	if (r == 0 && list_skip(item, ':')) {
+		r = list_word(item, ",", channel, sizeof channel, why, size);
+		topics = topics_of(config, channel);
 	}
+	if (r < 0)
+		return r;
+	if (topics == 0)
+		return wrong(why, size, "the channel is not in PGHERALD_CHANNELS", channel);
 	*rule = (struct access_rule){0};
-	int r = parse_who(rule, text, why, size);
+	r = parse_who(rule, who, why, size);
 	return r < 0 ? r : parse_right(rule, right, topics, why, size);
 }
 
 int access_parse(struct access *a, const char *text, const struct config *config, char *why, size_t size)
 {
-	char *copy = strdup(text), *next = copy;
-	int r = copy ? 0 : -ENOMEM;
+	struct list list;
+	int r = 0;
 
 	*a = (struct access){0};
-	while (r == 0 && *text && next) {
-		char *item = strsep(&next, ",");
-		item += strspn(item, " ");
-		item[strcspn(item, " ")] = '\0';
+	list_open(&list, text);
+	while (r == 0 && list_more(&list)) {
 		struct access_rule *rules = reallocarray(a->rules, a->n_rules + 1, sizeof *rules);
 		if (!rules) {
+			snprintf(why, size, "out of memory");
 			r = -ENOMEM;
 			break;
 		}
 		a->rules = rules;
-		r = parse_rule(&a->rules[a->n_rules++], item, config, why, size);
+		r = parse_rule(&a->rules[a->n_rules++], &list, config, why, size);
 	}
-	free(copy);
 	return r;
+}
+
+void access_free(struct access *a)
+{
+	free(a->rules);
+	*a = (struct access){0};
+}
+
+void access_renumber(struct access *a, const uint8_t *numbers)
+{
+	for (unsigned i = 0; i < a->n_rules; i++) {
+		struct access_rights *rights = &a->rules[i].rights;
+		uint64_t topics = rights->listen ? rights->listen : rights->publish;
+		if (topics == UINT64_MAX)
+			continue;
+		topics = UINT64_C(2) << numbers[__builtin_ctzll(topics) - 1];
+		rights->listen = rights->listen ? topics : 0;
+		rights->publish = rights->publish ? topics : 0;
+	}
 }
 
 static bool in_group(gid_t gid, gid_t primary, const gid_t *groups, unsigned n)
 {
+	if (peer_group_may_be_unmapped(gid))
+		return false;
 	if (gid == primary)
 		return true;
 	for (unsigned i = 0; i < n; i++)
@@ -128,7 +162,8 @@ struct access_rights access_of_peer(const struct access *a, int fd, uid_t uid, g
 		len = 0;
 	for (unsigned i = 0; i < a->n_rules; i++) {
 		const struct access_rule *rule = &a->rules[i];
-		if (rule->who == ACCESS_ANYONE || (rule->who == ACCESS_USER && rule->id == uid) ||
+		if (rule->who == ACCESS_ANYONE ||
+			(rule->who == ACCESS_USER && rule->id == uid && !peer_may_be_unmapped(uid)) ||
 			(rule->who == ACCESS_GROUP &&
 				in_group(rule->id, gid, groups, len / sizeof *groups))) {
 			rights.listen |= rule->rights.listen;

@@ -19,9 +19,14 @@ void backoff_live(struct backoff *b, double now)
 
 double backoff_failed(struct backoff *b, double now)
 {
-	if (b->next == 0 || (b->live_since > 0 && now - b->live_since >= BACKOFF_STABLE_SECONDS))
-		b->next = b->first;
+	double lasted = b->live_since > 0 ? now - b->live_since : 0;
+	bool healthy = b->prompt && lasted >= BACKOFF_HEALTHY_SECONDS;
+
 	b->live_since = 0;
+	if (b->next == 0 || healthy || lasted >= BACKOFF_STABLE_SECONDS)
+		b->next = b->first;
+	if (healthy)
+		return 0;
 	double wait = jittered(b->next);
 	b->next = b->next * 2 < b->max ? b->next * 2 : b->max;
 	return wait;

@@ -2,7 +2,22 @@
 
 #include "base/settings.h"
 
+#include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
+
+/* SQL folds a name that is not quoted: NOTIFY TinyBase goes to tinybase. */
+static void warn_of_case(const struct config *config, unsigned from)
+{
+	for (unsigned i = from; i < config->n_channels; i++) {
+		const struct channel *channel = &config->channels[i];
+		if (!channel->quoted && channel->name[strcspn(channel->name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")])
+			diag(DIAG_WARNING,
+				"a channel's name has upper case, which SQL folds to lower case unless the name is "
+				"quoted; write NOTIFY \"NAME\", or pg_notify(), which folds nothing channel=\"%s\"",
+				channel->name);
+	}
+}
 
 int config_load(struct config *config, int argc, char **argv)
 {
@@ -20,7 +35,80 @@ int config_load(struct config *config, int argc, char **argv)
 	config->pooler_url_alone = config->publish_url && !config->direct_url;
 	if (!config->publish_url)
 		config->publish_url = config->direct_url;
+	warn_of_case(config, 0);
 	return 0;
+}
+
+/* Reading again */
+
+static unsigned find_place(const struct config *config, const struct channel *channel)
+{
+	unsigned i = 0;
+
+	while (i < config->n_channels && (config->channels[i].kind != channel->kind ||
+						 strcmp(config->channels[i].name, channel->name) != 0))
+		i++;
+	return i;
+}
+
+/* Gives the channels of *fresh the places that they have in *config. 0, or -EINVAL after an ERROR
+ * line. */
+static int keep_places(const struct config *config, struct config *fresh)
+{
+	struct config merged = {.n_channels = config->n_channels};
+	uint8_t numbers[CHANNELS_MAX];
+
+	memcpy(merged.channels, config->channels, sizeof merged.channels);
+	for (unsigned i = 0; i < merged.n_channels; i++)
+		merged.channels[i].gone = true;
+	for (unsigned i = 0; i < fresh->n_channels; i++) {
+		unsigned place = find_place(&merged, &fresh->channels[i]);
+		if (place == CHANNELS_MAX) {
+			diag(DIAG_ERROR,
+				"PGHERALD_CHANNELS cannot change without a restart: with those that were removed, "
+				"it has had more than 63 channels");
+			return -EINVAL;
+		}
+		merged.channels[place] = fresh->channels[i];
+		if (place == merged.n_channels)
+			merged.n_channels++;
+		numbers[i] = (uint8_t)place;
+	}
+	access_renumber(&fresh->access, numbers);
+	memcpy(fresh->channels, merged.channels, sizeof fresh->channels);
+	fresh->n_channels = merged.n_channels;
+	return 0;
+}
+
+int config_reread(const struct config *config, struct config *fresh)
+{
+	*fresh = (struct config){0};
+	int r = settings_reread(fresh);
+
+	if (r == 0 && (r = keep_places(config, fresh)) < 0)
+		settings_drop();
+	if (r < 0)
+		access_free(&fresh->access);
+	return r;
+}
+
+unsigned config_take(struct config *config, struct config *fresh)
+{
+	unsigned n = settings_take(config, fresh), n_before = config->n_channels;
+
+	access_free(&config->access);
+	config->access = fresh->access;
+	memcpy(config->channels, fresh->channels, sizeof config->channels);
+	config->n_channels = fresh->n_channels;
+	diag_set_level(config->log_level);
+	warn_of_case(config, n_before);
+	return n;
+}
+
+void config_drop(struct config *fresh)
+{
+	settings_drop();
+	access_free(&fresh->access);
 }
 
 void config_fit_descriptors(struct config *config, unsigned n_others)

@@ -31,6 +31,10 @@ enum channel_kind { CHANNEL_CHANGES, CHANNEL_TEXT };
 struct channel {
 	char name[CHANNEL_NAME_MAX + 1];
 	enum channel_kind kind;
+	bool quoted; /* in the setting */
+	/* It was removed when the settings were read again. Its place stays, since its topic names it
+	 * in the backlog. */
+	bool gone;
 };
 
 enum config_mode { MODE_LOCAL, MODE_POSTGRES };
@@ -46,8 +50,9 @@ struct config {
 	bool ops_by_default;      /* its path is the default */
 	const char *metrics_path; /* NULL: there is no metrics socket */
 	unsigned socket_mode;
+	gid_t socket_group; /* -1: the daemon's own */
 	struct channel channels[CHANNELS_MAX];
-	unsigned n_channels;
+	unsigned n_channels;        /* with those that are gone */
 	size_t backlog_size;        /* bytes, a power of two */
 	double checkpoint_interval; /* seconds */
 	bool reconcile;
@@ -56,7 +61,11 @@ struct config {
 	double recovery_timeout; /* seconds without a row */
 	size_t recovery_size;    /* bytes of recovered changes that wait for workers */
 	struct access access;
-	enum diag_level log_level; /* at the start; an operator may change the level in force */
+	enum diag_level log_level;    /* an operator may have changed the level in force */
+	double start_timeout;         /* seconds; 0: no limit; -1: relay_start_seconds() */
+	double drain;                 /* seconds */
+	const char *environment_file; /* NULL: there is none */
+	const char *check_path;       /* NULL: this process is a relay */
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;
@@ -72,15 +81,29 @@ struct config {
 	size_t publish_queue_size;      /* bytes, of all */
 };
 
-/* Fill *config, whose strings live as long as the process, and set the log level. 0; -EINVAL
- * after one ERROR line that says what is wrong; positive when it has answered --help or
- * --version. */
+/* Fill *config, whose strings live as long as the process, and set the log level. 0; a negative
+ * errno after one ERROR line that says what is wrong; positive when it has answered --help or
+ * --version, or config->check_path is set. */
 int config_load(struct config *config, int argc, char **argv);
+
+/* Read the environment file again, into *fresh. Its channels have the numbers that they have in
+ * *config; new ones follow. 0: config_take() or config_drop() must follow. A negative errno after
+ * an ERROR line; then nothing has changed. */
+int config_reread(const struct config *config, struct config *fresh);
+/* *fresh is in force. Returns how many settings changed. */
+unsigned config_take(struct config *config, struct config *fresh);
+void config_drop(struct config *fresh);
 
 /* Raise the limit on open files as far as it goes. A worker takes one descriptor, and the rest
  * of the relay n_others. If that is more than the limit, fewer workers are let in, in all and
  * of one user. */
 void config_fit_descriptors(struct config *config, unsigned n_others);
+
+/* At start, it waits for a server that is away. */
+static inline bool config_is_patient(const struct config *config)
+{
+	return config->start_timeout >= 0;
+}
 
 /* The setting that a URL came from, for messages: "DATABASE_URL" or "DATABASE_DIRECT_URL". */
 const char *config_url_name(const struct config *config, const char *url);

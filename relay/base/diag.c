@@ -1,20 +1,24 @@
 #include "base/diag.h"
 
+#include "base/log_file.h"
 #include "base/printable.h"
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <syslog.h>
 #include <time.h>
-#include <unistd.h>
 
 #define LINE_MAX_BYTES 2048
 
 static enum diag_level threshold = DIAG_NOTICE;
 static uint64_t counts[DIAG_DEBUG + 1];
+/* How many lines were dropped, and how many of them the log has told of. */
+static uint64_t n_dropped, n_told;
+static bool telling;
 
 static const char *const names[] = {
 	[DIAG_ERROR] = "ERROR",
@@ -48,6 +52,11 @@ uint64_t diag_count(enum diag_level level)
 	return counts[level];
 }
 
+uint64_t diag_n_dropped(void)
+{
+	return n_dropped;
+}
+
 static void write_line(enum diag_level level, const char *text)
 {
 	char line[LINE_MAX_BYTES + 32];
@@ -56,10 +65,11 @@ static void write_line(enum diag_level level, const char *text)
 	/* Leaves a byte for the newline. */
 	n += printable_copy(line + n, sizeof line - 1 - n, text, strlen(text));
 	line[n++] = '\n';
-	counts[level]++;
-	/* A log that cannot be written must not stop the relay. */
-	if (write(STDERR_FILENO, line, n) < 0)
-		return;
+	bool written = log_file_write(line, n);
+	counts[level] += written || !telling;
+	n_dropped += !written && !telling;
+	if (written && telling)
+		n_told = n_dropped;
 }
 
 static void __attribute__((format(printf, 2, 0)))
@@ -67,8 +77,19 @@ vdiag(enum diag_level level, const char *format, va_list args)
 {
 	char text[LINE_MAX_BYTES];
 
+	diag_tell_dropped();
 	vsnprintf(text, sizeof text, format, args);
 	write_line(level, text);
+}
+
+void diag_tell_dropped(void)
+{
+	if (n_dropped == n_told || telling)
+		return;
+	telling = true;
+	diag(DIAG_WARNING, "%llu lines of the log were dropped, since its reader was too slow",
+		(unsigned long long)(n_dropped - n_told));
+	telling = false;
 }
 
 void diag(enum diag_level level, const char *format, ...)

@@ -1,7 +1,7 @@
 /* The log: one event a line on stderr, with the <priority> that journald reads. A line is
  * "LEVEL: what happened, to what, and what to do", then key=value pairs; a value that may
  * contain spaces is quoted. The code that handles an error logs it. proto/ and client/ never
- * log. */
+ * log. A line that stderr does not take at once is dropped (log_file.h). */
 #pragma once
 
 #include <stdint.h>
@@ -21,8 +21,13 @@ void diag_set_level(enum diag_level level);
 int diag_level_of(const char *name);
 const char *diag_level_name(enum diag_level level);
 
-/* Lines written at this level so far. */
+/* Lines logged at this level so far, those included that were dropped. */
 uint64_t diag_count(enum diag_level level);
+/* Lines dropped so far, of all levels. */
+uint64_t diag_n_dropped(void);
+
+/* Says how many lines were dropped since it was last said, if the log takes lines again. */
+void diag_tell_dropped(void);
 
 /* Escapes what is not printable, so one call is one line. */
 void diag(enum diag_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));

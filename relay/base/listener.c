@@ -1,6 +1,7 @@
 /* The process that holds an flock on "PATH.lock" owns PATH. So it can remove a socket that a
  * killed relay left, without a race against a live relay. The lock file is never removed:
- * otherwise two processes could each hold a lock on a file of this name. */
+ * otherwise two processes could each hold a lock on a file of this name. Somebody else may remove
+ * it nevertheless, so a socket that answers is not removed either. */
 #include "base/listener.h"
 
 #include "base/clock.h"
@@ -24,24 +25,67 @@
 /* The pause after accept() had no descriptor or memory. */
 #define ACCEPT_PAUSE_SECONDS 0.1
 
-static struct diag_limit accept_limit;
+static struct diag_limit accept_limit, path_limit;
+
+/* Locks the file that has this path now. Returns its descriptor; -EADDRINUSE: another process has
+ * locked it; another negative errno. */
+static int take_lock(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0)
+		return -errno;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+	close(fd);
+	return r;
+}
+
+static struct sockaddr_un address_of(const struct listener *l)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	memcpy(address.sun_path, l->path, sizeof address.sun_path);
+	return address;
+}
+
+/* 0: no process listens at the path, or there is nothing; -EADDRINUSE: one does; another negative
+ * errno: it is not a socket of this kind, or not one that we may connect to. */
+static int is_free(const struct listener *l)
+{
+	struct sockaddr_un address = address_of(l);
+	struct stat st;
+
+	if (lstat(l->path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	int r = connect(fd, (struct sockaddr *)&address, sizeof address) < 0 ? -errno : -EADDRINUSE;
+	close(fd);
+	/* EAGAIN: its queue is full. */
+	return r == -ECONNREFUSED || r == -ENOENT ? 0 : r == -EAGAIN ? -EADDRINUSE : r;
+}
 
 int listener_claim(struct listener *l, const char *path)
 {
-	char lock_path[sizeof l->path + 8];
-
-	*l = (struct listener){.fd = -1};
+	*l = (struct listener){.fd = -1, .lock_fd = -1};
 	snprintf(l->path, sizeof l->path, "%s", path);
-	snprintf(lock_path, sizeof lock_path, "%s.lock", path);
-	l->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (l->lock_fd < 0)
-		return -errno;
-	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
-	close(l->lock_fd);
-	l->lock_fd = -1;
-	return r;
+	snprintf(l->lock_path, sizeof l->lock_path, "%s.lock", path);
+	int fd = take_lock(l->lock_path);
+	if (fd < 0)
+		return fd;
+	int r = is_free(l);
+	/* listener_open() says what is wrong with another file. */
+	if (r < 0 && r != -ENOTSOCK) {
+		close(fd);
+		return r;
+	}
+	l->lock_fd = fd;
+	return 0;
 }
 
 static void pause_accepting(struct listener *l, double seconds)
@@ -91,15 +135,21 @@ static void on_pause_over(struct ev_loop *loop, struct ev_timer *timer, int even
 	ev_io_start(loop, &l->acceptor);
 }
 
-static int remove_stale(const char *path)
+static bool find_inode(const char *path, struct listener_inode *out)
 {
 	struct stat st;
 
 	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (!S_ISSOCK(st.st_mode))
-		return -ENOTSOCK;
-	return unlink(path) < 0 ? -errno : 0;
+		return false;
+	*out = (struct listener_inode){st.st_dev, st.st_ino};
+	return true;
+}
+
+static bool is_inode(const char *path, const struct listener_inode *inode)
+{
+	struct listener_inode found;
+
+	return find_inode(path, &found) && found.device == inode->device && found.number == inode->number;
 }
 
 void listener_inherit(struct listener *l, int fd)
@@ -115,46 +165,155 @@ void listener_inherit(struct listener *l, int fd)
 _Static_assert(sizeof((struct listener *)NULL)->path > sizeof((struct sockaddr_un *)NULL)->sun_path,
 	"a path has a NUL, also one that fills its sockaddr");
 
-static int bind_and_listen(struct listener *l, unsigned mode)
+/* Returns the socket, or a negative errno. */
+static int bind_and_listen(struct listener *l)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int r = remove_stale(l->path);
+	struct sockaddr_un address = address_of(l);
+	int r = is_free(l);
 
-	if (r < 0)
-		return r;
-	memcpy(address.sun_path, l->path, sizeof address.sun_path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (r == 0 && unlink(l->path) < 0 && errno != ENOENT)
+		r = -errno;
+	int fd = r == 0 ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) : -1;
 	if (fd < 0)
-		return -errno;
-	/* A connect() before listen() fails, so the mode is in force for the first
+		return r < 0 ? r : -errno;
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	/* A connect() before listen() fails, so the rights are in force for the first
 	 * connection. */
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || chmod(l->path, (mode_t)mode) < 0 ||
+	if ((l->rights.group != (gid_t)-1 && lchown(l->path, (uid_t)-1, l->rights.group) < 0) ||
+		chmod(l->path, (mode_t)l->rights.mode) < 0 || !find_inode(l->path, &l->inode) ||
 		listen(fd, SOMAXCONN) < 0) {
 		r = -errno;
-		/* The lock says that it belongs to this relay. */
 		unlink(l->path);
 		close(fd);
 		return r;
 	}
-	l->fd = fd;
-	return 0;
+	return fd;
 }
 
-int listener_open(struct listener *l, struct ev_loop *loop, unsigned mode,
+static void accept_from(struct listener *l, int fd)
+{
+	l->fd = fd;
+	ev_io_init(&l->acceptor, on_acceptable, fd, EV_READ);
+	l->acceptor.data = l;
+	ev_io_start(l->loop, &l->acceptor);
+}
+
+int listener_open(struct listener *l, struct ev_loop *loop, const struct listener_rights *rights,
 	void (*accepted)(void *context, int fd), void *context)
 {
-	int r = l->inherited ? 0 : bind_and_listen(l, mode);
+	l->rights = *rights;
+	int fd = l->inherited ? l->fd : bind_and_listen(l);
 
-	if (r < 0)
-		return r;
+	if (fd < 0)
+		return fd;
+	if (l->inherited)
+		find_inode(l->path, &l->inode);
 	l->loop = loop;
 	l->accepted = accepted;
 	l->context = context;
-	ev_io_init(&l->acceptor, on_acceptable, l->fd, EV_READ);
 	timer_init(&l->pause, on_pause_over, l);
-	l->acceptor.data = l;
-	ev_io_start(loop, &l->acceptor);
+	accept_from(l, fd);
 	return 0;
+}
+
+/* The path */
+
+/* 0: we hold the lock on the file that has the lock's path. */
+static int keep_lock(struct listener *l)
+{
+	struct stat st;
+
+	if (l->lock_fd >= 0) {
+		if (fstat(l->lock_fd, &st) == 0 &&
+			is_inode(l->lock_path, &(struct listener_inode){st.st_dev, st.st_ino}))
+			return 0;
+		close(l->lock_fd);
+	}
+	l->lock_fd = take_lock(l->lock_path);
+	if (l->lock_fd >= 0)
+		return 0;
+	int r = l->lock_fd;
+	l->lock_fd = -1;
+	return r;
+}
+
+/* Those that have connected to the socket whose path is gone are served. */
+static void accept_rest(struct listener *l)
+{
+	int fd;
+
+	while ((fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+		l->accepted(l->context, fd);
+}
+
+/* 0 or a negative errno. */
+static int listen_again(struct listener *l)
+{
+	int fd = bind_and_listen(l);
+
+	if (fd < 0)
+		return fd;
+	accept_rest(l);
+	ev_io_stop(l->loop, &l->acceptor);
+	ev_timer_stop(l->loop, &l->pause);
+	close(l->fd);
+	accept_from(l, fd);
+	return 0;
+}
+
+static void say_again(struct listener *l)
+{
+	diag_limited(&path_limit, DIAG_WARNING,
+		"the path of a socket was removed or replaced, and the relay listens there again; find who "
+		"removes it path=%s",
+		l->path);
+}
+
+static void say_trouble(struct listener *l, int r)
+{
+	if (l->trouble == r)
+		return;
+	l->trouble = r;
+	if (l->inherited)
+		diag_limited(&path_limit, DIAG_WARNING,
+			"the path of a socket of systemd's was removed or replaced, so no client can connect; restart "
+			"its socket unit path=%s",
+			l->path);
+	else
+		diag_limited(&path_limit, DIAG_WARNING,
+			"the path of a socket was removed or replaced, so no client can connect, and the relay cannot "
+			"listen there again: %s path=%s",
+			r == -EADDRINUSE ? "another process does" : strerror(-r), l->path);
+}
+
+bool listener_check(struct listener *l)
+{
+	if (l->fd < 0 || !l->loop)
+		return true;
+	bool is_ours = is_inode(l->path, &l->inode);
+	int r = l->inherited ? 0 : keep_lock(l);
+
+	if (is_ours) {
+		l->trouble = 0;
+		return r == 0;
+	}
+	if (l->inherited) {
+		say_trouble(l, -ENOENT);
+		return true;
+	}
+	if (r == 0)
+		r = listen_again(l);
+	if (r < 0) {
+		say_trouble(l, r);
+		return false;
+	}
+	l->trouble = 0;
+	say_again(l);
+	return true;
 }
 
 void listener_close(struct listener *l)
@@ -165,7 +324,7 @@ void listener_close(struct listener *l)
 			ev_timer_stop(l->loop, &l->pause);
 		}
 		/* On a path of systemd's, clients wait for the next relay. */
-		if (!l->inherited)
+		if (!l->inherited && is_inode(l->path, &l->inode))
 			unlink(l->path);
 		close(l->fd);
 		l->fd = -1;

@@ -2,12 +2,15 @@
 
 #include "base/config.h"
 #include "base/diag.h"
+#include "base/environment_file.h"
+#include "base/list.h"
 #include "base/redact.h"
 #include "wire.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <grp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,10 +29,13 @@ enum kind {
 	KIND_URL,
 	KIND_PATH,         /* of a Unix socket */
 	KIND_PATH_OR_NONE, /* the same; "none": NULL */
+	KIND_FILE,
 	KIND_MODE,
+	KIND_GROUP,
 	KIND_SIZE,  /* bytes, with K, M or G */
 	KIND_COUNT, /* the same letters */
 	KIND_REAL,
+	KIND_REAL_OR_AUTO, /* "auto": -1 */
 	KIND_BOOL,
 	KIND_CHANNELS,
 	KIND_ALLOW, /* names channels, so they are read before it */
@@ -41,6 +47,7 @@ struct setting {
 	enum kind kind;
 	size_t field;           /* where in struct config its value goes */
 	double least, greatest; /* of sizes and counts too: they are below 2^53, so exact */
+	bool reloads;           /* it can change without a restart */
 	const char *name, *flag, *fallback, *help;
 };
 
@@ -52,14 +59,19 @@ struct setting {
 #define URL(field) KIND_URL, FIELD(const char *, field), 0, 0
 #define PATH(field) KIND_PATH, FIELD(const char *, field), 0, 0
 #define PATH_OR_NONE(field) KIND_PATH_OR_NONE, FIELD(const char *, field), 0, 0
+#define FILE_PATH(field) KIND_FILE, FIELD(const char *, field), 0, 0
 #define MODE(field) KIND_MODE, FIELD(unsigned, field), 0, 0777
+#define GROUP(field) KIND_GROUP, FIELD(gid_t, field), 0, 0
 #define SIZE(field, least, greatest) KIND_SIZE, FIELD(size_t, field), least, greatest
 #define COUNT(field, greatest) KIND_COUNT, FIELD(unsigned, field), 1, greatest
 #define REAL(field, least, greatest) KIND_REAL, FIELD(double, field), least, greatest
+#define REAL_OR_AUTO(field, least, greatest) KIND_REAL_OR_AUTO, FIELD(double, field), least, greatest
 #define BOOL(field) KIND_BOOL, FIELD(bool, field), 0, 0
 #define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel[CHANNELS_MAX], field), 0, 0
 #define ALLOW(field) KIND_ALLOW, FIELD(struct access, field), 0, 0
 #define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
+#define STAYS false
+#define RELOADS true
 
 /* clang-format off */
 /* What the defaults let others make grow fits into the unit's MemoryMax=, 2 GiB, all of it
@@ -76,67 +88,75 @@ struct setting {
  *    22  clients that read the metrics, 352 KiB each: the page (112), what the kernel keeps
  *   128  the rest: the connections to PostgreSQL, what is reconciled, the process itself */
 static const struct setting settings[] = {
-	{URL(publish_url), "DATABASE_URL", "database-url", NULL,
+	{URL(publish_url), STAYS, "DATABASE_URL", "database-url", NULL,
 		"where to publish; a pgbouncer in transaction mode will do"},
-	{URL(direct_url), "DATABASE_DIRECT_URL", "database-direct-url", NULL,
+	{URL(direct_url), STAYS, "DATABASE_DIRECT_URL", "database-direct-url", NULL,
 		"where to LISTEN: PostgreSQL itself, no transaction pooler"},
-	{PATH(socket_path), "PGHERALD_SOCKET", "socket", "/run/pgherald/relay.sock",
+	{PATH(socket_path), STAYS, "PGHERALD_SOCKET", "socket", "/run/pgherald/relay.sock",
 		"the workers' socket"},
-	{MODE(socket_mode), "PGHERALD_SOCKET_MODE", "socket-mode", "0660",
+	{MODE(socket_mode), STAYS, "PGHERALD_SOCKET_MODE", "socket-mode", "0660",
 		"the sockets' mode, octal: who may connect"},
-	{PATH_OR_NONE(ops_path), "PGHERALD_OPS_SOCKET", "ops-socket", "/run/pgherald/ops.sock",
+	{GROUP(socket_group), STAYS, "PGHERALD_SOCKET_GROUP", "socket-group", "",
+		"the group of the workers' socket, a name or a number; empty: the daemon's own"},
+	{PATH_OR_NONE(ops_path), STAYS, "PGHERALD_OPS_SOCKET", "ops-socket", "/run/pgherald/ops.sock",
 		"the operator's socket, for socat; \"none\" for none"},
-	{PATH_OR_NONE(metrics_path), "PGHERALD_METRICS_SOCKET", "metrics-socket", "none",
+	{PATH_OR_NONE(metrics_path), STAYS, "PGHERALD_METRICS_SOCKET", "metrics-socket", "none",
 		"a socket for GET /metrics and /healthz; \"none\" for none"},
-	{CHANNELS(channels), "PGHERALD_CHANNELS", "channels", "data_sync_changes",
+	{CHANNELS(channels), RELOADS, "PGHERALD_CHANNELS", "channels", "data_sync_changes",
 		"NAME for changes, NAME:text for raw payloads, comma-separated"},
-	{SIZE(backlog_size, BACKLOG_SIZE_MIN, 64 * GIB), "PGHERALD_BACKLOG_SIZE", "backlog-size", "16M",
+	{SIZE(backlog_size, BACKLOG_SIZE_MIN, 64 * GIB), STAYS, "PGHERALD_BACKLOG_SIZE", "backlog-size", "16M",
 		"bytes of frames to keep for slow and resuming workers (K, M, G)"},
-	{REAL(checkpoint_interval, 0.1, 3600), "PGHERALD_CHECKPOINT_INTERVAL", "checkpoint-interval", "5",
+	{REAL(checkpoint_interval, 0.1, 3600), STAYS, "PGHERALD_CHECKPOINT_INTERVAL", "checkpoint-interval", "5",
 		"seconds between checkpoints, of all relays of a database together"},
-	{BOOL(reconcile), "PGHERALD_RECONCILE", "reconcile", "yes",
+	{BOOL(reconcile), STAYS, "PGHERALD_RECONCILE", "reconcile", "yes",
 		"announce changes that the database has and nobody notified"},
-	{BOOL(logical_message), "PGHERALD_LOGICAL_MESSAGE", "logical-message", "yes",
+	{BOOL(logical_message), STAYS, "PGHERALD_LOGICAL_MESSAGE", "logical-message", "yes",
 		"where note_run() is missing, write a message for logical decoding with each checkpoint"},
-	{REAL(recovery_rate, 0, 1e9), "PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
+	{REAL(recovery_rate, 0, 1e9), RELOADS, "PGHERALD_RECOVERY_RATE", "recovery-rate", "0",
 		"rows a second to recover at most; 0 for no limit"},
-	{REAL(recovery_timeout, 0.1, 3600), "PGHERALD_RECOVERY_TIMEOUT", "recovery-timeout", "10",
+	{REAL(recovery_timeout, 0.1, 3600), RELOADS, "PGHERALD_RECOVERY_TIMEOUT", "recovery-timeout", "10",
 		"seconds without a row after which a recovery query is given up"},
-	{SIZE(recovery_size, RECOVERY_SIZE_MIN, 64 * GIB), "PGHERALD_RECOVERY_SIZE", "recovery-size", "64M",
+	{SIZE(recovery_size, RECOVERY_SIZE_MIN, 64 * GIB), RELOADS, "PGHERALD_RECOVERY_SIZE", "recovery-size", "64M",
 		"bytes of recovered changes to keep for workers that catch up slowly"},
-	{ALLOW(access), "PGHERALD_ALLOW", "allow", "",
+	{ALLOW(access), RELOADS, "PGHERALD_ALLOW", "allow", "",
 		"USER, @GROUP or * =listen, =publish or =both, and :CHANNEL, comma-separated; "
 		"empty: everybody whom the mode lets in"},
-	{COUNT(workers_max, 1 << 20), "PGHERALD_WORKERS_MAX", "workers-max", "4096",
+	{COUNT(workers_max, 1 << 20), RELOADS, "PGHERALD_WORKERS_MAX", "workers-max", "4096",
 		"workers at most"},
-	{COUNT(workers_per_uid_max, 1 << 20), "PGHERALD_WORKERS_PER_UID_MAX", "workers-per-uid-max", "2048",
+	{COUNT(workers_per_uid_max, 1 << 20), RELOADS, "PGHERALD_WORKERS_PER_UID_MAX", "workers-per-uid-max", "2048",
 		"workers of one user at most"},
-	{COUNT(subscriptions_max, 1 << 26), "PGHERALD_SUBSCRIPTIONS_MAX", "subscriptions-max", "1M",
+	{COUNT(subscriptions_max, 1 << 26), RELOADS, "PGHERALD_SUBSCRIPTIONS_MAX", "subscriptions-max", "1M",
 		"subscriptions by pubkey that one worker may have"},
-	{COUNT(subscriptions_per_uid_max, 1 << 30),
+	{COUNT(subscriptions_per_uid_max, 1 << 30), RELOADS,
 		"PGHERALD_SUBSCRIPTIONS_PER_UID_MAX", "subscriptions-per-uid-max", "2M",
 		"those of all workers of one user"},
-	{COUNT(subscriptions_total_max, 1 << 30),
+	{COUNT(subscriptions_total_max, 1 << 30), RELOADS,
 		"PGHERALD_SUBSCRIPTIONS_TOTAL_MAX", "subscriptions-total-max", "4M",
 		"those of all workers; each takes some 40 bytes"},
-	{SIZE(worker_queue_size, 1 * KIB, 1 * GIB), "PGHERALD_WORKER_QUEUE_SIZE", "worker-queue-size", "256K",
+	{SIZE(worker_queue_size, 1 * KIB, 1 * GIB), RELOADS, "PGHERALD_WORKER_QUEUE_SIZE", "worker-queue-size", "256K",
 		"bytes of answers to keep for one worker before its requests wait"},
-	{SIZE(worker_queues_per_uid_size, 1 * KIB, 1 * TIB),
+	{SIZE(worker_queues_per_uid_size, 1 * KIB, 1 * TIB), RELOADS,
 		"PGHERALD_WORKER_QUEUES_PER_UID_SIZE", "worker-queues-per-uid-size", "64M",
 		"bytes of answers, and of requests not done yet, to keep for one user's workers"},
-	{SIZE(worker_queues_total_size, 1 * KIB, 1 * TIB),
+	{SIZE(worker_queues_total_size, 1 * KIB, 1 * TIB), RELOADS,
 		"PGHERALD_WORKER_QUEUES_TOTAL_SIZE", "worker-queues-total-size", "128M",
 		"the same for all workers; one user has no more of it than is left to the others"},
-	{COUNT(worker_publishes_max, 1 << 24), "PGHERALD_WORKER_PUBLISHES_MAX", "worker-publishes-max", "4096",
+	{COUNT(worker_publishes_max, 1 << 24), RELOADS, "PGHERALD_WORKER_PUBLISHES_MAX", "worker-publishes-max", "4096",
 		"requests to publish of one worker that may wait"},
-	{COUNT(publishes_per_uid_max, 1 << 24),
+	{COUNT(publishes_per_uid_max, 1 << 24), RELOADS,
 		"PGHERALD_PUBLISHES_PER_UID_MAX", "publishes-per-uid-max", "32K",
 		"requests to publish of one user's workers that may wait"},
-	{COUNT(publish_queue_max, 1 << 24), "PGHERALD_PUBLISH_QUEUE_MAX", "publish-queue-max", "64K",
+	{COUNT(publish_queue_max, 1 << 24), RELOADS, "PGHERALD_PUBLISH_QUEUE_MAX", "publish-queue-max", "64K",
 		"requests to publish of all workers that may wait"},
-	{SIZE(publish_queue_size, 8 * KIB, 4 * GIB), "PGHERALD_PUBLISH_QUEUE_SIZE", "publish-queue-size", "64M",
+	{SIZE(publish_queue_size, 8 * KIB, 4 * GIB), RELOADS, "PGHERALD_PUBLISH_QUEUE_SIZE", "publish-queue-size", "64M",
 		"their bytes"},
-	{LEVEL(log_level), "PGHERALD_LOG_LEVEL", "log-level", "notice",
+	{REAL_OR_AUTO(start_timeout, 0, 86400), STAYS, "PGHERALD_START_TIMEOUT", "start-timeout", "auto",
+		"seconds to wait at start for a server that is away; 0 for no limit; auto for about 12"},
+	{REAL(drain, 0, 86400), RELOADS, "PGHERALD_DRAIN", "drain", "0",
+		"seconds to go on serving the workers that are connected, after SIGTERM"},
+	{FILE_PATH(environment_file), STAYS, "PGHERALD_ENVIRONMENT_FILE", "environment-file", "",
+		"a file of such variables, which are in force instead, and are read again on SIGHUP"},
+	{LEVEL(log_level), RELOADS, "PGHERALD_LOG_LEVEL", "log-level", "notice",
 		"error, warning, notice, info or debug"},
 };
 /* clang-format on */
@@ -144,11 +164,14 @@ static const struct setting settings[] = {
 #define N_SETTINGS (sizeof settings / sizeof *settings)
 _Static_assert(SIZE_MAX >> 40 > 0, "a size_t holds the greatest size, 1 TiB");
 
-/* As they were given. NULL: a URL that was not. */
-static struct {
-	const char *value, *origin;
+/* As they were given. */
+struct given {
+	const char *value; /* NULL: a URL that was not */
+	const char *origin;
 	char *copy; /* that value points to, or NULL */
-} given[N_SETTINGS];
+};
+/* In force; and those that were read again, until they are in force. */
+static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 
 static int refuse(const struct setting *s, const char *why)
 {
@@ -194,6 +217,32 @@ static int parse_mode(const struct setting *s, const char *value, struct config 
 	return 0;
 }
 
+static int parse_file(const struct setting *s, const char *value, struct config *config)
+{
+	*(const char **)field(s, config) = *value ? value : NULL;
+	return 0;
+}
+
+static int parse_group(const struct setting *s, const char *value, struct config *config)
+{
+	char *end;
+	unsigned long number = strtoul(value, &end, 10);
+	gid_t *out = field(s, config);
+
+	*out = (gid_t)-1;
+	if (!*value)
+		return 0;
+	if (isdigit((unsigned char)*value) && !*end && number < UINT32_MAX) {
+		*out = (gid_t)number;
+		return 0;
+	}
+	const struct group *group = getgrnam(value);
+	if (!group)
+		return refuse(s, "there is no such group");
+	*out = group->gr_gid;
+	return 0;
+}
+
 static int parse_size(const struct setting *s, const char *value, struct config *config)
 {
 	char *end, why[96];
@@ -229,6 +278,14 @@ static int parse_real(const struct setting *s, const char *value, struct config 
 	return 0;
 }
 
+static int parse_real_or_auto(const struct setting *s, const char *value, struct config *config)
+{
+	if (strcasecmp(value, "auto") != 0)
+		return parse_real(s, value, config);
+	*(double *)field(s, config) = -1;
+	return 0;
+}
+
 static int parse_bool(const struct setting *s, const char *value, struct config *config)
 {
 	static const char *const words[][2] = {{"no", "yes"}, {"false", "true"}, {"off", "on"}, {"0", "1"}};
@@ -244,42 +301,52 @@ static int parse_bool(const struct setting *s, const char *value, struct config 
 	return refuse(s, "neither yes nor no");
 }
 
-/* item: NAME or NAME:text, cut in two. */
-static int parse_channel(const struct setting *s, char *item, struct config *config)
+/* NAME or NAME:text */
+static int parse_channel(const struct setting *s, struct list *list, struct config *config)
 {
-	char *kind = strchr(item, ':');
-	struct channel channel = {.kind = kind ? CHANNEL_TEXT : CHANNEL_CHANGES};
+	char name[256], kind[16] = "", why[96];
+	struct channel channel = {.kind = CHANNEL_CHANGES};
+	int r = list_word(list, ":,", name, sizeof name, why, sizeof why);
 
-	if (kind)
-		*kind++ = '\0';
-	if (kind && strcmp(kind, "text") != 0)
-		return refuse(s, "only \"text\" may follow the colon");
-	size_t len = strlen(item);
+	channel.quoted = list->quoted;
+	if (r == 0 && list_skip(list, ':')) {
+		channel.kind = CHANNEL_TEXT;
+		r = list_word(list, ",", kind, sizeof kind, why, sizeof why);
+		if (r < 0 || strcmp(kind, "text") != 0)
+			return refuse(s, "only \"text\" may follow the colon; a colon of the name itself is "
+					 "written \\:");
+	}
+	if (r < 0)
+		return refuse(s, why);
+	size_t len = strlen(name);
 	if (len == 0 || len > CHANNEL_NAME_MAX)
 		return refuse(s, "a channel's name has 1 to 63 bytes");
-	if (!wire_utf8_valid(item, len))
+	if (!wire_utf8_valid(name, len))
 		return refuse(s, "a channel's name is not valid UTF-8");
-	if (strcmp(item, CANARY_CHANNEL) == 0)
+	if (strcmp(name, CANARY_CHANNEL) == 0)
 		return refuse(s, "the channel " CANARY_CHANNEL " is the relay's own");
+	/* WELCOME lists channels as NAME and NAME:text. */
+	if (len >= 5 && strcmp(name + len - 5, ":text") == 0)
+		return refuse(s, "a channel's name cannot end with :text");
 	if (config->n_channels == CHANNELS_MAX)
 		return refuse(s, "more than 63 channels");
 	for (unsigned i = 0; i < config->n_channels; i++)
-		if (strcmp(config->channels[i].name, item) == 0)
+		if (strcmp(config->channels[i].name, name) == 0)
 			return refuse(s, "a channel is named twice");
-	memcpy(channel.name, item, len + 1);
+	memcpy(channel.name, name, len + 1);
 	config->channels[config->n_channels++] = channel;
 	return 0;
 }
 
 static int parse_channels(const struct setting *s, const char *value, struct config *config)
 {
-	char *list = strdup(value), *next = list;
-	int r = list ? 0 : refuse(s, NO_MEMORY);
+	struct list list;
+	int r = 0;
 
-	while (r == 0 && next)
-		r = parse_channel(s, strsep(&next, ","), config);
-	free(list);
-	return r;
+	list_open(&list, value);
+	while (r == 0 && list_more(&list))
+		r = parse_channel(s, &list, config);
+	return r == 0 && config->n_channels == 0 ? refuse(s, "a channel's name has 1 to 63 bytes") : r;
 }
 
 static int parse_allow(const struct setting *s, const char *value, struct config *config)
@@ -304,10 +371,13 @@ static int (*const parsers[N_KINDS])(const struct setting *, const char *value, 
 	[KIND_URL] = parse_url,
 	[KIND_PATH] = parse_path,
 	[KIND_PATH_OR_NONE] = parse_path,
+	[KIND_FILE] = parse_file,
 	[KIND_MODE] = parse_mode,
+	[KIND_GROUP] = parse_group,
 	[KIND_SIZE] = parse_size,
 	[KIND_COUNT] = parse_size,
 	[KIND_REAL] = parse_real,
+	[KIND_REAL_OR_AUTO] = parse_real_or_auto,
 	[KIND_BOOL] = parse_bool,
 	[KIND_CHANNELS] = parse_channels,
 	[KIND_ALLOW] = parse_allow,
@@ -323,7 +393,8 @@ static void print_help(void)
 	for (const struct setting *s = settings; s < settings + N_SETTINGS; s++)
 		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", s->flag, s->help, "", s->name,
 			s->fallback ? ", default " : "", s->fallback ? s->fallback : "");
-	printf("  --help                   print this\n"
+	printf("  --check                  ask GET /healthz on this metrics socket: status 0 if it is healthy, else 1\n"
+	       "  --help                   print this\n"
 	       "  --version                print the version\n\n"
 	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
 }
@@ -341,19 +412,39 @@ static char *copy_trimmed(const char *value)
 	return strndup(value, len);
 }
 
+static void give_up(struct given *g)
+{
+	if (g->copy)
+		explicit_bzero(g->copy, strlen(g->copy));
+	free(g->copy);
+	*g = (struct given){0};
+}
+
+static const char ENVIRONMENT[] = "environment", OWN_FILE[] = "file", FLAG[] = "flag", DEFAULT[] = "default";
+
+static void unset(struct given *g, const struct setting *s)
+{
+	give_up(g);
+	*g = (struct given){.value = s->fallback, .origin = DEFAULT};
+}
+
 /* An empty URL counts as not given. */
-static int take(size_t i, const char *value, const char *origin)
+static int take(struct given *all, size_t i, const char *value, const char *origin)
 {
 	const struct setting *s = &settings[i];
 	char *copy = s->kind == KIND_URL ? copy_trimmed(value) : strdup(value);
 
 	if (!copy)
 		return refuse(s, NO_MEMORY);
-	free(given[i].copy);
-	given[i].copy = copy;
-	given[i].value = s->kind == KIND_URL && !*copy ? NULL : copy;
-	given[i].origin = origin;
+	give_up(&all[i]);
+	all[i] = (struct given){s->kind == KIND_URL && !*copy ? NULL : copy, origin, copy};
 	return 0;
+}
+
+/* Deployments unset a variable by leaving it empty. */
+static bool is_given(size_t i, const char *value)
+{
+	return value && value[strspn(value, settings[i].kind == KIND_URL ? BLANKS : "")];
 }
 
 static int take_environment(void)
@@ -362,18 +453,16 @@ static int take_environment(void)
 
 	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++) {
 		const char *value = getenv(settings[i].name);
-		given[i].value = settings[i].fallback;
-		given[i].origin = "default";
-		/* Deployments unset a variable by leaving it empty. */
-		if (value && value[strspn(value, settings[i].kind == KIND_URL ? BLANKS : "")])
-			r = take(i, value, "environment");
+		unset(&given[i], &settings[i]);
+		if (is_given(i, value))
+			r = take(given, i, value, ENVIRONMENT);
 	}
 	return r;
 }
 
 static int take_flag(size_t i, char *argument)
 {
-	int r = take(i, argument, "flag");
+	int r = take(given, i, argument, FLAG);
 
 	/* The argument is visible in the process list; the copy is not. */
 	if (settings[i].kind == KIND_URL)
@@ -381,13 +470,15 @@ static int take_flag(size_t i, char *argument)
 	return r;
 }
 
-/* 0; -EINVAL after an ERROR line; positive when it has answered --help or --version. */
-static int take_flags(int argc, char **argv)
+/* 0; -EINVAL after an ERROR line; positive when it has answered --help or --version, or
+ * config->check_path is set. */
+static int take_flags(struct config *config, int argc, char **argv)
 {
-	enum { HELP = N_SETTINGS, VERSION };
-	struct option options[N_SETTINGS + 3] = {
+	enum { HELP = N_SETTINGS, VERSION, CHECK };
+	struct option options[N_SETTINGS + 4] = {
 		[HELP] = {"help", no_argument, NULL, HELP},
 		[VERSION] = {"version", no_argument, NULL, VERSION},
+		[CHECK] = {"check", required_argument, NULL, CHECK},
 	};
 	int choice, r = 0;
 
@@ -403,6 +494,10 @@ static int take_flags(int argc, char **argv)
 			printf("pgherald " PGHERALD_VERSION "\n");
 			return 1;
 		}
+		if (choice == CHECK) {
+			config->check_path = optarg;
+			return 1;
+		}
 		if (choice < 0 || choice >= (int)N_SETTINGS) {
 			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
 			return -EINVAL;
@@ -416,24 +511,170 @@ static int take_flags(int argc, char **argv)
 	return r;
 }
 
+/* The environment file */
+
+static int find(const char *name)
+{
+	for (int i = 0; i < (int)N_SETTINGS; i++)
+		if (strcmp(settings[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+static const char *file_path(void)
+{
+	const char *path = given[find("PGHERALD_ENVIRONMENT_FILE")].value;
+
+	return *path ? path : NULL;
+}
+
+/* variable(): takes one. 0, or a negative errno after an ERROR line. */
+static int read_file(int (*variable)(const char *name, const char *value))
+{
+	struct environment_file file;
+	int r = environment_file_read(&file, file_path());
+
+	if (r < 0) {
+		diag(DIAG_ERROR, "the environment file cannot be read: %s path=\"%s\"", strerror(-r),
+			file_path());
+		return r;
+	}
+	while (r == 0 && environment_file_next(&file))
+		r = variable(file.name, file.value);
+	environment_file_free(&file);
+	return r;
+}
+
+static int take_or_unset(struct given *all, size_t i, const char *value)
+{
+	if (is_given(i, value))
+		return take(all, i, value, OWN_FILE);
+	unset(&all[i], &settings[i]);
+	return 0;
+}
+
+/* The environment gets all of them: libpq has variables of its own. */
+static int take_first(const char *name, const char *value)
+{
+	int i = find(name);
+
+	if (setenv(name, value, 1) < 0)
+		return -errno;
+	if (i < 0 || given[i].origin == FLAG || settings[i].kind == KIND_FILE)
+		return 0;
+	return take_or_unset(given, (size_t)i, value);
+}
+
+static int take_again(const char *name, const char *value)
+{
+	int i = find(name);
+
+	if (i < 0 || given[i].origin == FLAG || settings[i].kind == KIND_FILE)
+		return 0;
+	return take_or_unset(fresh, (size_t)i, value);
+}
+
+static int parse(const struct given *all, struct config *config)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++)
+		r = parsers[settings[i].kind](&settings[i], all[i].value, config);
+	return r;
+}
+
 int settings_load(struct config *config, int argc, char **argv)
 {
 	redact_forget();
 	int r = take_environment();
 	if (r == 0)
-		r = take_flags(argc, argv);
-	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++)
-		r = parsers[settings[i].kind](&settings[i], given[i].value, config);
+		r = take_flags(config, argc, argv);
+	if (r == 0 && file_path())
+		r = read_file(take_first);
+	return r == 0 ? parse(given, config) : r;
+}
+
+/* What is in force but for the file. */
+static int take_kept(void)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++) {
+		bool of_file = given[i].origin == OWN_FILE;
+		unset(&fresh[i], &settings[i]);
+		if (given[i].copy && !of_file)
+			r = take(fresh, i, given[i].copy, given[i].origin);
+	}
 	return r;
+}
+
+int settings_reread(struct config *config)
+{
+	settings_drop();
+	int r = take_kept();
+	if (r == 0 && file_path())
+		r = read_file(take_again);
+	if (r == 0)
+		r = parse(fresh, config);
+	if (r < 0)
+		settings_drop();
+	return r;
+}
+
+void settings_drop(void)
+{
+	for (size_t i = 0; i < N_SETTINGS; i++)
+		give_up(&fresh[i]);
+}
+
+static bool is_same(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+/* The values of kinds that settings_take() copies. */
+static size_t size_of(enum kind kind)
+{
+	switch (kind) {
+	case KIND_SIZE:
+		return sizeof(size_t);
+	case KIND_COUNT:
+		return sizeof(unsigned);
+	case KIND_REAL:
+		return sizeof(double);
+	case KIND_LEVEL:
+		return sizeof(enum diag_level);
+	default:
+		return 0;
+	}
+}
+
+unsigned settings_take(struct config *config, const struct config *from)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < N_SETTINGS; i++) {
+		const struct setting *s = &settings[i];
+		bool changed = !is_same(given[i].value, fresh[i].value);
+		if (changed && !s->reloads)
+			diag(DIAG_WARNING, "%s cannot change without a restart, so it stays as it was",
+				s->name);
+		if (!s->reloads) {
+			give_up(&fresh[i]);
+			continue;
+		}
+		n += changed;
+		memcpy(field(s, config), (const char *)from + s->field, size_of(s->kind));
+		give_up(&given[i]);
+		given[i] = fresh[i];
+		fresh[i] = (struct given){0};
+	}
+	return n;
 }
 
 bool settings_is_default(const char *name)
 {
-	size_t i = 0;
-
-	while (strcmp(settings[i].name, name) != 0)
-		i++;
-	return strcmp(given[i].origin, "default") == 0;
+	return given[find(name)].origin == DEFAULT;
 }
 
 /* What operators see */

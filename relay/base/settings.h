@@ -7,11 +7,23 @@
 
 struct config;
 
-/* Read the environment, then the flags, which take precedence, and fill the fields of *config
- * that have a row. The strings live as long as the process. Wipes passwords in flags from argv.
- * 0; -EINVAL after one ERROR line that says what is wrong; positive when it has answered --help
- * or --version. */
+/* Read the environment, PGHERALD_ENVIRONMENT_FILE, which takes precedence over it, and the flags,
+ * which take precedence over both, and fill the fields of *config that have a row. The strings
+ * live as long as the process. Wipes passwords in flags from argv. Before there are threads: it
+ * sets what the file has in the environment. 0; a negative errno after one ERROR line that says
+ * what is wrong; positive when it has answered --help or --version, or config->check_path is
+ * set. */
 int settings_load(struct config *config, int argc, char **argv);
+
+/* Read the file again, into *config, which is all zero. Its strings are valid until settings_take()
+ * or settings_drop(), one of which must follow if this returns 0. A negative errno after an ERROR
+ * line. */
+int settings_reread(struct config *config);
+/* What was read again is in force. Copies the values of all settings that can change without a
+ * restart, except channels and rules; logs those that cannot and would. Returns how many
+ * changed. */
+unsigned settings_take(struct config *config, const struct config *from);
+void settings_drop(void);
 
 /* Neither the environment nor a flag gives the setting with this name, which must exist. */
 bool settings_is_default(const char *name);
@@ -19,7 +31,7 @@ bool settings_is_default(const char *name);
 /* A setting as an operator may see it. */
 struct setting_shown {
 	const char *name, *flag, *help;
-	const char *origin; /* "default", "environment" or "flag" */
+	const char *origin; /* "default", "environment", "file" or "flag" */
 	char value[1024];   /* of a URL, what may be shown */
 };
 unsigned settings_n(void);

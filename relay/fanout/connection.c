@@ -230,6 +230,24 @@ static void admit(struct worker *w)
 	}
 }
 
+void connection_review(struct fanout *f, uint64_t gone)
+{
+	for (struct worker *w = TAILQ_FIRST(&f->workers.all), *next; w; w = next) {
+		uint64_t heard = (w->all_mask & ~(UINT64_C(1) << TOPIC_ALL)) | w->edge_topics;
+		struct ucred peer = peer_of(w->fd);
+		next = TAILQ_NEXT(w, next);
+		w->rights = access_of_peer(&f->config->access, w->fd, peer.uid, peer.gid);
+		if (heard & gone)
+			connection_close(w, WIRE_BYE_EVICTED,
+				"a channel that this worker hears was removed from PGHERALD_CHANNELS");
+		else if (!w->rights.listen && !w->rights.publish)
+			connection_close(w, WIRE_BYE_DENIED, "PGHERALD_ALLOW has no rule for this user");
+		else if (heard & ~w->rights.listen)
+			connection_close(w, WIRE_BYE_DENIED,
+				"PGHERALD_ALLOW no longer lets this worker listen to a channel that it hears");
+	}
+}
+
 /* 0 or -ENOMEM. */
 static int add(struct fanout *f, struct worker *w, uid_t uid)
 {

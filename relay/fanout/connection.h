@@ -17,6 +17,10 @@ void connection_close(struct worker *worker, enum wire_bye_code code, const char
 /* Closes and frees all workers, also those that were closed before. */
 void connection_close_all(struct fanout *fanout, enum wire_bye_code code, const char *reason);
 
+/* The rules or the channels have changed: looks up each worker's rights again. Closes those that
+ * hear what they may not hear any more, or one of the topics that are gone. */
+void connection_review(struct fanout *fanout, uint64_t gone);
+
 /* The answer to requests.publish(): OK if code is WIRE_ERROR_NONE, otherwise ERROR. Does
  * nothing if the worker is gone. */
 void connection_published(struct fanout *fanout, struct worker_ref worker, uint64_t request,

@@ -6,7 +6,7 @@
 unsigned decode_topic(const struct config *config, struct wire_str channel)
 {
 	for (unsigned i = 0; i < config->n_channels; i++)
-		if (wire_str_eq(wire_str(config->channels[i].name), channel))
+		if (!config->channels[i].gone && wire_str_eq(wire_str(config->channels[i].name), channel))
 			return i + 1;
 	return 0;
 }

@@ -192,6 +192,7 @@ static bool gather_frames(struct gathered *g, const struct backlog *b, uint64_t 
 static bool gather_backlog(struct worker *w, struct gathered *g, uint64_t last)
 {
 	const struct backlog *b = &w->fanout->backlog;
+	/* Where a channel was removed, no mask has its bit: its frames are left out. */
 	uint64_t all = w->fanout->config->n_channels == 63
 			       ? UINT64_MAX
 			       : (UINT64_C(2) << w->fanout->config->n_channels) - 1;

@@ -25,9 +25,12 @@
 
 static void on_parked_check(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
-	(void)loop;
+	struct fanout *f = timer->data;
+
 	(void)events;
-	room_look_after_parked(timer->data);
+	room_look_after_parked(f);
+	if (f->n_parked == 0)
+		ev_timer_stop(loop, timer);
 }
 
 /* Bytes that may still come before the round begins whatever the pace says. Without it, a round
@@ -187,7 +190,6 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	schedule_open(&f->sending, loop, 0, 0);
 	ev_timer_init(&f->parked_check, on_parked_check, PARKED_CHECK_SECONDS, PARKED_CHECK_SECONDS);
 	f->parked_check.data = f;
-	ev_timer_start(loop, &f->parked_check);
 	ev_prepare_init(&f->flush, on_prepare);
 	f->flush.data = f;
 	ev_prepare_start(loop, &f->flush);

@@ -41,9 +41,9 @@ struct fanout {
 	struct worker_list dirty; /* to flush at the end of this iteration */
 	/* What all users have in sum. */
 	uint64_t n_subscriptions;
-	size_t queued;     /* bytes of private queues and inputs */
-	unsigned n_parked; /* workers that are parked or starved */
-	struct ev_timer parked_check;
+	size_t queued;                /* bytes of private queues and inputs */
+	unsigned n_parked;            /* workers that are parked or starved */
+	struct ev_timer parked_check; /* while there are any */
 
 	uint64_t flushed_head, flushed_end; /* head and end of the backlog at the last round */
 	/* End of the backlog after the last two iterations. */
@@ -67,6 +67,8 @@ struct fanout {
 	double checkpoint_at;
 	/* Changes and messages, by topic, heard or recovered. */
 	uint64_t n_appended[CHANNELS_MAX + 1];
+	/* By topic: the head of the backlog when the channel was added, after the start. */
+	uint64_t heard_since[CHANNELS_MAX + 1];
 	uint64_t n_recovered;
 	uint64_t n_gaps; /* for all workers; catch_up.c counts those for one */
 	uint64_t n_deliveries, n_wakes, n_overruns, n_holds;

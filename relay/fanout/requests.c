@@ -29,11 +29,15 @@ static void welcome(struct worker *w)
 	const struct config *config = f->config;
 	char names[CHANNELS_MAX][CHANNEL_NAME_MAX + sizeof ":text"];
 	struct wire_str channels[CHANNELS_MAX];
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < config->n_channels; i++) {
-		snprintf(names[i], sizeof names[i], "%s%s", config->channels[i].name,
+		if (config->channels[i].gone)
+			continue;
+		snprintf(names[n], sizeof names[n], "%s%s", config->channels[i].name,
 			config->channels[i].kind == CHANNEL_TEXT ? ":text" : "");
-		channels[i] = wire_str(names[i]);
+		channels[n] = wire_str(names[n]);
+		n++;
 	}
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_WELCOME,
 				  .welcome = {.version = WIRE_VERSION,
@@ -43,7 +47,7 @@ static void welcome(struct worker *w)
 					  .upstream = wire_str(f->upstream_live ? "live" : "down"),
 					  .relay_version = wire_str(PGHERALD_VERSION),
 					  .channels = channels,
-					  .n_channels = config->n_channels}});
+					  .n_channels = n}});
 }
 
 static void on_hello(struct worker *w, const struct wire_hello *hello)
@@ -188,8 +192,10 @@ static void on_subscribe(struct worker *w, const struct wire_subscribe *s)
 
 static void unsubscribed(struct worker *w, uint64_t id)
 {
-	if (w->n_edges == 0)
+	if (w->n_edges == 0) {
+		w->edge_topics = 0;
 		delivery_scan(w);
+	}
 	delivery_ok(w, id);
 }
 
@@ -276,6 +282,7 @@ static void add(struct worker *w, uint64_t key)
 	}
 	w->subscribing.n_reserved -= (uint32_t)r;
 	w->n_edges += (uint32_t)r;
+	w->edge_topics |= UINT64_C(1) << w->subscribing.topic;
 }
 
 static void remove_one(struct worker *w, uint64_t key)
@@ -377,6 +384,20 @@ static void on_send(struct worker *w, const struct wire_send *s)
 		publish(w, s->id, topic, s->payload);
 }
 
+/* Whether the backlog has all that the worker missed: the frames are there, and the relay has heard
+ * the channels all the time. */
+static bool backlog_has_missed(const struct worker *w)
+{
+	const struct fanout *f = w->fanout;
+
+	if (!w->resume_in_epoch || w->resume_seq > f->backlog.head || w->resume_seq + 1 < f->backlog.first)
+		return false;
+	for (uint64_t left = w->all_mask | w->edge_topics; left; left &= left - 1)
+		if (w->resume_seq < f->heard_since[__builtin_ctzll(left)])
+			return false;
+	return true;
+}
+
 static void on_begin(struct worker *w, uint64_t id)
 {
 	struct fanout *f = w->fanout;
@@ -386,7 +407,7 @@ static void on_begin(struct worker *w, uint64_t id)
 			w, WIRE_BYE_PROTOCOL, "BEGIN comes once, after a HELLO with a cursor to resume from");
 		return;
 	}
-	if (w->resume_in_epoch && w->resume_seq <= f->backlog.head && w->resume_seq + 1 >= f->backlog.first) {
+	if (backlog_has_missed(w)) {
 		w->cursor = w->resume_seq;
 		w->state = WORKER_LIVE;
 		worker_note_checkpoint(w);

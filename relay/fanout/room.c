@@ -21,6 +21,12 @@ bool room_for_answer(const struct worker *w)
 	return private_queue_waiting(&w->private) <= w->fanout->config->worker_queue_size && user_has_room(w);
 }
 
+static void count_parked(struct fanout *f)
+{
+	if (f->n_parked++ == 0)
+		ev_timer_again(f->loop, &f->parked_check);
+}
+
 bool room_takes_more(struct worker *w)
 {
 	if (w->ended)
@@ -33,7 +39,7 @@ bool room_takes_more(struct worker *w)
 	if (!w->starved) {
 		w->starved = true;
 		TAILQ_INSERT_TAIL(&w->user->starved, w, next_starved);
-		w->fanout->n_parked++;
+		count_parked(w->fanout);
 	}
 	return false;
 }
@@ -53,7 +59,7 @@ static void park(struct worker *w)
 
 	w->parked = true;
 	TAILQ_INSERT_TAIL(&w->user->parked, w, next_parked);
-	f->n_parked++;
+	count_parked(f);
 	f->n_limited[LIMIT_WORKER_QUEUES]++;
 	diag_limited(&user_limit, DIAG_NOTICE,
 		"stopped reading a user's workers that do not read their answers uid=%u bytes=%zu of_all=%zu",

@@ -120,6 +120,9 @@ struct worker {
 	/* Its subscriptions. Bit n of the mask is topic n. */
 	uint64_t all_mask;
 	uint32_t n_edges; /* by pubkey */
+	/* On which it has had some by pubkey, since it had none; exact enough to ask whether a
+	 * change of the settings concerns it. */
+	uint64_t edge_topics;
 
 	/* It is owed the frames of the backlog after the cursor that match its subscriptions.
 	 * If wanted_whole, it subscribes by pubkey only or to nothing, and wanted lists these

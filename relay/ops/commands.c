@@ -147,6 +147,8 @@ static void print_channels(struct command_line *l, struct report *r, const uint6
 
 	for (unsigned i = 0; i < parts->config->n_channels; i++) {
 		const struct channel *channel = &parts->config->channels[i];
+		if (channel->gone)
+			continue;
 		report_begin(r);
 		report_text(r, "channel", channel->name);
 		report_text(r, "kind", channel->kind == CHANNEL_TEXT ? "text" : "changes");

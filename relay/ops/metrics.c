@@ -182,7 +182,8 @@ static void print_fanout(struct page *p, const struct parts *r)
 	family(p, "pgherald_notifications_total", "counter",
 		"Changes and messages that went into the backlog.");
 	for (unsigned i = 0; i < r->config->n_channels; i++)
-		labelled(p, "channel", r->config->channels[i].name, f->n_appended[i + 1]);
+		if (!r->config->channels[i].gone)
+			labelled(p, "channel", r->config->channels[i].name, f->n_appended[i + 1]);
 	counter(p, "pgherald_recovered_total", "Those of them that were recovered from the database.",
 		f->n_recovered);
 	counter(p, "pgherald_malformed_total", "Payloads that were not valid changes, and were dropped.",
@@ -246,6 +247,8 @@ static void print_operators(struct page *p, const struct parts *r)
 	labelled(p, "level", "error", diag_count(DIAG_ERROR));
 	labelled(p, "level", "warning", diag_count(DIAG_WARNING));
 	labelled(p, "level", "notice", diag_count(DIAG_NOTICE));
+	counter(p, "pgherald_log_dropped_total",
+		"Lines that were dropped, since the reader of the log was too slow.", diag_n_dropped());
 	counter(p, "pgherald_ops_connections_total", "Connections to the ops socket.",
 		r->ops->connections.n_accepted);
 	counter(p, "pgherald_ops_dropped_total",

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 /* Of the connections, for root and the daemon's user. */
@@ -14,16 +15,19 @@
 _Static_assert(KEPT < METRICS_CONNECTIONS_MAX, "some places are left to unprivileged users");
 /* A client that has not asked by then, or takes nothing, makes room for others of the same user. */
 #define IDLE_SECONDS 2.
-/* Bounds a connection, from the connect to the last byte. */
+/* Bounds a request, from the connect, or the answer before, to the last byte of its answer. */
 #define DEADLINE_SECONDS 10.
 
 struct metrics_client {
 	struct ops_connection base;
 	struct ev_timer deadline;
-	bool answered; /* further input is thrown away */
+	bool answered; /* unless kept, further input is thrown away */
 	bool ended;    /* the peer sends no more, and part of the answer still waits */
 	size_t len;
 	char request[METRICS_REQUEST_MAX + 1];
+	size_t request_len; /* of the request that is answered; the rest is the next one */
+	int version;        /* of the answer: HTTP/1.0 or 1.1 */
+	bool kept;          /* another request may follow on this connection */
 	/* While the page is made. */
 	bool printing, head;
 	struct metrics_page page;
@@ -47,7 +51,12 @@ static void print_health(const struct parts *r, FILE *out)
 {
 	const char *why = unhealthy(r);
 
-	fprintf(out, why ? "the upstream is not live: %s\n" : "%s\n", why ? why : "ok");
+	if (!why)
+		fputs("ok\n", out);
+	else if (r->stopping)
+		fputs("the relay is stopping\n", out);
+	else
+		fprintf(out, "the upstream is not live: %s\n", why);
 }
 
 static void print_index(const struct parts *r, FILE *out)
@@ -84,8 +93,8 @@ static int put_answer(struct metrics_client *c, const struct answer *a)
 {
 	char header[256];
 	int n = snprintf(header, sizeof header,
-		"HTTP/1.0 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
-		a->status, a->type, outbox_waiting(&c->body));
+		"HTTP/1.%d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: %s\r\n\r\n",
+		c->version, a->status, a->type, outbox_waiting(&c->body), c->kept ? "keep-alive" : "close");
 
 	int r = outbox_add(&c->base.outbox, header, (size_t)n);
 	if (r == 0 && !c->head)
@@ -121,22 +130,112 @@ static int print_portion(struct metrics_client *c)
 	return put_answer(c, &metrics_answer);
 }
 
+/* Requests */
+
+/* Cuts the path out of a target: "/metrics?x" or, as proxies ask, "http://host/metrics?x". */
+static const char *path_of(char *target)
+{
+	static const char scheme[] = "http://";
+	char *path = target;
+
+	if (strncasecmp(target, scheme, sizeof scheme - 1) == 0) {
+		path += sizeof scheme - 1;
+		path += strcspn(path, "/?#");
+	}
+	path[strcspn(path, "?#")] = '\0';
+	return *path ? path : "/";
+}
+
+/* Whether the comma-separated value, up to the end of its line, has this word. */
+static bool has_word(const char *value, const char *word)
+{
+	size_t len = strlen(word);
+
+	while (*value && *value != '\r' && *value != '\n') {
+		value += strspn(value, " \t,");
+		size_t n = strcspn(value, " \t,\r\n");
+		if (n == len && strncasecmp(value, word, len) == 0)
+			return true;
+		value += n;
+	}
+	return false;
+}
+
+/* The value of a header field, up to the end of the request; NULL: the request has no such field. */
+static const char *field(const char *fields, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *line = fields; (line = strchr(line, '\n'));) {
+		line++;
+		if (strncasecmp(line, name, len) == 0 && line[len] == ':')
+			return line + len + 1;
+	}
+	return NULL;
+}
+
+/* Whether the client asks to keep the connection. One with a body is closed: the relay does not read that. */
+static bool wants_to_keep(const char *fields)
+{
+	const char *connection = field(fields, "Connection");
+
+	return connection && has_word(connection, "keep-alive") && !has_word(connection, "close") &&
+	       !field(fields, "Content-Length") && !field(fields, "Transfer-Encoding");
+}
+
+/* Cuts "METHOD TARGET HTTP/1.N" and the fields that follow. False: it is malformed. */
+static bool split(char *request, char **method, char **target, int *version, const char **fields)
+{
+	char *line_end = request + strcspn(request, "\r\n"), *space, *protocol;
+
+	*fields = *line_end == '\r' ? line_end + 1 : line_end;
+	*method = request;
+	space = memchr(request, ' ', (size_t)(line_end - request));
+	if (!space || space == request ||
+		strspn(request, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") < (size_t)(space - request))
+		return false;
+	*target = space + 1;
+	protocol = memchr(*target, ' ', (size_t)(line_end - *target));
+	if (!protocol || protocol == *target || strncmp(protocol + 1, "HTTP/1.", 7) != 0)
+		return false;
+	*version = protocol[8] == '0' ? 0 : 1;
+	*space = *protocol = '\0';
+	return true;
+}
+
 /* Answer the request, which is whole. 0 or -ENOMEM. */
 static int answer(struct metrics_client *c)
 {
-	char method[8], path[64], version[16];
 	struct answer a = {"400 Bad Request", TEXT, print_index};
+	char *method, *target;
+	const char *fields;
+	int version;
 
 	c->answered = true;
 	((struct metrics_socket *)c->base.all)->n_requests++;
-	if (sscanf(c->request, "%7[A-Z]%*1[ ]%63[^ \r\n]%*1[ ]%15[^\r\n]", method, path, version) == 3 &&
-		strncmp(version, "HTTP/1.", 7) == 0) {
-		path[strcspn(path, "?")] = '\0';
+	char next = c->request[c->request_len];
+	c->request[c->request_len] = '\0';
+	if (split(c->request, &method, &target, &version, &fields)) {
 		c->head = strcmp(method, "HEAD") == 0;
-		a = answer_to(c->base.all->parts, method, path);
+		a = answer_to(c->base.all->parts, method, path_of(target));
+		c->kept = (c->head || strcmp(method, "GET") == 0) && wants_to_keep(fields);
+		c->version = c->kept ? version : 0;
 	}
+	c->request[c->request_len] = next;
 	c->printing = !a.print;
 	return c->printing ? 0 : print_answer(c, &a);
+}
+
+/* What came after the request is the beginning of the next one. */
+static void begin_next(struct metrics_client *c)
+{
+	c->len -= c->request_len;
+	memmove(c->request, c->request + c->request_len, c->len);
+	c->request[c->len] = '\0';
+	c->answered = c->head = c->kept = false;
+	c->version = 0;
+	c->request_len = 0;
+	timer_arm(c->base.all->parts->loop, &c->deadline, DEADLINE_SECONDS);
 }
 
 /* 0 or a negative errno. */
@@ -147,14 +246,23 @@ static int flush(struct metrics_client *c)
 
 	/* The peer closes: if the relay closed before it has read all, it could take the answer
 	 * from it. */
-	if (r == 0 && before > 0)
+	if (r == 0 && before > 0 && !c->kept)
 		shutdown(c->base.fd, SHUT_WR);
-	return r == 0 && c->ended ? -EPIPE : r;
+	if (r == 0 && c->ended)
+		return -EPIPE;
+	if (r == 0 && c->kept)
+		begin_next(c);
+	return r;
 }
 
-static bool is_whole(const char *request, size_t len)
+/* Bytes of the request with its end; 0: it has none yet. */
+static size_t find_end(const char *request, size_t len)
 {
-	return memmem(request, len, "\r\n\r\n", 4) || memmem(request, len, "\n\n", 2);
+	const char *crlf = memmem(request, len, "\r\n\r\n", 4), *lf = memmem(request, len, "\n\n", 2);
+
+	if (crlf && (!lf || crlf < lf))
+		return (size_t)(crlf + 4 - request);
+	return lf ? (size_t)(lf + 2 - request) : 0;
 }
 
 /* Read, and answer once the request is whole. 0; -EAGAIN: there was nothing to read; another
@@ -176,7 +284,7 @@ static int take_bytes(struct metrics_client *c)
 	if (c->answered)
 		return 0;
 	c->base.place.active = clock_now();
-	if (is_whole(c->request, c->len))
+	if ((c->request_len = find_end(c->request, c->len)) > 0)
 		return answer(c);
 	if (c->len < METRICS_REQUEST_MAX)
 		return 0;
@@ -184,10 +292,19 @@ static int take_bytes(struct metrics_client *c)
 	return print_answer(c, &(struct answer){"431 Request Header Fields Too Large", TEXT, print_index});
 }
 
+/* Whether it came together with the previous one. */
+static bool has_next_request(struct metrics_client *c)
+{
+	return !c->answered && (c->request_len = find_end(c->request, c->len)) > 0;
+}
+
 /* 0 or a negative errno; the connection must be closed unless it is -EAGAIN. */
 static int go_on(struct metrics_client *c)
 {
-	int r = c->printing ? print_portion(c) : take_bytes(c);
+	int r = c->printing           ? print_portion(c)
+		: c->kept             ? 0
+		: has_next_request(c) ? answer(c)
+				      : take_bytes(c);
 
 	if ((r < 0 && r != -EAGAIN) || c->printing || !c->answered)
 		return r;
@@ -201,10 +318,10 @@ static void serve(struct ops_connection *connection)
 
 	if (r < 0 && r != -EAGAIN)
 		ops_connection_close(connection);
-	else if (c->printing)
+	else if (c->printing || has_next_request(c))
 		ops_connection_schedule(connection);
 	else
-		ops_connection_watch(connection, !c->ended);
+		ops_connection_watch(connection, !c->ended && !c->kept);
 }
 
 /* Connections */

@@ -1,12 +1,12 @@
-/* HTTP/1.0 on a Unix socket, as much of it as Prometheus, curl --unix-socket and
- * systemd-socket-proxyd need: GET and HEAD of /metrics and /healthz, one request a connection.
- * metrics.c makes the page. relay.c opens it; main.c hands it connections. */
+/* HTTP on a Unix socket, as much of it as Prometheus, curl --unix-socket, proxies and probes need:
+ * GET and HEAD of /metrics and /healthz. A connection is closed after its answer, unless the client
+ * asks to keep it. metrics.c makes the page. relay.c opens it; main.c hands it connections. */
 #pragma once
 
 #include "ops/connection.h"
 
 /* Bytes of a request with its header fields. */
-#define METRICS_REQUEST_MAX 4096
+#define METRICS_REQUEST_MAX 8192
 #define METRICS_CONNECTIONS_MAX 64
 
 struct metrics_socket {

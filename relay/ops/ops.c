@@ -12,6 +12,9 @@
 
 _Static_assert(OPS_KEPT < OPS_CONNECTIONS_MAX, "some places are left to unprivileged users");
 
+/* Between two looks for operators who read nothing, and for tails whose readers are gone. */
+#define TICK_SECONDS 1.
+
 struct ops_client {
 	struct ops_connection base;
 	bool ended;    /* its peer sends no more: answer what was asked, then close */
@@ -325,6 +328,23 @@ void ops_tick(struct ops *ops)
 		else
 			each->place.lasting = c->tail.on && !stalled;
 	}
+	if (!ops_connections_first(&ops->connections))
+		ev_timer_stop(ops->connections.parts->loop, &ops->tick);
+}
+
+static void on_tick(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	ops_tick(timer->data);
+}
+
+static void on_opened(struct ops_connection *connection)
+{
+	struct ops *ops = (struct ops *)connection->all;
+
+	if (!ev_is_active(&ops->tick))
+		ev_timer_again(connection->all->parts->loop, &ops->tick);
 }
 
 void ops_init(struct ops *ops, struct parts *parts)
@@ -334,6 +354,7 @@ void ops_init(struct ops *ops, struct parts *parts)
 		.n_max = OPS_CONNECTIONS_MAX,
 		.n_kept = OPS_KEPT,
 		.idle_seconds = OPS_IDLE_SECONDS,
+		.opened = on_opened,
 		.serve = serve,
 		.closed = on_closed,
 		.dropped = on_dropped,
@@ -341,10 +362,13 @@ void ops_init(struct ops *ops, struct parts *parts)
 	};
 
 	*ops = (struct ops){0};
+	ev_timer_init(&ops->tick, on_tick, TICK_SECONDS, TICK_SECONDS);
+	ops->tick.data = ops;
 	ops_connections_open(&ops->connections, &kind, parts);
 }
 
 void ops_close(struct ops *ops)
 {
 	ops_connections_close(&ops->connections);
+	ev_timer_stop(ops->connections.parts->loop, &ops->tick);
 }

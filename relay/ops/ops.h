@@ -23,10 +23,12 @@
 struct ops {
 	struct ops_connections connections;
 	unsigned n_tails;
+	struct ev_timer tick; /* while there are connections */
 };
 
 /* parts must outlive it. */
 void ops_init(struct ops *ops, struct parts *parts);
-/* Once a second: drop operators who read nothing, and close tails whose readers are gone. */
+/* Drops operators who read nothing, and closes tails whose readers are gone. Each second, while there
+ * are connections. */
 void ops_tick(struct ops *ops);
 void ops_close(struct ops *ops);

@@ -32,5 +32,5 @@ struct parts {
 	const struct metrics_socket *metrics_socket;
 	const struct rates *rates;
 	double started; /* by clock_now() */
-	bool stopping;  /* it finishes what it has begun, and reads no new requests */
+	bool stopping;  /* a signal has come: it takes no new workers */
 };

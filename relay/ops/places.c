@@ -1,6 +1,7 @@
 #include "ops/places.h"
 
 #include "base/clock.h"
+#include "base/peer.h"
 
 #include <unistd.h>
 
@@ -12,7 +13,7 @@ void places_open(struct places *p, unsigned n_max, unsigned n_kept, double idle_
 
 bool places_is_privileged(uid_t uid)
 {
-	return uid == 0 || uid == geteuid();
+	return uid == 0 || (uid == geteuid() && !peer_may_be_unmapped(uid));
 }
 
 /* Each place has the count of its user: a peer that is refused may come again at once, many thousand times a

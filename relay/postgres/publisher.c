@@ -30,6 +30,7 @@
 static struct diag_limit refusal_limit, full_limit, share_limit;
 
 static void work(struct publisher *p);
+static void need_connection(struct publisher *p);
 static void on_lost(void *context, enum session_failure failure, const char *error);
 
 /* Requests that were taken from the queue */
@@ -425,6 +426,7 @@ void publisher_ask(struct publisher *p, const struct publisher_statement *statem
 {
 	assert(!p->statement.sql);
 	p->statement = *statement;
+	need_connection(p);
 	work(p);
 }
 
@@ -432,6 +434,7 @@ static void work(struct publisher *p)
 {
 	if (!session_idle(&p->session))
 		return;
+	p->used = p->used || p->statement.sql || something_waits(p);
 	if (p->statement.sql && !p->statement_sent) {
 		p->statement_sent = true;
 		session_query(&p->session,
@@ -450,8 +453,15 @@ static void work(struct publisher *p)
 static void on_lost(void *context, enum session_failure failure, const char *error)
 {
 	struct publisher *p = context;
-	bool was_live = p->backoff.live_since > 0;
+	bool was_live = p->backoff.live_since > 0, was_idle = p->in_flight.n == 0 && !p->statement_sent,
+	     starting = failure == SESSION_STARTING;
 	double retry = backoff_failed(&p->backoff, clock_now());
+
+	p->idled = was_live && was_idle;
+	p->prompt = p->idled || retry == 0;
+	/* Unless it was for nothing: then it waits until it is needed. */
+	if (p->idled)
+		retry = p->used ? 0 : p->backoff.max;
 
 	snprintf(p->last_error, sizeof p->last_error,
 		was_live ? "the publishing connection (%s) is lost: %s"
@@ -465,7 +475,8 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 	p->refused = p->unfit = false;
 	fail_statement(p, p->last_error);
 	watch_expiry(p);
-	p->events->lost(p->context, p->last_error, failure == SESSION_STARTING, retry);
+	p->events->lost(p->context, p->last_error,
+		starting || (config_is_patient(p->config) && session_may_heal(failure, error)), retry);
 }
 
 static void on_ready(void *context)
@@ -473,7 +484,9 @@ static void on_ready(void *context)
 	struct publisher *p = context;
 
 	backoff_live(&p->backoff, clock_now());
+	p->used = false;
 	p->events->connected(p->context);
+	p->idled = p->prompt = false;
 	work(p);
 }
 
@@ -485,6 +498,13 @@ static void connect_now(struct publisher *p)
 	int r = session_connect(&p->session);
 	if (r < 0)
 		on_lost(p, SESSION_STARTING, strerror(-r));
+}
+
+/* The connection was healthy and is gone, maybe for long: no backoff. */
+static void need_connection(struct publisher *p)
+{
+	if (p->prompt && ev_is_active(&p->retry))
+		connect_now(p);
 }
 
 static void on_iteration_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
@@ -507,7 +527,7 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	*p = (struct publisher){.config = config,
 		.events = events,
 		.context = context,
-		.backoff = {.first = 1., .max = PUBLISHER_BACKOFF_MAX}};
+		.backoff = {.first = 1., .max = PUBLISHER_BACKOFF_MAX, .prompt = true}};
 	publish_queue_open(&p->queue, config->publish_queue_max, config->publishes_per_uid_max,
 		config->publish_queue_size);
 	batch_clear(&p->in_flight);
@@ -616,5 +636,13 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 	/* Sent at the end of the iteration, so that requests that arrived together go out
 	 * together. */
 	ev_prepare_start(p->session.loop, &p->iteration_end);
+	need_connection(p);
 	return 0;
+}
+
+void publisher_limit(struct publisher *p)
+{
+	p->queue.n_max = p->config->publish_queue_max;
+	p->queue.n_per_uid_max = p->config->publishes_per_uid_max;
+	p->queue.size_max = p->config->publish_queue_size;
 }

@@ -87,6 +87,10 @@ struct publisher {
 	struct session_text refusal;
 	bool unfit; /* it refused the text of a request, which no NOTIFY carries */
 
+	bool used;   /* something was asked on this connection */
+	bool idled;  /* the connection was closed while it was idle, and is made again without a wait */
+	bool prompt; /* it was idle or healthy and is lost, and no attempt has failed since */
+
 	struct publisher_statement statement; /* waiting or in flight; without sql: there is none */
 	bool statement_sent;
 
@@ -111,5 +115,7 @@ bool publisher_idle(const struct publisher *publisher);
 void publisher_abandon(struct publisher *publisher, enum wire_error_code code, const char *text);
 /* Runs a statement. None may be under way. */
 void publisher_ask(struct publisher *publisher, const struct publisher_statement *statement);
+/* The limits in the configuration have changed. */
+void publisher_limit(struct publisher *publisher);
 /* PostgreSQL is there again: connect now instead of waiting. */
 void publisher_hurry(struct publisher *publisher);

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/passfile.h"
 #include "base/redact.h"
 #include "postgres/cancel.h"
 
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 /* An attempt that took longer than this is not followed by a ping, which could take as long
  * again. */
@@ -126,6 +128,33 @@ static void choose_encoding(struct attempt *a)
 	}
 }
 
+/* libpq gives no SQLSTATE of a connection that failed. A server or a pooler that says one of these
+ * takes no session now; everything else that it says is about the URL or the role. */
+bool session_may_heal(enum session_failure failure, const char *error)
+{
+	static const char *const heals[] = {
+		"too many clients",
+		"too many connections",
+		"connection slots",
+		"no more connections allowed",
+		"server login",
+		"cannot connect to server",
+		"server conn",
+		"query_wait_timeout",
+		"shutting down",
+		"starting up",
+		"recovery mode",
+		"not accepting connections",
+	};
+
+	if (failure != SESSION_REFUSED)
+		return true;
+	for (size_t i = 0; i < sizeof heals / sizeof *heals; i++)
+		if (strstr(error, heals[i]))
+			return true;
+	return false;
+}
+
 /* libpq tries the hosts one after the other, each of them for connect_timeout; under 2 s it takes
  * 2. */
 double session_connect_seconds(const char *url)
@@ -150,16 +179,31 @@ double session_connect_seconds(const char *url)
 	return seconds * n_hosts;
 }
 
+static int copy_passfile(const char *url, char copy[PASSFILE_PATH_MAX])
+{
+	PQconninfoOption *options = PQconninfoParse(url, NULL);
+	const char *path = NULL;
+
+	for (const PQconninfoOption *o = options; o && o->keyword; o++)
+		if (strcmp(o->keyword, "passfile") == 0)
+			path = o->val;
+	int fd = passfile_copy(path, copy);
+	PQconninfoFree(options);
+	return fd;
+}
+
 static void *attempt_run(void *arg)
 {
 	struct attempt *a = arg;
+	char passfile[PASSFILE_PATH_MAX] = "";
+	int passfile_fd = copy_passfile(a->url, passfile);
 	/* Settings in the URL override those before dbname, and those after dbname override the
 	 * URL. */
 	const char *const keywords[] = {"connect_timeout", "application_name", "keepalives_idle",
 		"keepalives_interval", "keepalives_count", "tcp_user_timeout", "dbname", "client_encoding",
-		NULL};
+		"passfile", NULL};
 	const char *const values[] = {
-		SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", NULL};
+		SESSION_CONNECT_SECONDS, a->name, "10", "3", "3", "15000", a->url, "UTF8", passfile, NULL};
 
 	double start = clock_now();
 	a->conn = PQconnectdbParams(keywords, values, 1);
@@ -178,6 +222,8 @@ static void *attempt_run(void *arg)
 			a->failure = SESSION_UNREACHABLE;
 		}
 	}
+	if (passfile_fd >= 0)
+		close(passfile_fd);
 	choose_encoding(a);
 	ev_async_send(a->loop, &a->done);
 	return NULL;

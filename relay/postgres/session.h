@@ -39,6 +39,10 @@ enum session_failure {
 	SESSION_OVERDUE,     /* a statement got no answer by its deadline */
 };
 
+/* Whether trying again may help at a start that waits for a server (PGHERALD_START_TIMEOUT), or
+ * else a setting must be wrong. error: of the session. */
+bool session_may_heal(enum session_failure failure, const char *error);
+
 struct session_events {
 	/* Connected; statements may follow. */
 	void (*ready)(void *context);

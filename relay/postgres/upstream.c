@@ -81,6 +81,18 @@ const char *const upstream_state_names[] = {
 	[UPSTREAM_LIVE] = "live",
 };
 
+static void end_listening_more(struct upstream *u, const char *why)
+{
+	/* why may be in it. */
+	struct upstream_more more = u->more;
+
+	if (why)
+		snprintf(more.why.text, sizeof more.why.text, "%s", why);
+	u->more = (struct upstream_more){0};
+	if (more.done)
+		more.done(more.context, why ? more.why.text : NULL);
+}
+
 static void fail(struct upstream *u, bool heals, const char *error)
 {
 	double retry = backoff_failed(&u->backoff, clock_now());
@@ -91,6 +103,9 @@ static void fail(struct upstream *u, bool heals, const char *error)
 	snprintf(u->last_error, sizeof u->last_error, "%s", error);
 	enter(u, UPSTREAM_WAITING);
 	timer_arm(u->session.loop, &u->retry, retry);
+	/* The next connection LISTENs to what is configured then. */
+	end_listening_more(u, NULL);
+	u->unlistens = false;
 	u->events->lost(u->context, u->last_error, heals, retry);
 }
 
@@ -114,14 +129,15 @@ static const char *url_name(const struct upstream *u)
 static void on_lost(void *context, enum session_failure failure, const char *error)
 {
 	struct upstream *u = context;
-	bool heals = failure == SESSION_STARTING;
+	bool starting = failure == SESSION_STARTING,
+	     heals = starting || (config_is_patient(u->config) && session_may_heal(failure, error));
 
 	if (u->state > UPSTREAM_CONNECTING)
 		failf(u, heals, "the LISTEN connection (%s) is lost: %s", url_name(u), error);
-	else if (heals)
+	else if (starting)
 		failf(u, true, "%s reaches a server that is not ready yet: %s", url_name(u), error);
 	else
-		failf(u, false, "%s cannot be connected to; check the URL and the server: %s", url_name(u),
+		failf(u, heals, "%s cannot be connected to; check the URL and the server: %s", url_name(u),
 			error);
 }
 
@@ -131,10 +147,12 @@ static void set_up(struct upstream *u, const char *sql, session_result_fn *on_re
 		&u->session, &(struct session_statement){.sql = sql, .seconds = SETUP_SECONDS}, on_result);
 }
 
+static void go_on(struct upstream *u);
+
 static void on_settings(void *context, PGresult *result)
 {
-	(void)context;
-	(void)result;
+	if (!result)
+		go_on(context);
 }
 
 static void not_listening(struct upstream *u, bool heals, const char *why)
@@ -181,6 +199,7 @@ static void on_listen(void *context, PGresult *result)
 	} else if (!result) {
 		enter(u, UPSTREAM_LISTENING);
 		u->events->listening(u->context);
+		go_on(u);
 	}
 }
 
@@ -199,35 +218,126 @@ static void escape_name(char *out, size_t size, const char *name)
 	snprintf(out + n, size - n, "\"");
 }
 
+struct listen_sql {
+	char text[(CHANNELS_MAX + 1) * (LISTEN_NAME_MAX + sizeof "UNLISTEN ;")];
+};
+
 /* False: out of memory. */
-static bool listen_to(char *sql, size_t size, const struct session *s, const char *channel)
+static bool add_statement(
+	struct listen_sql *sql, const struct session *s, const char *verb, const char *channel)
 {
-	size_t len = strlen(sql);
+	size_t len = strlen(sql->text), room = sizeof sql->text - len;
 	char escaped[LISTEN_NAME_MAX + 1];
 
 	if (s->encoding) {
 		escape_name(escaped, sizeof escaped, channel);
-		snprintf(sql + len, size - len, "LISTEN %s;", escaped);
+		snprintf(sql->text + len, room, "%s %s;", verb, escaped);
 		return true;
 	}
 	char *quoted = PQescapeIdentifier(s->conn, channel, strlen(channel));
 	if (quoted)
-		snprintf(sql + len, size - len, "LISTEN %s;", quoted);
+		snprintf(sql->text + len, room, "%s %s;", verb, quoted);
 	PQfreemem(quoted);
 	return quoted != NULL;
 }
 
+/* Each channel that wanted() wants. False: out of memory. */
+static bool add_statements(struct listen_sql *sql, const struct upstream *u, const struct config *config,
+	const char *verb, bool (*wanted)(const struct upstream *u, const struct config *config, unsigned i))
+{
+	for (unsigned i = 0; i < config->n_channels; i++)
+		if (wanted(u, config, i) && !add_statement(sql, &u->session, verb, config->channels[i].name))
+			return false;
+	return true;
+}
+
+static bool is_there(const struct upstream *u, const struct config *config, unsigned i)
+{
+	(void)u;
+	return !config->channels[i].gone;
+}
+
+static bool is_gone(const struct upstream *u, const struct config *config, unsigned i)
+{
+	return !is_there(u, config, i);
+}
+
+/* In the configuration that is not in force yet. */
+static bool is_new(const struct upstream *u, const struct config *config, unsigned i)
+{
+	return is_there(u, config, i) && (i >= u->config->n_channels || u->config->channels[i].gone);
+}
+
 static void send_listen(struct upstream *u)
 {
-	char sql[(CHANNELS_MAX + 1) * (LISTEN_NAME_MAX + sizeof "LISTEN ;")] = "";
-	bool good = listen_to(sql, sizeof sql, &u->session, CANARY_CHANNEL);
+	struct listen_sql sql = {0};
 
-	for (unsigned i = 0; i < u->config->n_channels && good; i++)
-		good = listen_to(sql, sizeof sql, &u->session, u->config->channels[i].name);
-	if (!good)
+	if (!add_statement(&sql, &u->session, "LISTEN", CANARY_CHANNEL) ||
+		!add_statements(&sql, u, u->config, "LISTEN", is_there))
 		not_listening(u, true, "out of memory");
 	else
-		set_up(u, sql, on_listen);
+		set_up(u, sql.text, on_listen);
+}
+
+/* Channels that change while it listens */
+
+static void on_unlisten(void *context, PGresult *result)
+{
+	if (!result)
+		go_on(context);
+}
+
+static void on_listen_more(void *context, PGresult *result)
+{
+	struct upstream *u = context;
+
+	if (result && PQresultStatus(result) != PGRES_COMMAND_OK) {
+		u->more.why = session_error(&u->session, result);
+	} else if (!result) {
+		end_listening_more(u, *u->more.why.text ? u->more.why.text : NULL);
+		go_on(u);
+	}
+}
+
+static void go_on(struct upstream *u)
+{
+	struct listen_sql sql = {0};
+
+	if (u->state < UPSTREAM_LISTENING || !session_idle(&u->session))
+		return;
+	if (u->more.done) {
+		if (!add_statements(&sql, u, u->more.config, "LISTEN", is_new))
+			end_listening_more(u, "out of memory");
+		else if (*sql.text)
+			set_up(u, sql.text, on_listen_more);
+		else
+			end_listening_more(u, NULL);
+	} else if (u->unlistens) {
+		u->unlistens = false;
+		if (add_statements(&sql, u, u->config, "UNLISTEN", is_gone) && *sql.text)
+			set_up(u, sql.text, on_unlisten);
+	}
+}
+
+void upstream_listen_more(struct upstream *u, const struct config *config,
+	void (*done)(void *context, const char *why), void *context)
+{
+	u->more = (struct upstream_more){.config = config, .done = done, .context = context};
+	if (u->state <= UPSTREAM_CONNECTING)
+		end_listening_more(u, NULL);
+	else
+		go_on(u);
+}
+
+void upstream_forget_more(struct upstream *u)
+{
+	u->more = (struct upstream_more){0};
+}
+
+void upstream_unlisten(struct upstream *u)
+{
+	u->unlistens = true;
+	go_on(u);
 }
 
 static void on_route(void *context, PGresult *result)
@@ -447,7 +557,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 	*u = (struct upstream){.config = config,
 		.events = events,
 		.context = context,
-		.backoff = {.first = 1., .max = BACKOFF_MAX}};
+		.backoff = {.first = 1., .max = BACKOFF_MAX, .prompt = true}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
 	u->session.takes_raw = true;
 	session_read_on(&u->session, config->backlog_size / READ_ON_SHARE);
@@ -511,9 +621,11 @@ static void on_probe_result(void *context, PGresult *result)
 {
 	struct upstream *u = context;
 
-	/* When a probe fails because the connection does, the session reports that. */
-	if (!result)
+	if (!result) {
+		go_on(u);
 		return;
+	}
+	/* When a probe fails because the connection does, the session reports that. */
 	bool good = session_is_row(result, PROBE_FIELDS);
 	if (good)
 		note_equipment(u, result);

@@ -34,6 +34,14 @@ struct upstream_events {
 /* Bytes of pgherald.relay_key: one SHA-256 hash. */
 #define RELAY_KEY_SIZE 32
 
+/* Channels to LISTEN to before they are configured; done is NULL: there are none. */
+struct upstream_more {
+	const struct config *config;
+	void (*done)(void *context, const char *why);
+	void *context;
+	struct session_text why; /* empty: PostgreSQL has not refused */
+};
+
 struct upstream {
 	const struct config *config;
 	const struct upstream_events *events;
@@ -53,6 +61,8 @@ struct upstream {
 	struct rights rights;
 	bool tries, tried;                /* the functions, since the check failed */
 	bool queue_is_stale, asked_usage; /* since LISTEN failed */
+	struct upstream_more more;
+	bool unlistens; /* to channels that are gone, when no statement runs */
 	int backend_pid;
 	char database[ENCODING_NAME_UTF8_MAX + 1]; /* in UTF-8 */
 	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
@@ -136,6 +146,15 @@ void upstream_drop(struct upstream *upstream, const char *why);
 /* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
  * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
+/* LISTENs to the channels of config that are not in force yet. done follows, maybe before this
+ * returns: why is NULL, or says why PostgreSQL refuses. If there is no connection, the next one
+ * LISTENs. config must outlive that; none may be under way. */
+void upstream_listen_more(struct upstream *upstream, const struct config *config,
+	void (*done)(void *context, const char *why), void *context);
+/* done does not follow any more. */
+void upstream_forget_more(struct upstream *upstream);
+/* Channels are gone: stop listening to them. */
+void upstream_unlisten(struct upstream *upstream);
 /* PostgreSQL is there again: connect now instead of waiting. */
 void upstream_hurry(struct upstream *upstream);
 /* Asks the server for its snapshot, read-only. on_probe follows, or lost. The snapshot is valid

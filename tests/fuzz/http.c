@@ -1,6 +1,6 @@
 /* A request to the metrics socket, sent whole and in pieces. Both get the same answer: one
- * whole HTTP/1.0 answer with the length that it says, and only after the request has ended or
- * is too long. */
+ * whole answer with the length that it says, and only after the request has ended or is too long.
+ * Where the client asks to keep the connection, other answers may follow. */
 #include "input.h"
 
 #include "local_relay.h"
@@ -68,15 +68,16 @@ static void check(struct span request, const char *answer)
 		return;
 	}
 	must(has_end(request) || request.len >= METRICS_REQUEST_MAX);
-	must(strncmp(answer, "HTTP/1.0 ", 9) == 0 && isdigit((unsigned char)answer[9]) && body &&
+	must(strncmp(answer, "HTTP/1.", 7) == 0 && strchr("01", answer[7]) && answer[8] == ' ' && isdigit((unsigned char)answer[9]) && body &&
 		length < body);
 	body += 4;
 	size_t len = strtoul(length + strlen("\r\nContent-Length: "), NULL, 10);
 	bool head = request.len > 5 && memcmp(request.bytes, "HEAD ", 5) == 0;
+	bool kept = strstr(answer, "\r\nConnection: keep-alive\r\n") != NULL;
 	/* Only the answer to a valid HEAD has no body. */
-	must(strlen(body) == len || (head && !*body));
+	must(strlen(body) == len || (head && !*body) || kept);
 	for (const char *p = body; *p; p++)
-		must(*p == '\n' || (*p >= 0x20 && *p != 0x7f));
+		must(*p == '\n' || kept || (*p >= 0x20 && *p != 0x7f));
 	if (strncmp(answer + 9, "200", 3) == 0)
 		must(request.len > 5 && (head || memcmp(request.bytes, "GET ", 4) == 0));
 	if (request.len > 21 && memcmp(request.bytes, "GET /metrics HTTP/1.0", 21) == 0 &&

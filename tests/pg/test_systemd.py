@@ -354,6 +354,36 @@ def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_
     assert m.state() != "active"
 
 
+@needs_machine
+def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
+    """The settings of main.conf without a restart; and no path that refuses everybody."""
+    m = machine(over_tcp(own_pg, own_db))
+    listener, pid = cat("--socket", m.socket).subscribed(), main_pid(m)
+    assert m.call("sh", "-c", "ls /run/pgherald/main") .split() == ["ops.sock", "relay.sock"], "the metrics socket is not enabled"
+    conf = f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n"
+
+    def reload(text):
+        m.call("sh", "-c", "cat > /etc/pgherald/main.conf", input=conf + text)
+        m.systemctl("reload", "pgherald@main.service")
+    reload("PGHERALD_CHANNELS=data_sync_changes,two\nPGHERALD_WORKERS_MAX=9\n")
+    wait_until(lambda: "two" in m.ops("channels") and "PGHERALD_WORKERS_MAX=9 (file)" in m.ops("config"), "they are in force")
+    reload("PGHERALD_CHANNELS=three:wrong\n")
+    wait_until(lambda: "the settings stay as they were" in m.journal(), "the journal says so")
+    assert "two" in m.ops("channels") and m.state() == "active"
+    with_worker = Worker(m.socket)
+    with_worker.publish("alice")
+    listener.hears("alice")
+    with_worker.close()
+    assert main_pid(m) == pid
+    reload("")
+    m.systemctl("enable", "pgherald-metrics@main.socket")
+    m.systemctl("restart", "pgherald@main.service")
+    assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok\n"
+    m.systemctl("stop", "pgherald@main.socket", "pgherald-ops@main.socket", "pgherald-metrics@main.socket")
+    wait_until(lambda: m.state() != "active", "the service ends with its socket")
+    assert m.call("sh", "-c", "ls /run/pgherald/main 2>/dev/null || true") == ""
+
+
 # The Debian packages
 
 @pytest.fixture(scope="session")
@@ -418,6 +448,12 @@ def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup,
     finally:
         users = load.stop()
     assert_no_hole([listener], users)
+
+    own_pg.stop("immediate")
+    m.call(*install)
+    assert m.call("dpkg-query", "-W", "-f", "${Status}", "pgherald") == "install ok installed", "PostgreSQL is away"
+    own_pg.start()
+    wait_until(lambda: m.state() == "active", "it comes back", 30)
 
     m.call("dpkg", "--remove", "pgherald")
     assert m.state() in ("inactive", "failed", "unknown")
