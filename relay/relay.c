@@ -555,10 +555,6 @@ void relay_start(struct relay *r)
 		start_postgres(r);
 		return;
 	}
-	if (r->config->pooler_url_alone)
-		diag(DIAG_WARNING,
-			"DATABASE_URL is set and DATABASE_DIRECT_URL is not: changes stay on this host (local mode); "
-			"set DATABASE_DIRECT_URL to PostgreSQL itself, past the pooler");
 	r->events.proved(r->context);
 }
 

@@ -44,7 +44,7 @@ struct config {
 	/* Postgres mode: DATABASE_URL, or DATABASE_DIRECT_URL if only that is set. */
 	const char *publish_url;
 	const char *direct_url; /* NULL: local mode */
-	bool pooler_url_alone;  /* DATABASE_URL is set and DATABASE_DIRECT_URL is not */
+	bool local;             /* local mode is asked for */
 	const char *socket_path;
 	const char *ops_path;     /* NULL: there is no ops socket */
 	bool ops_by_default;      /* its path is the default */

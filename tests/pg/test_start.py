@@ -262,6 +262,44 @@ def test_a_setting_that_makes_no_sense(make_relay, setting, value):
     says(relay.launch().fails(), setting if setting != "PGHERALD_SOCKET" else "PGHERALD_SOCKET|" + value[:100])
 
 
+@pytest.mark.parametrize("name, meant", [
+    ("PGHERALD_CHANELS", "PGHERALD_CHANNELS"), ("pgherald_channels", "PGHERALD_CHANNELS"), ("PGHERLAD_SOCKET", "PGHERALD_SOCKET"),
+    ("PGHERALD_BACKLOG", ""), ("PGHERALD_NO_SUCH_THING", ""), ("DATABASE_DIRECT", "DATABASE_DIRECT_URL"),
+    ("DATABASE_DIRCET_URL", "DATABASE_DIRECT_URL"), ("DATABASE_URL_DIRECT", "DATABASE_DIRECT_URL"),
+    ("DATABSE_URL", "DATABASE_URL"), ("DATABASE_URI", "DATABASE_URL")])
+def test_a_misspelt_variable_is_refused_by_name(make_relay, name, meant):
+    line = make_relay(**{name: "postgresql:///x"}).launch().fails()
+    assert line.startswith(f"{name} is not a setting;") and (not meant or f"write {meant} " in line)
+
+
+def test_variables_of_other_programs_are_not_settings(start_relay, db, bouncer):
+    """Those of a service that Kubernetes calls pgherald too."""
+    relay = start_relay(db, bouncer, DATABASE_HOST="x", DATABASE_URL_2="x", PGHERALD_SERVICE_HOST="10.0.0.1",
+                        PGHERALD_PORT="tcp://10.0.0.1:80", PGHERALD_PORT_80_TCP="tcp://10.0.0.1:80", PGDATA="x")
+    assert not [line for line in relay.lines("ERROR", "WARNING") if "setting" in line]
+
+
+def test_local_mode_is_asked_for(make_relay, db):
+    line = make_relay(DATABASE_URL=db.direct_url).launch().fails()
+    assert "DATABASE_DIRECT_URL is not" in line and "--local" in line
+    for relay in (make_relay(), make_relay(flags=["--local"], DATABASE_DIRECT_URL=db.direct_url),
+                  make_relay(PGHERALD_LOCAL="yes", DATABASE_URL=db.direct_url)):
+        relay.start()
+        assert "mode=local" in relay.log() and relay.ops("status").split("\n")[1].startswith("mode         local")
+
+
+@pytest.mark.parametrize("place", ["environment", "flag", "file"])
+def test_a_refusal_says_from_where_the_value_is_and_what_is_right(make_relay, run, place):
+    path = os.path.join(run.subdirectory("conf"), "main.conf")
+    with open(path, "w") as file:
+        file.write("PGHERALD_WORKERS_MAX=many\n")
+    relay = make_relay(**({"PGHERALD_WORKERS_MAX": "many"} if place == "environment" else
+                          {"PGHERALD_ENVIRONMENT_FILE": path} if place == "file" else {}),
+                       flags=["--workers-max", "many"] if place == "flag" else [])
+    line = relay.launch().fails()
+    assert line.startswith(f"PGHERALD_WORKERS_MAX (--workers-max, from the {place}; an example: 4096) cannot work: not a number")
+
+
 @pytest.mark.parametrize("flags", [["--no-such-flag"], ["stray argument"], ["--socket"]])
 def test_flags_that_make_no_sense(make_relay, flags):
     make_relay(flags=flags).launch().fails()
