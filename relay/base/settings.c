@@ -182,7 +182,7 @@ static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 /* Whose values are being checked; NULL: none yet. */
 static const struct given *checked;
 
-/* A value of each kind, for those whose default is none. */
+/* A value of each kind, where the default does not serve as one. */
 static const char *const examples[N_KINDS] = {
 	[KIND_URL] = "postgresql://app@db.example:5432/sync",
 	[KIND_PATH] = "/run/pgherald/relay.sock",
@@ -546,7 +546,7 @@ static int find(const char *name)
 
 /* Names that are misspelt */
 
-/* Names with the relay's prefix that are no settings: a trailing underscore stands for all names that
+/* Names with the relay's prefix that are not settings: a trailing underscore stands for all names that
  * begin so. Kubernetes gives each container the first two for a service that is called pgherald;
  * the project's tests set the others around it. */
 static const char *const foreign[] = {"PGHERALD_SERVICE_", "PGHERALD_PORT_", "PGHERALD_PORT",
