@@ -19,7 +19,8 @@ def command_of(driver):
 
 class Driver:
     def __init__(self, command, directory, environment, patience):
-        self.patience = patience
+        self.patience, self.said = patience, None
+        os.mkdir(directory)
         self.events, self.cursors = queue.Queue(), queue.Queue()
         self.stderr = open(os.path.join(directory, "stderr"), "w+", encoding="utf-8", errors="replace")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr,
@@ -90,6 +91,8 @@ class Driver:
 
     def kill(self):
         """Whatever state it is in. Returns what it wrote to standard error."""
+        if self.said is not None:
+            return self.said
         self.process.kill()
         self.process.wait()
         self.reader.join()
@@ -99,6 +102,6 @@ class Driver:
         except BrokenPipeError:
             pass
         self.stderr.seek(0)
-        said = self.stderr.read()
+        self.said = self.stderr.read()
         self.stderr.close()
-        return said
+        return self.said

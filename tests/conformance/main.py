@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from relay import Relay
 from values import Mismatch
 
 PASSED, FAILED, LACKS = "ok", "FAILED", "-"
+END = "(end of input)"
 
 
 class Result:
@@ -24,99 +26,128 @@ class Result:
         self.outcome, self.why = outcome, why
 
 
+class Processes:
+    """The processes of one driver. A case takes one that has no client open, and gives it back if it passed."""
+
+    def __init__(self, command, patience):
+        self.command, self.patience = command, patience
+        self.idle, self.all, self.lock = [], [], threading.Lock()
+        # Short, because a socket's path has at most 107 bytes.
+        self.directory = tempfile.mkdtemp(prefix="conf-", dir="/tmp")
+        try:
+            first = self.take({})
+        except BaseException:
+            shutil.rmtree(self.directory)
+            raise
+        self.name, self.abilities = first.hello.get("name", "?"), first.hello.get("abilities", [])
+        self.give_back(first)
+
+    def take(self, environment):
+        with self.lock:
+            if self.idle and not environment:
+                return self.idle.pop()
+            number = len(self.all)
+            self.all.append(None)
+        variables = {k: v for k, v in os.environ.items() if k != "PGHERALD_SOCKET"}
+        driver = Driver(self.command, os.path.join(self.directory, str(number)), dict(variables, **environment), self.patience)
+        self.all[number] = driver
+        return driver
+
+    def give_back(self, driver):
+        with self.lock:
+            self.idle.append(driver)
+
+    def end(self):
+        """Whether all that are left end well when their input does. The others were killed."""
+        result = Result(PASSED)
+        for driver in self.idle:
+            try:
+                driver.end()
+            except Mismatch as e:
+                result = Result(FAILED, f"{END}\n    {e}" + said(driver.kill()))
+        return result
+
+    def kill(self):
+        for driver in self.all:
+            if driver:
+                driver.kill()
+        shutil.rmtree(self.directory)
+
+
+def said(stderr):
+    return "".join(f"\n    | {line}" for line in stderr.splitlines()[-20:])
+
+
 class Attempt:
     """One case with one driver."""
 
-    def __init__(self, case, command, abilities, patience, verbose):
-        self.case, self.command, self.abilities, self.patience, self.verbose = case, command, abilities, patience, verbose
-        self.steps = []
+    def __init__(self, case, processes, verbose):
+        self.case, self.processes, self.verbose = case, processes, verbose
+        self.steps, self.round = [], {}
 
     def run(self):
-        if not set(self.case.needs) <= set(self.abilities):
-            return Result(LACKS, "the driver lacks " + " ".join(sorted(set(self.case.needs) - set(self.abilities))))
-        # Short, because a socket's path has at most 107 bytes.
-        self.directory = tempfile.mkdtemp(prefix="conf-", dir="/tmp")
-        self.driver, self.round = None, {}
+        lacks = set(self.case.needs) - set(self.processes.abilities)
+        if lacks:
+            return Result(LACKS, "the driver lacks " + " ".join(sorted(lacks)))
+        driver, directory = None, tempfile.mkdtemp(prefix="conf-", dir="/tmp")
+        socket = os.path.join(directory, "socket")
         try:
-            self.play()
+            environment = {k: v.replace("$socket", socket) for k, v in self.case.environment.items()}
+            driver = self.processes.take(environment)
+            for self.round in self.case.rounds:
+                self.play(driver, socket)
+            if environment:
+                driver.end()
+            else:
+                self.processes.give_back(driver)
             return Result(PASSED)
         except (Mismatch, OSError, cases.Malformed) as e:
-            said = self.driver.kill() if self.driver else ""
-            self.driver = None
-            return Result(FAILED, self.report(e, said))
+            return Result(FAILED, self.report(e) + (said(driver.kill()) if driver else ""))
         finally:
-            if self.driver:
-                self.driver.kill()
-            shutil.rmtree(self.directory)
+            shutil.rmtree(directory)
 
-    def play(self):
-        socket = os.path.join(self.directory, "socket")
-        environment = dict(os.environ, **{k: v.replace("$socket", socket) for k, v in self.case.environment.items()})
-        if "PGHERALD_SOCKET" not in self.case.environment:
-            environment.pop("PGHERALD_SOCKET", None)
-        self.driver = Driver(self.command, self.directory, environment, self.patience)
-        for self.round in self.case.rounds:
-            self.steps.clear()
-            relay = Relay(socket, self.patience)
-            try:
-                player = Player(relay, self.driver, self.round, self.trace)
-                player.play(self.case.steps)
-                player.finish()
-            finally:
-                relay.close()
-        self.driver.end()
+    def play(self, driver, socket):
+        self.steps.clear()
+        relay = Relay(socket, self.processes.patience)
+        try:
+            player = Player(relay, driver, self.round, self.trace)
+            player.play(self.case.steps)
+            player.finish()
+        finally:
+            relay.close()
 
     def trace(self, step):
         self.steps.append(step)
         if self.verbose:
             print(f"{self.case.name}:{step.number}: {step.line}", flush=True)
 
-    def report(self, why, said):
+    def report(self, why):
         of = f" with {self.round['word']}" if "word" in self.round else ""
         step = f"line {self.steps[-1].number}: {self.steps[-1].line}" if self.steps else "at its start"
-        lines = [f"{self.case.name}{of}, {step[:200]}", f"    {why}"]
-        return "\n".join(lines + ["    | " + line for line in said.splitlines()[-20:]])
+        return f"{self.case.name}{of}, {step[:200]}\n    {why}"
 
 
-def hello(command, patience):
-    """The first line of a driver: its name and its abilities."""
-    directory = tempfile.mkdtemp(prefix="conf-", dir="/tmp")
-    try:
-        driver = Driver(command, directory, dict(os.environ), patience)
-        found = driver.hello
-        driver.end()
-        driver.kill()
-        return found
-    finally:
-        shutil.rmtree(directory)
-
-
-def table(chosen, names, results):
-    width = max([len(case.name) for case in chosen])
+def table(rows, names, results):
+    width = max(map(len, rows))
     lines = [" ".join([" " * width] + names)]
-    for case in chosen:
-        cells = [results[case.name, i].outcome.ljust(len(name)) for i, name in enumerate(names)]
-        lines.append(" ".join([case.name.ljust(width)] + cells).rstrip())
+    for row in rows:
+        cells = [results[row, i].outcome.ljust(len(name)) for i, name in enumerate(names)]
+        lines.append(" ".join([row.ljust(width)] + cells).rstrip())
     return "\n".join(lines)
 
 
-def play_all(chosen, commands, arguments):
+def play_all(chosen, drivers, arguments):
     """Results by case and number of the driver."""
-    hellos = [hello(command, arguments.patience) for command in commands]
-    results, lock = {}, threading.Lock()
-
-    def play(number, case):
-        attempt = Attempt(case, commands[number], hellos[number].get("abilities", []), arguments.patience, arguments.verbose)
-        result = attempt.run()
-        with lock:
-            results[case.name, number] = result
+    results = {}
     with concurrent.futures.ThreadPoolExecutor(1 if arguments.verbose else arguments.jobs) as pool:
         # Those with many rounds first, so that none of them is what all wait for at the end.
-        attempts = [pool.submit(play, number, case) for case in sorted(chosen, key=lambda c: -len(c.rounds))
-                    for number in range(len(commands))]
-        for attempt in attempts:
-            attempt.result()
-    return [h.get("name", "?") for h in hellos], results
+        attempts = {(case.name, i): pool.submit(Attempt(case, processes, arguments.verbose).run)
+                    for case in sorted(chosen, key=lambda c: -len(c.rounds)) for i, processes in enumerate(drivers)}
+        for key, attempt in attempts.items():
+            results[key] = attempt.result()
+    for i, processes in enumerate(drivers):
+        results[END, i] = processes.end()
+    return results
 
 
 def arguments_of(argv):
@@ -142,16 +173,21 @@ def main(argv):
             print(f"{case.name}: {case.title}")
         return 0
     start = time.monotonic()
-    with drivers.Found() as found:
-        commands = [command_of(driver) for driver in arguments.drivers] or found.all()
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(drivers.Found())
         try:
-            names, results = play_all(chosen, commands, arguments)
+            running = []
+            for command in [command_of(driver) for driver in arguments.drivers] or found.all():
+                running.append(Processes(command, arguments.patience))
+                stack.callback(running[-1].kill)
         except (Mismatch, OSError) as e:
-            print(f"tests/conformance/run: {e}", file=sys.stderr)
+            print(f"tests/conformance/run: {command}: {e}", file=sys.stderr)
             return 2
-    print(table(chosen, names, results))
-    failures = [(names[i], results[case.name, i].why) for i in range(len(names)) for case in chosen
-                if results[case.name, i].outcome == FAILED]
+        results = play_all(chosen, running, arguments)
+        names = [processes.name for processes in running]
+    rows = [case.name for case in chosen] + [END]
+    print(table(rows, names, results))
+    failures = [(names[i], results[row, i].why) for i in range(len(names)) for row in rows if results[row, i].outcome == FAILED]
     for name, why in failures:
         print(f"\n{name}: {why}")
     print(f"\n{len(chosen)} cases, {len(names)} drivers, {len(failures)} failed, {time.monotonic() - start:.0f} s")
