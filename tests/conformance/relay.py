@@ -155,7 +155,7 @@ class Relay:
         self.drop()
 
     def send(self, data):
-        """All of it. A client that ends the connection meanwhile is no fault here."""
+        """All of it. The client may end the connection meanwhile."""
         view, deadline = memoryview(data), time.monotonic() + self.patience
         if not self.connection:
             raise Mismatch("there is no connection")

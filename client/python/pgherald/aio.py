@@ -236,8 +236,8 @@ class AsyncClient:
     # Requests
 
     def subscribe(self, channel: str, pubkey: Optional[str] = None) -> AsyncRequest:
-        """As `Client.subscribe()`. A Gap with the cause "refused" also comes when a subscription is refused
-        whose request nobody awaits."""
+        """As `Client.subscribe()`. To await the request, or to give it a callback, is to wait for its
+        outcome."""
         self._check()
         request = AsyncRequest()
         self._core.subscribe(channel, pubkey, request)

@@ -271,7 +271,7 @@ class Client:
 
     def fileno(self) -> int:
         """The descriptor to poll for input, level-triggered; so a selector takes the client itself. When it
-        is readable, call `wait(0)` until it returns None. It stays the same until `close()`, across
+        is readable, call `wait(0)` until that returns None. It stays the same until `close()`, across
         reconnects. It belongs to the client: only poll it.
 
         Raises ForkedError, ClosedError, or OSError if there are too many open files."""
@@ -347,7 +347,7 @@ class Client:
         self._settle()
 
     def subscribe(self, channel: str, pubkey: Optional[str] = None) -> Request:
-        """Subscribe to the changes of pubkey on channel, or to the whole channel if pubkey is None. A text
+        """Subscribe to the changes of pubkey on channel, or without a pubkey to the whole channel. A text
         channel is only subscribed to as a whole. Subscriptions are counted: each call needs one
         `unsubscribe()` of the same, and the relay knows only whether there are any. They stay across
         reconnects. A subscription to all and subscriptions by pubkey are independent.
@@ -365,9 +365,9 @@ class Client:
 
         A refused subscription stays until it is unsubscribed. The client asks for it again on each new
         connection, and at each further `subscribe()` of it. A Gap with the cause "refused" comes when it
-        becomes live after all. A Gap with the same cause comes when a subscription is refused for which
-        not every `subscribe()` has a request whose outcome is waited for: nobody called its `wait()` or
-        gave it a callback, or it had its outcome on an earlier connection.
+        becomes live after all. A Gap with the same cause comes when a subscription is refused and the app
+        does not wait for that outcome, with `Request.wait()` or a callback, for each `subscribe()` of it:
+        it never did, or the request had its outcome on an earlier connection.
 
         Raises at once: ArgumentError (EINVAL: channel is empty or has more than 63 bytes; EMSGSIZE: pubkey
         has more than 7999 bytes; EILSEQ: a string is not valid UTF-8), ForkedError or ClosedError."""

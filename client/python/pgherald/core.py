@@ -1,6 +1,6 @@
 """The protocol without I/O: what `Client` and `AsyncClient` share. It is given the bytes that came from
-the relay, and gives the bytes to send and the events for the app. Whoever brings another kind of I/O
-(trio, gevent) writes a client over it:
+the relay, and gives the bytes to send and the events for the app. A client for another kind of
+I/O (trio, gevent) is written over it:
 
     core = Core(...)
     # at core.next_time(), while there is no connection: connect, then core.connected();
@@ -8,7 +8,7 @@ the relay, and gives the bytes to send and the events for the app. Whoever bring
     # while connected: send core.data_to_send(), give what arrives to core.receive(); close the
     # connection when core.is_connected() becomes false
     # at core.next_time(): core.tick()
-    # hand core.next_event() to the app until it is None
+    # call core.next_event() for the app, until it returns None
 
 A core is not safe for several threads, and knows nothing of forks."""
 
@@ -213,7 +213,7 @@ class Core:
     # Events
 
     def next_event(self) -> Optional[Event]:
-        """The next event for the app; None if there is none yet. The one before it was handled. Runs the
+        """The next event for the app; None if there is none yet. The previous one was handled. Runs the
         callbacks of requests that come before it."""
         handling = self._handling
         if handling is not None:
@@ -235,7 +235,7 @@ class Core:
         return None
 
     def has_events(self) -> bool:
-        """Whether next_event() has something to do: at the least, to see that the last was handled."""
+        """Whether next_event() has something to do: perhaps only to see that the last was handled."""
         return bool(self._events) or self._handling is not None
 
     def _tell_state(self, event: str, text: str) -> None:
@@ -306,7 +306,7 @@ class Core:
     def next_time(self) -> float:
         """When something is due although nothing arrives, on the clock: to connect, or tick()."""
         first = next(iter(self._sent.values()), None) or (self._queued[0] if self._queued else None)
-        deadline = first.deadline if first else NEVER
+        deadline: float = NEVER if first is None else first.deadline
         return deadline if self._connected else min(deadline, self._retry_at)
 
     def may_connect(self) -> bool:

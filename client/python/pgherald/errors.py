@@ -139,5 +139,6 @@ def error(number: int, text: Optional[str] = None) -> Error:
 def error_of_code(code: str, text: str) -> Error:
     """The exception for an ERROR frame."""
     number = ERRNOS.get(code, errno.EPROTO)
-    kind = RefusedError if number in (errno.EPROTO, errno.EILSEQ, errno.EMSGSIZE) else CLASSES[number]
-    return kind(number, text)
+    if number in (errno.EPROTO, errno.EILSEQ, errno.EMSGSIZE):
+        return RefusedError(number, text)
+    return CLASSES[number](number, text)
