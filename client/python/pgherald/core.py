@@ -300,7 +300,7 @@ class Core:
     def _pause(self) -> float:
         """At least half of the full pause; the rest is random. So the workers of a relay that restarts do
         not reconnect all at once."""
-        pause = min(RETRY_FIRST * 2 ** min(self._failures, 10), RETRY_LAST)
+        pause = min(RETRY_FIRST * (1 << min(self._failures, 10)), RETRY_LAST)
         return pause / 2 + random.random() * pause / 2
 
     def next_time(self) -> float:
