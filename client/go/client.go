@@ -281,6 +281,9 @@ func (c *Client) takeEvents(spare []event) []event {
 	if cap(spare) > spareMax {
 		spare = nil
 	}
+	if c.socket == "" {
+		c.localTurn()
+	}
 	batch := c.events
 	c.events, c.bytes = spare[:0], 0
 	c.room.Signal()
@@ -475,7 +478,7 @@ func clone(s *string) *string {
 func (c *Client) requested() {
 	if c.socket == "" {
 		c.subs.allLive(c.localSeq)
-		c.localTurn()
+		c.ring()
 		return
 	}
 	c.room.Signal()
@@ -647,6 +650,10 @@ func (c *Client) publish(pub *publish) (id uint64, err error) {
 		c.timer.Reset(c.options.Deadline)
 	}
 	c.requested()
+	// A callback that waits for the outcome keeps Run from its turn.
+	if c.socket == "" && c.running && pub.completion != nil && pub.direct {
+		c.localTurn()
+	}
 	return pub.id, nil
 }
 
@@ -678,15 +685,10 @@ func (c *Client) localStart() {
 	defer c.mu.Unlock()
 	states := []event{{kind: stated, state: Connected, a: "in-process"}, {kind: stated, state: UpstreamLive}}
 	c.events = append(states, c.events...)
-	c.localTurn()
 }
 
-// localTurn delivers what was published so far, once Run was called. c.mu is held.
+// localTurn delivers what was published so far. c.mu is held.
 func (c *Client) localTurn() {
-	if !c.running {
-		return
-	}
-	c.ring()
 	for pub := c.pubs.next(); pub != nil; pub = c.pubs.next() {
 		c.pubs.take(pub.id)
 		c.localSeq++

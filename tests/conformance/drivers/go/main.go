@@ -18,10 +18,6 @@ import (
 	"pgherald"
 )
 
-// quiet is how long no command comes before the client connects: those that follow `open` at once
-// are to be there.
-const quiet = 10 * time.Millisecond
-
 type object = map[string]any
 
 // bytes is a string of a command, or {"bin": HEX}. nil: absent.
@@ -46,30 +42,30 @@ func (t text) or(other string) string {
 }
 
 type command struct {
-	Do       string
-	Socket   *string
-	Name     text
-	Cursor   string
-	Queue    int `json:"queue_size"`
-	Deadline int `json:"deadline_ms"`
-	Label    *string
-	Channel  text
-	Pubkey   text
-	ClientID text `json:"client_id"`
-	Payload  text
-	Event    string
-	Commands []command
-	Ms       int
+	Do        string
+	Socket    *string
+	Name      text
+	Cursor    string
+	Queue     int `json:"queue_size"`
+	Deadline  int `json:"deadline_ms"`
+	Subscribe []command
+	Label     *string
+	Channel   text
+	Pubkey    text
+	ClientID  text `json:"client_id"`
+	Payload   text
+	Event     string
+	Commands  []command
+	Ms        int
 }
 
 // A driver is the app: mu is held while it handles a command or an event.
 type driver struct {
-	mu      sync.Mutex
-	client  *pgherald.Client
-	waiting bool          // Run is not called yet
-	ended   chan struct{} // closed after `closed` was printed
-	rules   map[string][][]command
-	out     *bufio.Writer
+	mu     sync.Mutex
+	client *pgherald.Client
+	ended  chan struct{} // closed after `closed` was printed
+	rules  map[string][][]command
+	out    *bufio.Writer
 }
 
 var errnos = []struct {
@@ -200,9 +196,16 @@ func (d *driver) options(c *command) pgherald.Options {
 func (d *driver) open(c *command) {
 	client, err := pgherald.Open(d.options(c))
 	if err == nil {
-		d.client, d.waiting, d.ended = client, true, make(chan struct{})
+		d.client, d.ended = client, make(chan struct{})
+		for i := range c.Subscribe {
+			c.Subscribe[i].Do = "subscribe"
+			d.request(&c.Subscribe[i])
+		}
 	}
 	d.returned(c.Label, err)
+	if err == nil {
+		d.start()
+	}
 }
 
 // returned: the call has returned, and no completion will run.
@@ -214,20 +217,17 @@ func (d *driver) returned(label *string, err error) {
 
 // start lets the client connect.
 func (d *driver) start() {
-	d.waiting = false
 	client, ended := d.client, d.ended
 	go func() {
 		if err := client.Run(context.Background()); !errors.Is(err, pgherald.ErrClosed) {
 			fmt.Fprintln(os.Stderr, "driver: Run:", err)
 		}
-		d.handle(func() { d.closed(ended) })
+		d.handle(func() {
+			d.client = nil
+			d.print("closed", object{})
+		})
+		close(ended)
 	}()
-}
-
-func (d *driver) closed(ended chan struct{}) {
-	d.client = nil
-	d.print("closed", object{})
-	close(ended)
 }
 
 // request calls what has a completion.
@@ -273,6 +273,7 @@ func (d *driver) run(c *command) {
 	case "on":
 		d.rules[c.Event] = append(d.rules[c.Event], c.Commands)
 	case "pause":
+		d.print("paused", object{})
 		time.Sleep(time.Duration(c.Ms) * time.Millisecond)
 	case "close":
 		d.close()
@@ -281,18 +282,13 @@ func (d *driver) run(c *command) {
 	}
 }
 
-// close begins to close the client. The completions that are due run without mu, which they need.
+// close begins to close the client. `closed` is printed when Run has returned.
 func (d *driver) close() {
-	if !d.waiting {
-		d.client.Close()
+	if d.client == nil {
+		d.print("closed", object{})
 		return
 	}
-	d.waiting = false
-	client, ended := d.client, d.ended
-	d.mu.Unlock()
-	client.Close()
-	d.mu.Lock()
-	d.closed(ended)
+	d.client.Close()
 }
 
 // await waits until a client that was closed has ended.
@@ -308,47 +304,22 @@ func (d *driver) await() {
 func main() {
 	d := &driver{rules: map[string][][]command{}, out: bufio.NewWriter(os.Stdout)}
 	d.print("driver", object{"name": "go", "abilities": []string{"pause", "local", "bytes", "unasked"}})
-	lines := make(chan []byte)
-	go func() {
-		in := bufio.NewReader(os.Stdin)
-		for {
-			line, err := in.ReadBytes('\n')
-			if err != nil {
-				close(lines)
-				return
-			}
-			lines <- line
-		}
-	}()
+	in := bufio.NewReader(os.Stdin)
 	for {
-		var connect <-chan time.Time
-		d.mu.Lock()
-		if d.waiting {
-			connect = time.After(quiet)
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			break
 		}
-		d.mu.Unlock()
-		select {
-		case line, more := <-lines:
-			if !more {
-				d.end()
-				return
-			}
-			var c command
-			if err := json.Unmarshal(line, &c); err != nil {
-				fmt.Fprintln(os.Stderr, "driver:", err)
-				continue
-			}
-			if c.Do == "open" {
-				d.await()
-			}
-			d.handle(func() { d.run(&c) })
-		case <-connect:
-			d.handle(d.start)
+		var c command
+		if err := json.Unmarshal(line, &c); err != nil {
+			fmt.Fprintln(os.Stderr, "driver:", err)
+			continue
 		}
+		if c.Do == "open" {
+			d.await()
+		}
+		d.handle(func() { d.run(&c) })
 	}
-}
-
-func (d *driver) end() {
 	d.mu.Lock()
 	open := d.client != nil
 	if open {
