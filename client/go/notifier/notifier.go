@@ -1,8 +1,8 @@
 // Package notifier has the interface of a notifier that LISTENs to PostgreSQL itself, and a pgherald
 // relay behind it. So one line replaces such a notifier:
 //
-//	- changes := notifier.NewPGNotifier(pool, directURL, events.notifyChange, store)
-//	+ changes := notifier.New(events.notifyChange, events.pullAll)
+//   - changes := notifier.NewPGNotifier(pool, directURL, events.notifyChange, store)
+//   - changes := notifier.New(events.notifyChange, events.pullAll)
 //
 // Neither the direct URL nor the recovery of what was missed is this process's business any more:
 // the relay of the host holds the one LISTEN connection, and asks the database what was missed.
@@ -54,8 +54,7 @@ type Notifier struct {
 	onGap    GapHandler
 
 	mu     sync.Mutex
-	client *pgherald.Client
-	ended  chan struct{}
+	client *pgherald.Client // nil: not started, or stopped
 }
 
 // New makes a notifier. onGap may be nil only where a change that is never heard does no harm.
@@ -90,29 +89,25 @@ func (n *Notifier) Start(ctx context.Context) error {
 		client.Close()
 		return err
 	}
-	n.client, n.ended = client, make(chan struct{})
-	go func() {
-		defer close(n.ended)
-		client.Run(ctx)
-	}()
+	n.client = client
+	go client.Run(ctx)
 	return nil
 }
 
-// Stop ends the notifier. When it returns, no handler runs any more, so a handler must not call it.
+// Stop ends the notifier. No handler is called any more; one that runs may go on. Start may follow.
 func (n *Notifier) Stop() {
 	n.mu.Lock()
-	client, ended := n.client, n.ended
-	n.mu.Unlock()
-	if client != nil {
-		client.Close()
-		<-ended
+	defer n.mu.Unlock()
+	if n.client != nil {
+		n.client.Close()
+		n.client = nil
 	}
 }
 
 // Notify tells all instances, this one included, that the data of pubkey changed. Call it after the
 // change is committed. clientID may be nil. It returns when PostgreSQL has committed the
 // notification, or with an error of pgherald.Client.Notify, at the latest after
-// Options.Deadline. A handler may call it.
+// Options.Deadline. A handler may call it. After Stop it fails.
 func (n *Notifier) Notify(pubkey string, clientID *string) error {
 	return n.NotifyContext(context.Background(), pubkey, clientID)
 }
@@ -129,7 +124,8 @@ func (n *Notifier) NotifyContext(ctx context.Context, pubkey string, clientID *s
 	return err
 }
 
-// Cursor returns where a later notifier goes on (Options.Cursor), as pgherald.Client.Cursor does.
+// Cursor returns where a later notifier goes on (Options.Cursor), as pgherald.Client.Cursor does. Ask
+// before Stop.
 func (n *Notifier) Cursor() (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

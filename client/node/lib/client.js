@@ -71,6 +71,15 @@ function pauseAfter(failures) {
   return pause / 2 + (pause / 2) * Math.random();
 }
 
+// What a request refuses at once rejects, too.
+function attempt(request) {
+  try {
+    return request();
+  } catch (error) {
+    return Promise.reject(error);
+  }
+}
+
 // One who waits for the outcome of a request.
 class Waiter {
   constructor() {
@@ -167,13 +176,15 @@ export class Client extends EventEmitter {
 
   // What an app calls
 
-  async subscribe(channel, pubkey = null, { signal } = {}) {
-    checkChannel(channel);
-    checkTextOrNull(pubkey);
-    const waiter = this.#waiter(signal);
-    this.#subs.add(channel, pubkey, waiter);
-    this.#requested();
-    return this.#outcome(waiter, signal, () => this.#subs.forget(channel, pubkey, waiter));
+  subscribe(channel, pubkey = null, { signal } = {}) {
+    return attempt(() => {
+      checkChannel(channel);
+      checkTextOrNull(pubkey);
+      const waiter = this.#waiter(signal);
+      this.#subs.add(channel, pubkey, waiter);
+      this.#requested();
+      return this.#outcome(waiter, signal, () => this.#subs.forget(channel, pubkey, waiter));
+    });
   }
 
   unsubscribe(channel, pubkey = null) {
@@ -184,17 +195,21 @@ export class Client extends EventEmitter {
     this.#requested();
   }
 
-  async notify(channel, pubkey, clientId = null, { signal } = {}) {
-    checkChannel(channel);
-    checkText(pubkey, STRING_MAX, "EMSGSIZE");
-    checkTextOrNull(clientId);
-    return this.#publish([wire.NOTIFY, 0, channel, pubkey, clientId], signal);
+  notify(channel, pubkey, clientId = null, { signal } = {}) {
+    return attempt(() => {
+      checkChannel(channel);
+      checkText(pubkey, STRING_MAX, "EMSGSIZE");
+      checkTextOrNull(clientId);
+      return this.#publish([wire.NOTIFY, 0, channel, pubkey, clientId], signal);
+    });
   }
 
-  async send(channel, payload, { signal } = {}) {
-    checkChannel(channel);
-    checkText(payload, STRING_MAX, "EMSGSIZE");
-    return this.#publish([wire.SEND, 0, channel, payload], signal);
+  send(channel, payload, { signal } = {}) {
+    return attempt(() => {
+      checkChannel(channel);
+      checkText(payload, STRING_MAX, "EMSGSIZE");
+      return this.#publish([wire.SEND, 0, channel, payload], signal);
+    });
   }
 
   cursor() {
@@ -248,8 +263,10 @@ export class Client extends EventEmitter {
       this.#requested();
       waiter.reject(signal.reason);
     };
+    const settled = () => signal.removeEventListener("abort", abort);
     signal.addEventListener("abort", abort, { once: true });
-    return waiter.promise.finally(() => signal.removeEventListener("abort", abort));
+    waiter.promise.then(settled, settled);
+    return waiter.promise;
   }
 
   #publish(frame, signal) {

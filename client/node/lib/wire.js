@@ -99,6 +99,10 @@ export class Scanner {
   }
 }
 
+// Keys of a map: one that is not a string, and one that stands for a key of no meaning here.
+const NO_NAME = "\0";
+const OTHER_NAME = "";
+
 // Strings stay bytes, because a bin and a str are equal, and a payload may be no text. Extensions
 // are ignored, whatever is in them.
 const decoder = new Decoder({
@@ -106,9 +110,9 @@ const decoder = new Decoder({
   rawStrings: true,
   extensionCodec: { tryToEncode: () => null, decode: () => null },
   mapKeyConverter: (key) => {
-    if (typeof key === "string") return key;
-    check(key instanceof Uint8Array);
-    return textOf(key);
+    const name = key instanceof Uint8Array ? textOf(key) : key;
+    if (typeof name !== "string") return NO_NAME;
+    return name === "__proto__" ? OTHER_NAME : name; // which the decoder refuses
   },
 });
 
@@ -142,6 +146,7 @@ function resumeOf(value) {
 
 function infoOf(value) {
   check(value !== null && typeof value === "object" && !Array.isArray(value) && !(value instanceof Uint8Array));
+  check(!Object.hasOwn(value, NO_NAME));
   const info = { mode: "", upstream: "", version: "", channels: [] };
   for (const key of ["mode", "upstream", "version"]) if (Object.hasOwn(value, key)) info[key] = stringOf(value[key]);
   if (Object.hasOwn(value, "channels")) info.channels = stringsOf(value.channels);
@@ -264,6 +269,12 @@ export class ChangeReader {
   }
 }
 
+// The encoder makes a float of a number that takes more than 32 bits, and 64 bits of a bigint.
+function encodable(value) {
+  if (Array.isArray(value)) return value.map(encodable);
+  return typeof value === "number" && value > 0xffffffff ? BigInt(value) : value;
+}
+
 export function pack(frame) {
-  return encode(frame, { useBigInt64: true });
+  return encode(encodable(frame), { useBigInt64: true });
 }
