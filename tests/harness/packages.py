@@ -1,0 +1,129 @@
+"""The packages of client/ for other languages, installed as their users do, and programs that are
+written with them. What is made stays in build-run/packages for the next run."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+
+from harness.relay import CAT, TOP
+
+MADE = os.path.join(TOP, "build-run", "packages")
+GO = os.path.join(TOP, "client", "go")
+NODE = os.path.join(TOP, "client", "node")
+MAKE_SECONDS = 300
+
+
+class Missing(Exception):
+    """It cannot be made here. The text says why."""
+
+
+def _need(*programs):
+    for program in programs:
+        if not shutil.which(program):
+            raise Missing(f"there is no {program}")
+
+
+def _call(argv, cwd, **environment):
+    try:
+        done = subprocess.run(argv, cwd=cwd, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=MAKE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{' '.join(argv)} takes longer than {MAKE_SECONDS} s") from None
+    return done.returncode, done.stdout
+
+
+# Go
+
+def go(*arguments, cwd=GO):
+    """Runs the go command, with Debian's packages in place of downloads. Returns its output."""
+    _need("go")
+    flags = "-buildvcs=false" + (" -modfile=debian.mod" if os.path.samefile(cwd, GO) else "")
+    os.makedirs(MADE, exist_ok=True)
+    status, output = _call(["go", *arguments], cwd, GOCACHE=os.path.join(MADE, "go-cache"), GOPATH=os.path.join(MADE, "go-path"),
+                           GOFLAGS=flags, GOPROXY="off", GOTOOLCHAIN="local", GOWORK="off", GO111MODULE="on")
+    assert status == 0, output
+    return output
+
+
+def go_program(package, cwd=GO):
+    """Builds a package main, and returns the path of the program."""
+    path = os.path.join(MADE, "go-" + package.replace("./", "").replace("/", "-"))
+    go("build", "-o", path, package, cwd=cwd)
+    return path
+
+
+# Node
+
+def _npm(*arguments, cwd):
+    _need("node", "npm")
+    cache = os.path.join(MADE, "npm-cache")
+    return _call(["npm", *arguments, "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--cache", cache], cwd)
+
+
+def npm_pack(directory):
+    """Packs the package into this directory, and returns the path of the archive."""
+    os.makedirs(directory, exist_ok=True)
+    status, output = _npm("pack", NODE, "--pack-destination", directory, cwd=directory)
+    assert status == 0, output
+    return os.path.join(directory, output.split()[-1])
+
+
+def npm_install(directory, what):
+    """Installs it and what it needs, of which the registry has some."""
+    with open(os.path.join(directory, "package.json"), "w") as file:
+        file.write("{}")
+    status, output = _npm("install", what, cwd=directory)
+    if status != 0:
+        raise Missing(f"npm does not install {what}: {output[-500:]}")
+
+
+def _hash_of_node():
+    digest = hashlib.sha256()
+    for directory in (NODE, os.path.join(NODE, "lib")):
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if os.path.isfile(path) and name != "package-lock.json":
+                with open(path, "rb") as file:
+                    digest.update(name.encode() + b"\0" + file.read())
+    return digest.hexdigest()[:16]
+
+
+def node_modules():
+    """A directory in which a program finds the package, installed from what npm packs."""
+    directory = os.path.join(MADE, "node-" + _hash_of_node())
+    os.makedirs(MADE, exist_ok=True)
+    with open(os.path.join(MADE, "node.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(directory):
+            new = tempfile.mkdtemp(dir=MADE)
+            os.chmod(new, 0o755)
+            npm_install(new, npm_pack(new))
+            os.rename(new, directory)
+    return directory
+
+
+def node_program(path):
+    """A program next to node_modules, and the command that runs it."""
+    copy = os.path.join(node_modules(), os.path.basename(path))
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(copy), delete=False) as file, open(path, "rb") as original:
+        file.write(original.read())
+    os.rename(file.name, copy)
+    return ["node", copy]
+
+
+# Programs that do what pgherald-cat does, by language: functions that return the command, or raise Missing.
+
+def _c():
+    if not os.path.exists(CAT):
+        raise Missing(f"there is no {CAT}")
+    return [CAT]
+
+
+CATS = {
+    "c": _c,
+    "go": lambda: [go_program("./examples/cat")],
+    "node": lambda: node_program(os.path.join(NODE, "examples", "cat.mjs")),
+}
