@@ -17,6 +17,10 @@ def command_of(driver):
     return [os.path.abspath(word) if "/" in word and os.path.exists(word) else word for word in words]
 
 
+# Seconds until the first line. A language may take long on a busy machine.
+STARTS = 60
+
+
 class Driver:
     def __init__(self, command, directory, environment, patience):
         self.patience, self.said = patience, None
@@ -29,7 +33,7 @@ class Driver:
         self.reader.start()
         self.open = False  # it has a client
         try:
-            self.hello = self.event()
+            self.hello = self.event(STARTS) or {}
         except Mismatch:
             self.kill()
             raise

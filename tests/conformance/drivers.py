@@ -1,50 +1,57 @@
 """The drivers of this tree, as far as they can be run here."""
 
 import os
-import shutil
-import tempfile
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TOP = os.path.dirname(os.path.dirname(HERE))
+TESTS = os.path.dirname(HERE)
+TOP = os.path.dirname(TESTS)
 BUILD = os.path.join(TOP, os.environ.get("PGHERALD_BUILD", "build"))
 
 
-def of_c(directory):
+def packages():
+    """What builds and installs the packages. It is not imported at the top, because drivers of
+    others do not need it."""
+    if TESTS not in sys.path:
+        sys.path.insert(0, TESTS)
+    from harness import packages as found
+    return found
+
+
+def of_c():
     """Built by meson."""
     path = os.path.join(BUILD, "tests", "conformance", "driver")
-    return [path] if os.path.exists(path) else f"there is no {path}: build first, or set PGHERALD_BUILD"
+    if not os.path.exists(path):
+        raise packages().Missing(f"there is no {path}: build first, or set PGHERALD_BUILD")
+    return [path]
 
 
-def of_python(directory):
+def of_go():
+    return [packages().go_program("./conformance/drivers/go", cwd=TESTS)]
+
+
+def of_node():
+    return packages().node_program(os.path.join(HERE, "drivers", "node.mjs"))
+
+
+def of_python():
     return [os.path.join(HERE, "drivers", "python")]
 
 
-def of_asyncio(directory):
-    return [os.path.join(HERE, "drivers", "python"), "asyncio"]
+def of_asyncio():
+    return [*of_python(), "asyncio"]
 
 
-# By name: a function that gets a directory for what it has to build, and returns the command, or a text that says
-# why there is none.
-DRIVERS = {"libpgherald": of_c, "python": of_python, "asyncio": of_asyncio}
+# By name: a function that returns the command, or raises Missing.
+DRIVERS = {"libpgherald": of_c, "go": of_go, "python": of_python, "asyncio": of_asyncio, "node": of_node}
 
 
-class Found:
-    """A context, which keeps what was built until its end."""
-
-    def __enter__(self):
-        self.directory = tempfile.mkdtemp(prefix="drivers-")
-        return self
-
-    def __exit__(self, *_):
-        shutil.rmtree(self.directory)
-
-    def all(self):
-        """The commands of all that can be run. The others are named."""
-        commands = []
-        for name, of in DRIVERS.items():
-            command = of(self.directory)
-            if isinstance(command, str):
-                print(f"left out: {name}: {command}")
-            else:
-                commands.append(command)
-        return commands
+def all_drivers():
+    """The commands of all that can be run. The others are named."""
+    commands = []
+    for name, of in DRIVERS.items():
+        try:
+            commands.append(of())
+        except packages().Missing as why:
+            print(f"left out: {name}: {why}")
+    return commands

@@ -155,7 +155,7 @@ def arguments_of(argv):
     parser.add_argument("drivers", nargs="*", metavar="DRIVER", help="a command. Without any: all drivers of this tree that "
                         "can be run here; PGHERALD_BUILD is where the one of libpgherald was built")
     parser.add_argument("-k", dest="pattern", default="", help="only cases whose name contains this")
-    parser.add_argument("-j", dest="jobs", type=int, default=4 * (os.cpu_count() or 1), help="how many at a time")
+    parser.add_argument("-j", dest="jobs", type=int, default=3 * (os.cpu_count() or 1), help="how many at a time")
     parser.add_argument("-v", dest="verbose", action="store_true", help="every step, one case at a time")
     parser.add_argument("--patience", type=float, default=5, help="seconds for each step (default: 5)")
     parser.add_argument("--list", action="store_true", help="the cases and what they say")
@@ -174,10 +174,9 @@ def main(argv):
         return 0
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(drivers.Found())
         try:
             running = []
-            for command in [command_of(driver) for driver in arguments.drivers] or found.all():
+            for command in [command_of(driver) for driver in arguments.drivers] or drivers.all_drivers():
                 running.append(Processes(command, arguments.patience))
                 stack.callback(running[-1].kill)
         except (Mismatch, OSError) as e:
