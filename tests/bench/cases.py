@@ -4,7 +4,7 @@ same round, and what it must be."""
 import os
 import statistics
 
-from rig import SYNCD, Failure, Missing, Syncd, children, cpu_seconds, frames_and_sends, go_program, have, measure, node_program
+from rig import SYNCD, Failure, Missing, Syncd, children, cpu_seconds, frames_and_sends, go_program, have, measure, node_program, python_program
 
 WIDTHS = (1, 8, 64, 256)
 WIDEST = 1000  # too many for a connection of each listener's own
@@ -20,6 +20,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LISTENERS = {
     "go": lambda: [go_program("./bench/go", os.path.dirname(HERE))],
     "node": lambda: node_program(os.path.join(HERE, "node.mjs")),
+    "python": lambda: python_program(os.path.join(HERE, "listener.py")),
+    "python-asyncio": lambda: [*python_program(os.path.join(HERE, "listener.py")), "asyncio"],
 }
 # Enough that PostgreSQL reads them by an index: serializable transactions that read the same pages conflict.
 SYNCD_RECORDS = """

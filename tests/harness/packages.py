@@ -13,6 +13,7 @@ from harness.relay import CAT, TOP
 MADE = os.path.join(TOP, "build-run", "packages")
 GO = os.path.join(TOP, "client", "go")
 NODE = os.path.join(TOP, "client", "node")
+PYTHON = os.path.join(TOP, "client", "python")
 MAKE_SECONDS = 300
 
 
@@ -33,6 +34,32 @@ def _call(argv, cwd, **environment):
     except subprocess.TimeoutExpired:
         raise Missing(f"{' '.join(argv)} takes longer than {MAKE_SECONDS} s") from None
     return done.returncode, done.stdout
+
+
+def _hash_of(*directories):
+    """Of the files in these directories."""
+    digest = hashlib.sha256()
+    for directory in directories:
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if os.path.isfile(path) and name != "package-lock.json":
+                with open(path, "rb") as file:
+                    digest.update(name.encode() + b"\0" + file.read())
+    return digest.hexdigest()[:16]
+
+
+def _made_once(language, version, make):
+    """A directory that make(directory) has filled, perhaps in an earlier run."""
+    directory = os.path.join(MADE, f"{language}-{version}")
+    os.makedirs(MADE, exist_ok=True)
+    with open(os.path.join(MADE, f"{language}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(directory):
+            new = tempfile.mkdtemp(dir=MADE)
+            os.chmod(new, 0o755)
+            make(new)
+            os.rename(new, directory)
+    return directory
 
 
 # Go
@@ -80,29 +107,9 @@ def npm_install(directory, what):
         raise Missing(f"npm does not install {what}: {output[-500:]}")
 
 
-def _hash_of_node():
-    digest = hashlib.sha256()
-    for directory in (NODE, os.path.join(NODE, "lib")):
-        for name in sorted(os.listdir(directory)):
-            path = os.path.join(directory, name)
-            if os.path.isfile(path) and name != "package-lock.json":
-                with open(path, "rb") as file:
-                    digest.update(name.encode() + b"\0" + file.read())
-    return digest.hexdigest()[:16]
-
-
 def node_modules():
     """A directory in which a program finds the package, installed from what npm packs."""
-    directory = os.path.join(MADE, "node-" + _hash_of_node())
-    os.makedirs(MADE, exist_ok=True)
-    with open(os.path.join(MADE, "node.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(directory):
-            new = tempfile.mkdtemp(dir=MADE)
-            os.chmod(new, 0o755)
-            npm_install(new, npm_pack(new))
-            os.rename(new, directory)
-    return directory
+    return _made_once("node", _hash_of(NODE, os.path.join(NODE, "lib")), lambda new: npm_install(new, npm_pack(new)))
 
 
 def node_program(path):
@@ -112,6 +119,37 @@ def node_program(path):
         file.write(original.read())
     os.rename(file.name, copy)
     return ["node", copy]
+
+
+# Python
+
+def _pip(python, *arguments, cwd):
+    status, output = _call([python, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", *arguments], cwd)
+    assert status == 0, output
+
+
+def pip_install(directory):
+    """Makes a virtual environment in this directory with the package, installed from a copy of its tree, as pip
+    writes there. What it needs is Debian's. Returns the path of its python3."""
+    if not os.path.exists("/usr/share/python-wheels"):
+        raise Missing("there is no python3-venv")
+    status, output = _call(["/usr/bin/python3", "-m", "venv", "--system-site-packages", directory], "/")
+    if status != 0:
+        raise Missing(f"python3 -m venv fails: {output}")
+    python = os.path.join(directory, "bin", "python3")
+    with tempfile.TemporaryDirectory() as copy:
+        tree = shutil.copytree(PYTHON, os.path.join(copy, "python"), ignore=shutil.ignore_patterns("__pycache__"))
+        _pip(python, "install", "--quiet", "--no-index", "--no-build-isolation", tree, cwd=copy)
+    return python
+
+
+def python_with_package():
+    """The python3 of a virtual environment that has the package as it is now."""
+    return os.path.join(_made_once("python", _hash_of(PYTHON, os.path.join(PYTHON, "pgherald")), pip_install), "bin", "python3")
+
+
+def python_program(path):
+    return [python_with_package(), path]
 
 
 # Programs that do what pgherald-cat does, by language: functions that return the command, or raise Missing.
@@ -126,4 +164,5 @@ CATS = {
     "c": _c,
     "go": lambda: [go_program("./examples/cat")],
     "node": lambda: node_program(os.path.join(NODE, "examples", "cat.mjs")),
+    "python": lambda: python_program(os.path.join(PYTHON, "examples", "cat.py")),
 }
