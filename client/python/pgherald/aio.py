@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import time
 from types import TracebackType
 from typing import AsyncIterator, Any, Generator, List, Optional, Type, Union
@@ -13,6 +12,7 @@ from .client import Connection, open_core, tell_all
 from .core import DEFAULT_DEADLINE, DEFAULT_QUEUE_SIZE, NEVER, check_socket
 from .errors import ClosedError, Error, error
 from .events import Event
+from .process import generation
 from .requests import Request
 
 __all__ = ["AsyncClient", "AsyncRequest"]
@@ -84,7 +84,7 @@ class AsyncClient:
         path = check_socket(socket)
         self._core = open_core(path, name, cursor, queue_size, deadline)
         self._connection = Connection(path, self._core)
-        self._pid = os.getpid()
+        self._generation = generation()
         self._loop: Optional[asyncio.AbstractEventLoop] = None  # None until it begins
         self._soon: Optional[asyncio.Handle] = None  # a turn that is due at once
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -94,7 +94,7 @@ class AsyncClient:
         self._in_callback = self._closed = False
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
+        if self._generation != generation():
             raise error(errno.ECHILD)
         if self._closed:
             raise error(errno.ESHUTDOWN)
@@ -114,7 +114,7 @@ class AsyncClient:
     def _turn(self) -> None:
         """Do what is due."""
         self._soon = None
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self._generation != generation():
             return
         if self._core.may_connect() and self._connection.connect():
             self._watch()
@@ -124,7 +124,7 @@ class AsyncClient:
         self._after_turn()
 
     def _readable(self) -> None:
-        if self._pid != os.getpid():
+        if self._generation != generation():
             return  # in a forked child that uses the parent's loop
         self._connection.receive()
         self._turn()
@@ -224,7 +224,7 @@ class AsyncClient:
         return self
 
     async def __anext__(self) -> Event:
-        if self._closed and self._pid == os.getpid():
+        if self._closed and self._generation == generation():
             raise StopAsyncIteration
         try:
             event = await self.wait()
@@ -278,7 +278,7 @@ class AsyncClient:
         if self._closed:
             return
         self._closed = True
-        ours = self._pid == os.getpid()
+        ours = self._generation == generation()
         if ours:
             self._unwatch()
             for handle in (self._soon, self._timer):

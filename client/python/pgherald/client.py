@@ -15,6 +15,7 @@ from .descriptor import Descriptor
 from .errors import ClosedError, error
 from .events import Event
 from .local import LocalCore
+from .process import generation
 from .requests import Request as BaseRequest
 
 __all__ = ["Client", "Request"]
@@ -205,12 +206,12 @@ class Client:
         self._connection = Connection(path, self._core)
         self._descriptor: Optional[Descriptor] = None
         self._poll = select.poll()
-        self._pid = os.getpid()
+        self._generation = generation()
         self._dirty = True  # something was queued that is to be sent
         self._in_callback = self._closed = False
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
+        if self._generation != generation():
             raise error(errno.ECHILD)
         if self._closed:
             raise error(errno.ESHUTDOWN)
@@ -228,6 +229,11 @@ class Client:
         Raises ForkedError, ClosedError (also if a callback closed the client), Error with EDEADLK in a
         callback, and what a callback raises."""
         self._check()
+        if not self._dirty:
+            event = self._next_event()
+            if event is not None:
+                self._settle()
+                return event
         end = NEVER if timeout is None else time.monotonic() + timeout
         turned = False
         while True:
@@ -251,7 +257,7 @@ class Client:
             self._in_callback = False
         if self._closed:
             raise error(errno.ESHUTDOWN)
-        if self._pid != os.getpid():
+        if self._generation != generation():
             raise error(errno.ECHILD)
         return event
 
@@ -260,7 +266,7 @@ class Client:
         return self
 
     def __next__(self) -> Event:
-        if self._closed and self._pid == os.getpid():
+        if self._closed and self._generation == generation():
             raise StopIteration
         try:
             event = self.wait()
@@ -442,7 +448,7 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        ours = self._pid == os.getpid()
+        ours = self._generation == generation()
         if ours:
             self._end_connection()
         else:

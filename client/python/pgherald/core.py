@@ -223,9 +223,10 @@ class Core:
         events = self._events
         while events:
             item = events.popleft()
-            if isinstance(item, tuple):
-                if not isinstance(item, State):
-                    self._handling = item
+            if isinstance(item, (Change, Message, Gap)):
+                self._handling = item
+                return item
+            if isinstance(item, State):
                 return item
             if isinstance(item, Request):
                 item.tell()

@@ -227,6 +227,14 @@ class Decoder:
         try:
             for frame in unpacker:
                 end = unpacker.tell()
+                # By far the most are such, and there is nothing to convert in them.
+                if type(frame) is list and len(frame) == 6 and frame[0] == CHANGE and end - last <= FRAME_MAX:
+                    _, seq, channel, pubkey, client_id, flags = frame
+                    if (type(seq) is int and type(channel) is str and type(pubkey) is str and type(flags) is int
+                            and (client_id is None or type(client_id) is str) and seq >= 0 <= flags):
+                        frames.append(frame)
+                        last = end
+                        continue
                 elements = ELEMENTS.get(frame[0]) if type(frame) is list and frame else None
                 if elements is None or len(frame) != len(elements) + 1 or end - last > FRAME_MAX or frame[0] == WELCOME:
                     self._take(_Measure(), last - first, frames)
