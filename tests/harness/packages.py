@@ -1,6 +1,7 @@
 """The packages of client/ for other languages, installed as their users do, and programs that are
 written with them. What is made stays in build-run/packages for the next run."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -128,19 +129,31 @@ def _pip(python, *arguments, cwd):
     assert status == 0, output
 
 
+@contextlib.contextmanager
+def _copy_of_python():
+    """pip writes into the tree from which it builds."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield shutil.copytree(PYTHON, os.path.join(directory, "python"), ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def pip_install(directory):
-    """Makes a virtual environment in this directory with the package, installed from a copy of its tree, as pip
-    writes there. What it needs is Debian's. Returns the path of its python3."""
+    """Makes a virtual environment in this directory with the package. What the package needs is
+    Debian's."""
     if not os.path.exists("/usr/share/python-wheels"):
         raise Missing("there is no python3-venv")
     status, output = _call(["/usr/bin/python3", "-m", "venv", "--system-site-packages", directory], "/")
     if status != 0:
         raise Missing(f"python3 -m venv fails: {output}")
-    python = os.path.join(directory, "bin", "python3")
-    with tempfile.TemporaryDirectory() as copy:
-        tree = shutil.copytree(PYTHON, os.path.join(copy, "python"), ignore=shutil.ignore_patterns("__pycache__"))
-        _pip(python, "install", "--quiet", "--no-index", "--no-build-isolation", tree, cwd=copy)
-    return python
+    with _copy_of_python() as tree:
+        _pip(os.path.join(directory, "bin", "python3"), "install", "--quiet", "--no-index", "--no-build-isolation", tree, cwd=tree)
+
+
+def pip_wheel(directory):
+    """Builds a wheel into this directory, and returns its path."""
+    with _copy_of_python() as tree:
+        _pip("/usr/bin/python3", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", directory, tree,
+             cwd=tree)
+    return os.path.join(directory, os.listdir(directory)[0])
 
 
 def python_with_package():

@@ -10,8 +10,6 @@ import threading
 
 import pgherald
 
-import gunicorn_app
-
 CHANNEL = "data_sync_changes"
 
 workers = 2
@@ -19,20 +17,22 @@ workers = 2
 
 def post_fork(server, worker):
     """In the worker, before it loads the app."""
+    import gunicorn_app  # its path is not known before
+
     gunicorn_app.publisher = pgherald.Client(name=f"gunicorn {worker.age}, publishes")
-    threading.Thread(target=listen, args=(worker.age, server.log), daemon=True).start()
+    threading.Thread(target=listen, args=(worker.age, server.log, gunicorn_app), daemon=True).start()
 
 
-def listen(age, log):
+def listen(age, log, app):
     with pgherald.Client(name=f"gunicorn {age}") as client:
         client.subscribe(CHANNEL)
         for event in client:
             if isinstance(event, pgherald.Change):
-                gunicorn_app.forget(event.pubkey)
+                app.forget(event.pubkey)
             elif isinstance(event, pgherald.Gap):
-                gunicorn_app.forget_all()
+                app.forget_all()
             elif isinstance(event, pgherald.State):
                 log.info("pgherald is %s %s", event.event, event.text)
                 if event.event == pgherald.CONNECTED:
                     # What changed before this process subscribed.
-                    gunicorn_app.forget_all()
+                    app.forget_all()

@@ -126,7 +126,8 @@ class AsyncClient:
     def _readable(self) -> None:
         if self._generation != generation():
             return  # in a forked child that uses the parent's loop
-        self._connection.receive()
+        # One takes milliseconds when there is much. Then other tasks have their turn.
+        self._connection.receive(most=1)
         self._turn()
 
     def _after_turn(self) -> None:

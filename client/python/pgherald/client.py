@@ -30,7 +30,7 @@ _C = TypeVar("_C", bound="Connection")
 def open_core(socket: str, name: Optional[str], cursor: Optional[str], queue_size: int, deadline: float) -> Core:
     """For an empty path, the local notifier."""
     if socket == "":
-        return LocalCore(name, queue_size)
+        return LocalCore(name, queue_size, deadline)
     return Core(name=name, cursor=cursor, queue_size=queue_size, deadline=deadline)
 
 
@@ -57,9 +57,9 @@ class Connection:
         self.core.connected()
         return True
 
-    def receive(self, ended: bool = False) -> None:
-        """A bounded number of receives. ended: the relay has closed, so read up to the end."""
-        for _ in range(RECEIVES_PER_TURN):
+    def receive(self, ended: bool = False, most: int = RECEIVES_PER_TURN) -> None:
+        """At most this many receives. ended: the relay has closed, so read up to the end."""
+        for _ in range(most):
             if not self.socket or not self.core.wants_data():
                 return
             try:

@@ -60,7 +60,7 @@ EVENTS_SIZE = 256 * 1024
 EVENTS_SIZE_MAX = 16 * 1024 * 1024
 
 # State events that wait for the app.
-STATES_MAX = 1000
+STATES_MAX = 100
 
 NEVER = float("inf")
 
@@ -177,7 +177,9 @@ class Core:
             check_string(pubkey, "the pubkey")
         self._pending += 1
         if self._subscriptions.add(channel, pubkey, request):
-            self._tell([request])
+            self._pending -= 1
+            # A callback may still be added to it.
+            self._events.append(request)
 
     def unsubscribe(self, channel: str, pubkey: Optional[str]) -> None:
         check_channel(channel)
@@ -243,18 +245,33 @@ class Core:
         """An app that only publishes may never take an event. So the older ones go when there are many."""
         self._n_states += 1
         if self._n_states > STATES_MAX:
-            states = [item for item in self._events if isinstance(item, State)]
-            old = set(map(id, states[:-2]))
-            self._events = deque(item for item in self._events if id(item) not in old)
-            self._n_states = 2
+            self._drop_states()
         self._events.append(State(event, text))
+
+    def _drop_states(self) -> None:
+        """All but the last two, which say how it is now."""
+        items, self._events, left = list(self._events), deque(), self._n_states
+        self._n_states = 0
+        for item in items:
+            if isinstance(item, State):
+                left -= 1
+                if left > 2:
+                    continue
+                self._n_states += 1
+            if isinstance(item, Cursor):
+                self._put_cursor(item)
+            else:
+                self._events.append(item)
 
     def _moved(self) -> None:
         """The place up to which bytes arrived has changed by itself. The app's will when it has handled what
         came before."""
+        self._put_cursor(copy.copy(self._arrived))
+
+    def _put_cursor(self, cursor: Cursor) -> None:
         if self._events and isinstance(self._events[-1], Cursor):
             self._events.pop()
-        self._events.append(copy.copy(self._arrived))
+        self._events.append(cursor)
 
     def _tell(self, requests: List[Request]) -> None:
         """They have their outcome. Their callbacks run in their turn."""

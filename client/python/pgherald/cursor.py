@@ -38,6 +38,8 @@ def _length(text: str) -> int:
 class Cursor:
     """A cursor that is told what the relay sent."""
 
+    __slots__ = ("_catching_up", "_next_epoch", "_replay", "checkpoint", "epoch", "seq")
+
     def __init__(self, text: Optional[str] = None) -> None:
         """text: of an earlier cursor. Raises CursorError."""
         self.epoch: Optional[str] = None  # None: never connected, and none was given

@@ -192,7 +192,7 @@ class Decoder:
         """An unpacker for the rest, which begins with a frame."""
         self._unpacker = msgpack.Unpacker(
             raw=False, unicode_errors="surrogateescape", strict_map_key=False, object_pairs_hook=_Pairs,
-            max_buffer_size=0, max_str_len=FRAME_MAX, max_bin_len=FRAME_MAX, max_ext_len=FRAME_MAX,
+            read_size=FRAME_MAX, max_buffer_size=0, max_str_len=FRAME_MAX, max_bin_len=FRAME_MAX, max_ext_len=FRAME_MAX,
             max_array_len=QUICK_MAX, max_map_len=QUICK_MAX)
         self._unpacker.feed(self._rest)
         self._start = 0  # where the rest begins, as the unpacker counts

@@ -16,14 +16,16 @@ __all__ = ["LocalCore"]
 class LocalCore(Core):
     """It is never connected. tick() delivers what was published before."""
 
-    def __init__(self, name: Optional[str], queue_size: int) -> None:
-        super().__init__(name=name, queue_size=queue_size)
+    def __init__(self, name: Optional[str], queue_size: int, deadline: float) -> None:
+        super().__init__(name=name, queue_size=queue_size, deadline=deadline)
         self._seq = 0
         self._events.extend([State(CONNECTED, "in-process"), State(UPSTREAM_LIVE, "")])
 
     def subscribe(self, channel: str, pubkey: Optional[str], request: Request) -> None:
         super().subscribe(channel, pubkey, request)
-        self._tell(self._subscriptions.all_live(self._seq))
+        live = self._subscriptions.all_live(self._seq)
+        self._pending -= len(live)
+        self._events.extend(live)
 
     def unsubscribe(self, channel: str, pubkey: Optional[str]) -> None:
         super().unsubscribe(channel, pubkey)
