@@ -344,6 +344,7 @@ with client:
         seqs.append(event.seq)
         client.close()
 assert seqs == [11]
+assert client.cursor() == "1 10 e"  # the app did not come back from 11
 relay.close()
 """)
 

@@ -26,7 +26,7 @@ def print_event(event):
     elif event.event in (pgherald.CONNECTED, pgherald.DISCONNECTED):
         print_line(event.event, text=event.text)
     else:
-        print_line("upstream", state=event.event, text=event.text)
+        print_line("upstream", state=event.event.replace("upstream-", ""), text=event.text)
 
 
 class Kept:

@@ -269,7 +269,8 @@ class AsyncClient:
 
     def cursor(self) -> Optional[str]:
         """As `Client.cursor()`."""
-        self._check()
+        if self._generation != generation():
+            raise error(errno.ECHILD)
         return self._core.cursor()
 
     # The end

@@ -434,8 +434,9 @@ class Client:
         acts on changes later must store it later, too. A later client resumes from it, in any language.
 
         Returns None if there is no cursor yet, before the first connection; the local notifier never has
-        one. Raises ForkedError or ClosedError."""
-        self._check()
+        one. It may be called after `close()`. Raises ForkedError."""
+        if self._generation != generation():
+            raise error(errno.ECHILD)
         return self._core.cursor()
 
     # The end

@@ -54,8 +54,8 @@ class Gap(NamedTuple):
 
 CONNECTED = "connected"
 DISCONNECTED = "disconnected"
-UPSTREAM_LIVE = "live"
-UPSTREAM_DOWN = "down"
+UPSTREAM_LIVE = "upstream-live"
+UPSTREAM_DOWN = "upstream-down"
 
 
 class State(NamedTuple):
