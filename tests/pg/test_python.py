@@ -60,7 +60,7 @@ def settled(**options):
     frame = relay.expect()
     relay.send(pack([17, frame[1], 10]))
     assert live.wait(10) == 10
-    assert [client.wait(0).event for _ in range(2)] == ["connected", "live"] and client.wait(0) is None
+    assert [client.wait(0).event for _ in range(2)] == ["connected", "upstream-live"] and client.wait(0) is None
     return relay, client
 
 def change(seq, pubkey="alice"):
@@ -450,7 +450,7 @@ def test_asyncio(does):
     does("""
 async def main():
     client = pgherald.AsyncClient("")
-    assert [(await client.wait()).event, (await client.wait()).event] == ["connected", "live"]
+    assert [(await client.wait()).event, (await client.wait()).event] == ["connected", "upstream-live"]
     live = client.subscribe("data")
     assert await live == 0 and await live == 0
     # A task that is cancelled while it waits takes no event.
