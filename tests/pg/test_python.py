@@ -571,7 +571,7 @@ class Gunicorn:
         self.path, self._output, self.relay = os.path.join(directory, "http"), os.path.join(directory, "log"), relay
         examples = os.path.join(PYTHON, "examples")
         with open(self._output, "wb") as log:
-            self.process = run.spawn([python, "-m", "gunicorn", "--chdir", examples, "--config", os.path.join(examples, "gunicorn_conf.py"),
+            self.process = run.spawn([python, "-B", "-m", "gunicorn", "--chdir", examples, "--config", os.path.join(examples, "gunicorn_conf.py"),
                                       "--bind", "unix:" + self.path, "gunicorn_app:app"],
                                      {"PGHERALD_SOCKET": relay.path}, stdout=log, stderr=log)
 
