@@ -63,7 +63,7 @@ class Driver:
     def event(self, seconds=None):
         """The next one. None after so long, if `seconds` is given."""
         try:
-            event = self.events.get(timeout=self.patience if seconds is None else seconds)
+            event = self.events.get(seconds != 0, self.patience if seconds is None else seconds)
         except queue.Empty:
             if seconds is not None:
                 return None

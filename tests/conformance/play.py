@@ -35,7 +35,6 @@ class Player:
         self.relay, self.driver, self.trace = relay, driver, trace
         self.variables = dict(variables, socket=relay.path)
         self.frame = variables.get("frame")
-        self.heard = []  # events that were taken and not yet expected
 
     def play(self, steps):
         for step in steps:
@@ -53,8 +52,9 @@ class Player:
         if self.driver.open:
             self.step_do("close")
             self.step_hear("closed")
-        if self.heard:
-            raise Mismatch(f"not expected: {show(self.heard[0])}")
+        event = self.event(0)
+        if event:
+            raise Mismatch(f"not expected: {show(event)}")
 
     def plain(self, value):
         return plain(value, self.variables)
@@ -83,8 +83,6 @@ class Player:
         return dict(fields, do=name)
 
     def event(self, seconds=None):
-        if self.heard:
-            return self.heard.pop(0)
         event = self.driver.event(seconds)
         if event and event["event"] == "closed":
             self.driver.open = False
@@ -95,6 +93,8 @@ class Player:
             return self.hear_any(what)
         if what == "nothing":
             return self.hear_nothing()
+        if what == "some":
+            return self.hear_some(self.expectation(arguments[0], arguments[1:]))
         if what == "vector":
             expected = events_of(self.frame)
         elif what == "numbered":
@@ -121,6 +121,13 @@ class Player:
         event = self.event(wire.SHORT)
         if event:
             raise Mismatch(f"not expected: {show(event)}")
+
+    def hear_some(self, expected):
+        while True:
+            event = self.event(10 * wire.SHORT)
+            if not event:
+                return
+            match(expected, event, self.variables, "the event")
 
     def hear_any(self, block):
         left = [self.expectation(step.arguments[0], step.arguments[1:]) for step in block]
@@ -271,6 +278,9 @@ class Player:
 
     def step_gone(self):
         self.relay.expect_end()
+
+    def step_hammered(self, ms, most):
+        self.relay.count_connections(ms / 1000, most)
 
     def step_wait(self, ms):
         time.sleep(ms / 1000)

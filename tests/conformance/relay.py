@@ -87,6 +87,19 @@ class Relay:
                                          max_buffer_size=16 * FRAME_MAX)
         self.types, self.taken, self.resumes = [], 0, False
 
+    def count_connections(self, seconds, most):
+        """End each connection at once. In this time there must not be more than this many."""
+        deadline, count = time.monotonic() + seconds, 0
+        while True:
+            self.listener.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                self.listener.accept()[0].close()
+            except socket.timeout:
+                return
+            count += 1
+            if count > most:
+                raise Mismatch(f"the client connects {count} times in {seconds} s")
+
     def frame(self, seconds=None):
         """The client's next frame that is not a PING. None if it ends the connection, or after so long."""
         deadline = time.monotonic() + (self.patience if seconds is None else seconds)

@@ -293,6 +293,60 @@ relay.close()
 """)
 
 
+def test_a_signal_handler_that_raises(does):
+    """What was on its way comes again."""
+    does("""
+import signal
+class Interrupt(Exception):
+    pass
+def interrupt(*_):
+    raise Interrupt
+signal.signal(signal.SIGALRM, interrupt)
+relay, client = settled()
+sent = 11
+received = client._core.receive
+def interrupted(data):
+    client._core.receive = received
+    interrupt()
+for round in range(3):
+    # In the worst moment: bytes have been received, and are nowhere yet.
+    client._core.receive = interrupted
+    relay.send(change(sent))
+    try:
+        while True:
+            client.wait()
+    except Interrupt:
+        pass
+    relay.drop()
+    greeted = False
+    while not greeted:
+        client.wait(0.01)
+        greeted = bool(select.select([relay.listener], [], [], 0)[0])
+    relay.accept()
+    hello = relay.expect()
+    assert hello[3][1] == sent - 1, hello
+    relay.send(pack([16, 1, "e", sent, {}]))
+    client.wait(0)
+    frame = relay.expect()
+    relay.send(pack([17, frame[1], sent]))
+    begin = relay.expect()
+    relay.send(change(sent) + pack([17, begin[1], sent]))
+    while not isinstance(event := client.wait(), pgherald.Change):
+        pass
+    assert event.seq == sent
+    sent += 1
+# And a real one, while it waits.
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    client.wait()
+    raise SystemExit("no exception")
+except Interrupt:
+    assert client.cursor() == f"1 {sent - 1} e"
+client.close()
+relay.close()
+""")
+
+
 def test_in_a_callback(does):
     does("""
 client = pgherald.Client("")

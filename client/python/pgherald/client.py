@@ -66,12 +66,16 @@ class Connection:
                 data = self.socket.recv(RECEIVE_SIZE)
                 if not data:
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                self.core.receive(data)
             except BlockingIOError:
                 return
             except OSError as e:
                 self.core.disconnected(f"connection lost: {e.strerror}")
                 return
-            self.core.receive(data)
+            except BaseException:
+                # A signal handler raised it, and what was received is lost. The next connection brings it again.
+                self.core.disconnected("interrupted")
+                raise
             if not self.core.is_connected() or (len(data) < RECEIVE_SIZE and not ended):
                 return
 
@@ -174,6 +178,8 @@ class Client:
     - After a fork the client belongs to the parent. In the child every call raises ForkedError, except
       `close()`. There it closes the child's copies of the descriptors, calls no callback, and leaves the
       parent's connection as it is. A prefork server opens its clients after the fork.
+    - If a signal handler raises an exception inside a call, as Python's own does for SIGINT, close the
+      client. `cursor()` is good, and a later client misses nothing.
     - Every error is a pgherald.Error, except TypeError for an argument of another type."""
 
     def __init__(self, socket: Optional[str] = None, *, name: Optional[str] = None, cursor: Optional[str] = None,
