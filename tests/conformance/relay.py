@@ -58,16 +58,19 @@ class Relay:
         self.back()
 
     def back(self):
+        """At once: a client never finds a socket there that does not listen."""
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
+        self.listener.bind(self.path + ".new")
         self.listener.listen(8)
+        os.rename(self.path + ".new", self.path)
 
     def away(self):
-        self.drop()
+        """At once, too."""
         if self.listener:
-            self.listener.close()
             os.unlink(self.path)
+            self.listener.close()
             self.listener = None
+        self.drop()
 
     def drop(self):
         if self.connection:
