@@ -12,9 +12,12 @@ from values import Mismatch, plain, show
 
 
 def command_of(driver):
-    """The arguments of a driver's command; a path with a slash is from here."""
-    words = [driver] if os.path.exists(driver) else shlex.split(driver)
-    return [os.path.abspath(word) if "/" in word and os.path.exists(word) else word for word in words]
+    """The arguments of a driver's command. Paths are from here, as the driver runs in another directory."""
+    if os.path.exists(driver):
+        return [os.path.abspath(driver)]
+    program, *words = shlex.split(driver)
+    return [os.path.abspath(program) if "/" in program else program,
+            *[os.path.abspath(word) if os.path.exists(word) else word for word in words]]
 
 
 # Seconds until the first line. A language may take long on a busy machine.
