@@ -133,7 +133,7 @@ def _pip(python, *arguments, cwd):
 def _copy_of_python():
     """pip writes into the tree from which it builds."""
     with tempfile.TemporaryDirectory() as directory:
-        yield shutil.copytree(PYTHON, os.path.join(directory, "python"), ignore=shutil.ignore_patterns("__pycache__"))
+        yield shutil.copytree(PYTHON, os.path.join(directory, "python"), ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
 
 
 def pip_install(directory):
