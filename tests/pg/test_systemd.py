@@ -410,18 +410,21 @@ def test_lintian_finds_no_error(packages, run):
 
 
 def test_a_program_builds_with_the_library_packages(packages, run):
-    """As a user of libpgherald-dev does it."""
+    """As a user of libpgherald-dev does it; and one of python3-pgherald."""
     if why_not():
         pytest.skip(why_not())
     machine = Machine(run)
     try:
-        for deb in debs(packages, "libpgherald0", "libpgherald-dev"):
+        for deb in debs(packages, "libpgherald0", "libpgherald-dev", "python3-pgherald"):
             shutil.copy(deb, machine.path("/srv"))
         machine.call_before("sh", "-c", "dpkg -i /srv/*.deb")
         machine.write("/srv/p.c", '#include <pgherald.h>\n#include <stdio.h>\n'
                                   'int main(void) { puts(pgherald_strerror(0)); }\n')
         output = machine.call_before("sh", "-c", "cc /srv/p.c -o /srv/p $(pkg-config --cflags --libs pgherald) && /srv/p")
         assert "success\n" in output
+        program = "import pgherald; c = pgherald.Client(''); print(c.wait().text, pgherald.__file__)"
+        output = machine.call_before("/usr/bin/python3", "-c", program)
+        assert "in-process /usr/lib/python3/dist-packages/pgherald/" in output
     finally:
         machine.close()
 
