@@ -23,17 +23,21 @@ const (
 	// pathMax is what a socket address holds, without the NUL.
 	pathMax = 107
 
-	// The client reads ahead of its callbacks, because the answers to requests come among the
-	// events. Beyond eventsSoft bytes of events that wait, it reads on only while a request waits
-	// for its answer, and never beyond eventsHard.
+	// A callback that waits for the answer to a request is read ahead of, because answers come among
+	// the events. Beyond eventsSoft bytes of events that wait, the client reads on only while a
+	// request waits for its answer, and never beyond eventsHard.
 	eventsSoft = 1 << 20
 	eventsHard = 64 << 20
+	// reliefFirst and reliefLast are how long a caller waits before it looks whether a callback
+	// keeps the client from reading.
+	reliefFirst = time.Millisecond
+	reliefLast  = 50 * time.Millisecond
 
 	// spareMax is how many events there is always memory for, after there were more.
 	spareMax = 4096
 
 	// standstill is how late a deadline is noticed at most while the process runs. If it is later,
-	// the process stood still, and answers may have arrived that were not read yet.
+	// the process stood still. Answers that have arrived meanwhile are read in this time.
 	standstill = 100 * time.Millisecond
 )
 
@@ -81,18 +85,21 @@ type Client struct {
 	closing chan struct{} // closed with it
 	wake    chan struct{} // Run has something to do
 	kick    chan struct{} // the connection has something to send
+	calls   calls
+	some    atomic.Bool // events wait
 
 	mu      sync.Mutex
 	running bool
 	nextID  uint64
 	subs    *subscriptions
 	pubs    publishes
-	events  []event // for Run
+	events  []event // that Run has yet to tell
 	bytes   int     // of the frames of events
 	room    *sync.Cond
 	timer   *time.Timer // for the next deadline of pubs
 	late    bool        // it was late, and answers are waited for
 	session session
+	relief  relief
 
 	toldMu sync.Mutex
 	told   place // up to which the app was told everything
@@ -190,7 +197,7 @@ func (c *Client) Close() error {
 	}
 	c.closed.Store(true)
 	close(c.closing)
-	c.session.interrupt()
+	c.session.end()
 	c.subs.cancel()
 	for pub := c.pubs.oldest(); pub != nil; pub = c.pubs.oldest() {
 		c.finish(c.pubs.take(pub.id).completion, 0, ErrCanceled)
@@ -199,7 +206,6 @@ func (c *Client) Close() error {
 	c.room.Broadcast()
 	running := c.running
 	c.mu.Unlock()
-	c.ring()
 	if !running {
 		c.runCompletions()
 	}
@@ -222,10 +228,10 @@ func (c *Client) Run(ctx context.Context) error {
 	c.running = true
 	c.mu.Unlock()
 
-	var connection sync.WaitGroup
-	connection.Add(1)
+	var watch sync.WaitGroup
+	watch.Add(1)
 	go func() {
-		defer connection.Done()
+		defer watch.Done()
 		select {
 		case <-ctx.Done():
 			c.Close()
@@ -235,14 +241,18 @@ func (c *Client) Run(ctx context.Context) error {
 	if c.socket == "" {
 		c.localStart()
 	} else {
-		connection.Add(1)
-		go func() {
-			defer connection.Done()
-			c.converse()
-		}()
+		c.session.received = c.told
 	}
-	c.dispatch()
-	connection.Wait()
+	for !c.closed.Load() {
+		c.drain()
+		if c.socket == "" {
+			c.pause(nil)
+		} else {
+			c.step()
+		}
+	}
+	c.disconnect()
+	watch.Wait()
 	c.runCompletions()
 	if err := ctx.Err(); err != nil {
 		return err
@@ -250,11 +260,9 @@ func (c *Client) Run(ctx context.Context) error {
 	return ErrClosed
 }
 
-// dispatch tells the app what comes, until the client is closed.
-func (c *Client) dispatch() {
-	var batch []event
-	for {
-		batch = c.takeEvents(batch)
+// drain tells the app what waits.
+func (c *Client) drain() {
+	for batch := c.takeEvents(nil); len(batch) > 0; batch = c.takeEvents(batch) {
 		for i := range batch {
 			if c.closed.Load() {
 				c.putBack(batch[i:])
@@ -263,14 +271,15 @@ func (c *Client) dispatch() {
 			c.tell(&batch[i])
 			batch[i] = event{}
 		}
-		if len(batch) > 0 {
-			continue
-		}
-		select {
-		case <-c.wake:
-		case <-c.closing:
-			return
-		}
+	}
+}
+
+// pause waits until there is something to do, or until the time has passed.
+func (c *Client) pause(passed <-chan time.Time) {
+	select {
+	case <-c.wake:
+	case <-c.closing:
+	case <-passed:
 	}
 }
 
@@ -286,6 +295,7 @@ func (c *Client) takeEvents(spare []event) []event {
 	}
 	batch := c.events
 	c.events, c.bytes = spare[:0], 0
+	c.some.Store(false)
 	c.room.Signal()
 	return batch
 }
@@ -310,7 +320,23 @@ func (c *Client) runCompletions() {
 	}
 }
 
+// tell runs the callback for an event. Only Run calls it.
 func (c *Client) tell(ev *event) {
+	c.calls.begin()
+	c.call(ev)
+	if !c.calls.end() {
+		c.endRelief()
+	}
+	if ev.kind == finished {
+		return
+	}
+	// Only after the callback has returned: the cursor promises that.
+	c.toldMu.Lock()
+	ev.moves(&c.told)
+	c.toldMu.Unlock()
+}
+
+func (c *Client) call(ev *event) {
 	o := &c.options
 	switch ev.kind {
 	case changed:
@@ -331,12 +357,7 @@ func (c *Client) tell(ev *event) {
 		}
 	case finished:
 		ev.done(ev.seq, ev.err)
-		return
 	}
-	// Only after the callback has returned: the cursor promises that.
-	c.toldMu.Lock()
-	ev.moves(&c.told)
-	c.toldMu.Unlock()
 }
 
 // Cursor returns the cursor, as one line of printable ASCII: the place up to which the client has
@@ -353,12 +374,20 @@ func (c *Client) Cursor() (string, error) {
 	return c.told.String(), nil
 }
 
-// ring wakes Run.
+// queue keeps an event, of a frame of this size, for Run. c.mu is held.
+func (c *Client) queue(ev event, size int) {
+	c.events = append(c.events, ev)
+	c.bytes += size + eventCost
+	c.some.Store(true)
+}
+
+// ring wakes Run. c.mu is held.
 func (c *Client) ring() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
+	c.session.interrupt()
 }
 
 // kickSender wakes what sends.
@@ -376,7 +405,7 @@ func (c *Client) finish(done *completion, seq uint64, err error) {
 	case done.direct:
 		done.done(seq, err)
 	default:
-		c.events = append(c.events, event{kind: finished, seq: seq, done: done.done, err: err})
+		c.queue(event{kind: finished, seq: seq, done: done.done, err: err}, 0)
 		c.ring()
 	}
 }
@@ -494,10 +523,10 @@ func (c *Client) Subscribe(ctx context.Context, channel string, pubkey *string) 
 	if err := c.subscribe(channel, pubkey, &w.completion); err != nil {
 		return 0, err
 	}
-	return w.wait(ctx, func() {
+	return w.wait(ctx, c, func() {
 		c.subs.forget(channel, pubkey, &w.completion)
 		c.requested()
-	}, &c.mu)
+	})
 }
 
 // A waiter is a completion for a goroutine that waits.
@@ -517,16 +546,28 @@ func newWaiter() *waiter {
 	return w
 }
 
-// wait waits for the outcome. forget, called with mu held, ends the request if ctx is done first.
-func (w *waiter) wait(ctx context.Context, forget func(), mu sync.Locker) (uint64, error) {
-	select {
-	case o := <-w.outcome:
-		return o.seq, o.err
-	case <-ctx.Done():
+// wait waits for the outcome. forget, called with c.mu held, ends the request if ctx is done first.
+func (w *waiter) wait(ctx context.Context, c *Client, forget func()) (uint64, error) {
+	for look, seen := reliefFirst, c.calls.now(); ; {
+		timer := time.NewTimer(look)
+		select {
+		case o := <-w.outcome:
+			timer.Stop()
+			return o.seq, o.err
+		case <-timer.C:
+			seen = c.relieve(seen)
+			if look *= 2; look > reliefLast {
+				look = reliefLast
+			}
+			continue
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		break
 	}
-	mu.Lock()
+	c.mu.Lock()
 	forget()
-	mu.Unlock()
+	c.mu.Unlock()
 	select {
 	case o := <-w.outcome: // it was told just before
 		return o.seq, o.err
@@ -591,7 +632,7 @@ func (c *Client) Notify(ctx context.Context, channel, pubkey string, clientID *s
 	if err != nil {
 		return 0, err
 	}
-	return w.wait(ctx, func() { c.pubs.take(id) }, &c.mu)
+	return w.wait(ctx, c, func() { c.pubs.take(id) })
 }
 
 func (c *Client) notify(channel, pubkey string, clientID *string, done *completion) (id uint64, err error) {
@@ -615,7 +656,7 @@ func (c *Client) Send(ctx context.Context, channel, payload string) (seq uint64,
 	if err != nil {
 		return 0, err
 	}
-	return w.wait(ctx, func() { c.pubs.take(id) }, &c.mu)
+	return w.wait(ctx, c, func() { c.pubs.take(id) })
 }
 
 func (c *Client) send(channel, payload string, done *completion) (id uint64, err error) {
@@ -663,8 +704,10 @@ func (c *Client) expire() {
 	defer c.mu.Unlock()
 	now := time.Now()
 	pub := c.pubs.oldest()
-	// An answer that has arrived is in time, however late the process runs again.
-	if pub != nil && now.Sub(pub.deadline) > standstill && !c.late {
+	// An answer that has arrived is in time, however late the process runs again, or the app lets
+	// the client read.
+	busy := c.relieveNow()
+	if pub != nil && !pub.deadline.After(now) && !c.late && (busy || now.Sub(pub.deadline) > standstill) {
 		c.late = true
 		c.timer.Reset(standstill)
 		return
@@ -700,8 +743,7 @@ func (c *Client) localTurn() {
 			pubkey = nil
 		}
 		if c.subs.match(ev.a, pubkey) {
-			c.events = append(c.events, ev)
-			c.bytes += pub.cost
+			c.queue(ev, pub.cost)
 		}
 	}
 }

@@ -246,13 +246,22 @@ func TestContextEndsRun(t *testing.T) {
 
 func TestReadingAheadIsBounded(t *testing.T) {
 	r := startRelay(t)
-	release := make(chan struct{})
 	last := make(chan error, 1)
 	const n = 40000
 	next := 11
-	c := open(t, Options{Socket: r.path(), OnChange: func(change Change) {
+	var c *Client
+	opened := make(chan struct{})
+	waited := make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	c = open(t, Options{Socket: r.path(), OnChange: func(change Change) {
 		if change.Seq == 11 {
-			<-release
+			// It waits for what is not of the relay's: Run does not read on for it.
+			<-opened
+			c.mu.Lock()
+			c.beginRelief(c.calls.now())
+			c.mu.Unlock()
+			<-ctx.Done()
+			waited <- nil
 		}
 		if change.Seq != uint64(next) {
 			last <- fmt.Errorf("%d, not %d", change.Seq, next)
@@ -261,6 +270,7 @@ func TestReadingAheadIsBounded(t *testing.T) {
 			last <- nil
 		}
 	}})
+	close(opened)
 	r.greet(10)
 	long := strings.Repeat("x", 500)
 	wrote := make(chan error, 1)
@@ -295,12 +305,11 @@ func TestReadingAheadIsBounded(t *testing.T) {
 		t.Fatal("everything was read:", err)
 	default:
 	}
-	close(release)
-	if err := within(t, wrote); err != nil {
-		t.Error(err)
-	}
-	if err := within(t, last); err != nil {
-		t.Error(err)
+	cancel()
+	for _, what := range []chan error{waited, wrote, last} {
+		if err := within(t, what); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

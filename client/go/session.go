@@ -1,11 +1,14 @@
 package pgherald
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand"
+	"math"
 	"net"
+	"os"
 	"strings"
 	"time"
 )
@@ -31,18 +34,46 @@ const (
 // A session is one connection after the other to the relay, as PROTOCOL.md has it: HELLO, resuming,
 // requests and answers, and what follows when the connection breaks. Client.mu guards it.
 type session struct {
-	conn      net.Conn
-	welcomed  bool   // WELCOME came: requests to publish may go
-	beginDue  bool   // HELLO had a resume, and BEGIN must follow the SUBSCRIBEs
-	beginID   uint64 // of the BEGIN that waits for its OK; 0: none does
-	hello     *resume
-	helloDue  bool
-	sendError error
-	received  place // what HELLO resumes from: everything up to it is here, perhaps not yet told
+	conn        net.Conn
+	welcomed    bool   // WELCOME came: requests to publish may go
+	beginDue    bool   // HELLO had a resume, and BEGIN must follow the SUBSCRIBEs
+	beginID     uint64 // of the BEGIN that waits for its OK; 0: none does
+	hello       *resume
+	helloDue    bool
+	sendError   error
+	reading     bool // conn is read now
+	interrupted bool // and was told to return
+
+	// Of whoever reads: Run, or a relief in its place.
+	link     *link
+	received place // what HELLO resumes from: everything up to it is here, perhaps not yet told
+	retry    time.Time
+	failures int
+	reason   string // why it is not connected, as the app was told last
 }
 
-// interrupt ends the connection. A read or write that waits returns.
+// A link is one connection, as it is read.
+type link struct {
+	conn       net.Conn
+	in         []byte
+	start, end int // of what was received and not yet handled
+	scanner    scanner
+	welcomed   bool
+	since      time.Time
+	channel    string        // of the last change: most are of one channel
+	stop, sent chan struct{} // for what sends; closed when it has ended
+}
+
+// interrupt lets a read return at once.
 func (s *session) interrupt() {
+	if s.reading && !s.interrupted {
+		s.interrupted = true
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// end ends the connection. A read or write that waits returns.
+func (s *session) end() {
 	if s.conn != nil {
 		s.conn.Close()
 	}
@@ -55,82 +86,101 @@ func pauseAfter(failures int) time.Duration {
 	if failures < 6 && retryFirst<<failures < retryLast {
 		pause = retryFirst << failures
 	}
-	return pause/2 + time.Duration(rand.Int63n(int64(pause/2)+1))
+	// Not math/rand, which before Go 1.20 has the same numbers in each process.
+	var chance [2]byte
+	if _, err := rand.Read(chance[:]); err != nil {
+		return pause
+	}
+	return pause/2 + pause/2*time.Duration(binary.BigEndian.Uint16(chance[:]))/math.MaxUint16
 }
 
-// converse keeps the client connected until it is closed.
-func (c *Client) converse() {
-	c.session.received = c.told
-	failures, told := 0, ""
-	for !c.closed.Load() {
-		wasWelcomed, since, err := c.connection()
-		if c.closed.Load() {
-			return
+// step waits for what comes next, and handles it: something from the relay, the end of the pause
+// before it connects again, or something else for Run.
+func (c *Client) step() {
+	s := &c.session
+	if s.link != nil {
+		l := s.link
+		if err := c.receive(l); err != nil && s.link == l && !c.closed.Load() {
+			c.lost(err)
 		}
-		if wasWelcomed && time.Since(since) >= retryLast {
-			failures = 0
-		}
-		reason := err.Error()
-		if len(reason) > reasonMax {
-			reason = strings.ToValidUTF8(reason[:reasonMax], "")
-		}
-		c.lost(wasWelcomed || reason != told, reason)
-		told = reason
-		select {
-		case <-time.After(pauseAfter(failures)):
-		case <-c.closing:
-		}
-		failures++
+		return
+	}
+	if wait := time.Until(s.retry); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		c.pause(timer.C)
+		return
+	}
+	if err := c.connect(); err != nil && !c.closed.Load() {
+		c.lost(err)
 	}
 }
 
-func (c *Client) lost(tell bool, reason string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.subs.restart()
-	c.pubs.restart()
-	if tell {
-		c.events = append(c.events, event{kind: stated, state: Disconnected, a: reason})
-		c.ring()
-	}
-}
-
-// connection makes one connection, and returns why it ended, whether WELCOME came, and when.
-func (c *Client) connection() (wasWelcomed bool, since time.Time, err error) {
+func (c *Client) connect() error {
 	conn, err := net.Dial("unix", c.socket)
 	if err != nil {
-		return false, since, err
+		return err
 	}
+	l := &link{conn: conn, in: make([]byte, inSize), stop: make(chan struct{}), sent: make(chan struct{})}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	s := &c.session
-	*s = session{conn: conn, received: s.received, helloDue: true}
+	s.link, s.conn, s.helloDue, s.hello, s.beginDue, s.sendError = l, conn, true, nil, false, nil
 	if s.received.set {
 		from := s.received.resume
 		s.hello, s.beginDue = &from, true
 	}
-	c.mu.Unlock()
-	if c.closed.Load() { // perhaps before it could be interrupted
+	if c.closed.Load() { // just before
 		conn.Close()
 	}
-
-	sent := make(chan struct{})
-	stop := make(chan struct{})
 	go func() {
-		defer close(sent)
-		c.sends(conn, stop)
+		defer close(l.sent)
+		c.sends(conn, l.stop)
 	}()
-	r := receiver{c: c}
-	err = r.receive(conn)
-	conn.Close()
-	close(stop)
-	<-sent
+	return nil
+}
+
+// disconnect ends the connection. It returns whether it had been welcomed, and how long ago.
+func (c *Client) disconnect() (wasWelcomed bool, since time.Duration) {
+	s := &c.session
+	if s.link == nil {
+		return false, 0
+	}
+	l := s.link
+	l.conn.Close()
+	close(l.stop)
+	<-l.sent
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.link, s.conn, s.welcomed, s.beginID = nil, nil, false, 0
+	return l.welcomed, time.Since(l.since)
+}
+
+// lost is the only way to end a connection that failed: one that broke, and one that could not be
+// made.
+func (c *Client) lost(err error) {
+	s := &c.session
+	wasWelcomed, since := c.disconnect()
 	if s.sendError != nil && errors.Is(err, errNoEnd) {
 		err = s.sendError
 	}
-	s.conn, s.welcomed = nil, false
-	return r.welcomed, r.since, err
+	if wasWelcomed && since >= retryLast {
+		s.failures = 0
+	}
+	s.retry = time.Now().Add(pauseAfter(s.failures))
+	s.failures++
+	reason := err.Error()
+	if len(reason) > reasonMax {
+		reason = strings.ToValidUTF8(reason[:reasonMax], "")
+	}
+	c.mu.Lock()
+	c.subs.restart()
+	c.pubs.restart()
+	c.mu.Unlock()
+	if wasWelcomed || reason != s.reason {
+		s.reason = reason
+		c.event(&event{kind: stated, state: Disconnected, a: reason}, 0)
+	}
 }
 
 // errNoEnd: the relay takes no bytes, and has not closed the connection either.
@@ -159,8 +209,8 @@ func (c *Client) sends(conn net.Conn, stop <-chan struct{}) {
 			// What the relay sent before it closed can still be read, above all its reason.
 			c.mu.Lock()
 			c.session.sendError = fmt.Errorf("connection lost: %w", cause(err))
-			c.mu.Unlock()
 			conn.SetReadDeadline(time.Now().Add(brokenPatience))
+			c.mu.Unlock()
 			return
 		}
 	}
@@ -202,16 +252,6 @@ func (c *Client) fill(e *encoder) {
 
 // Receiving
 
-// A receiver reads the frames of one connection.
-type receiver struct {
-	c        *Client
-	welcomed bool
-	since    time.Time
-	events   []event // not yet handed to Run
-	bytes    int
-	channel  string // of the last change: most are of one channel
-}
-
 func broken(what string) error {
 	return errors.New("the relay broke the protocol: " + what)
 }
@@ -225,135 +265,155 @@ func cause(err error) error {
 	return err
 }
 
-// receive returns why the connection ended.
-func (r *receiver) receive(conn net.Conn) error {
-	in := make([]byte, inSize)
-	start, end := 0, 0
-	var s scanner
-	for {
-		n, err := conn.Read(in[end:])
-		end += n
-		for failed := error(nil); failed == nil; {
-			var length int
-			length, failed = r.frame(&s, in[start:end])
-			start += length
-			if failed != nil && failed != errShort {
-				r.hand()
-				return failed
-			}
-		}
-		r.hand()
-		r.c.awaitRoom()
-		var timeout net.Error
-		switch {
-		case errors.Is(err, io.EOF):
-			return errors.New("connection lost: the relay closed it")
-		case errors.As(err, &timeout) && timeout.Timeout():
-			return errNoEnd
-		case err != nil:
-			return fmt.Errorf("connection lost: %w", cause(err))
-		}
-		// What is left is part of one frame, so this makes room for at least a whole one.
-		end = copy(in, in[start:end])
-		start = 0
-		if r.c.closed.Load() {
-			return ErrClosed
-		}
-	}
-}
-
-// hand gives the events to Run.
-func (r *receiver) hand() {
-	if len(r.events) == 0 {
+// event tells the app of an event, or keeps it for Run.
+func (c *Client) event(ev *event, size int) {
+	ev.moves(&c.session.received)
+	if c.closed.Load() {
 		return
 	}
-	c := r.c
+	if !c.relief.active {
+		c.tell(ev)
+		return
+	}
+	c.mu.Lock()
+	c.queue(*ev, size)
+	c.mu.Unlock()
+}
+
+// receive handles the frames that have arrived whole, and then receives more. The error says why the
+// connection ended.
+func (c *Client) receive(l *link) error {
+	if err := c.handleFrames(l); err != nil || c.session.link != l || c.closed.Load() {
+		return err
+	}
+	// What is left is part of one frame, so this makes room for at least a whole one.
+	l.end = copy(l.in, l.in[l.start:l.end])
+	l.start = 0
+	n, err := c.read(l)
+	l.end += n
+	switch {
+	case err == nil:
+		return nil
+	case n > 0: // the next read says it again
+		return nil
+	case errors.Is(err, io.EOF):
+		return errors.New("connection lost: the relay closed it")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errNoEnd
+	}
+	return fmt.Errorf("connection lost: %w", cause(err))
+}
+
+// read reads once. It returns 0 and nil when there is something else to do.
+func (c *Client) read(l *link) (int, error) {
+	s := &c.session
+	c.mu.Lock()
+	if len(c.events) > 0 && !c.relief.active || c.relief.stop || c.closed.Load() {
+		c.mu.Unlock()
+		return 0, nil
+	}
+	s.reading = true
+	c.mu.Unlock()
+	n, err := l.conn.Read(l.in[l.end:])
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range r.events {
-		r.events[i].moves(&c.session.received)
+	s.reading = false
+	if !s.interrupted {
+		return n, err
 	}
-	c.events = append(c.events, r.events...)
-	c.bytes += r.bytes + eventCost*len(r.events)
-	r.events, r.bytes = r.events[:0], 0
-	c.ring()
-}
-
-// awaitRoom waits while too many events wait for Run.
-func (c *Client) awaitRoom() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for !c.closed.Load() && c.bytes > eventsSoft && !(c.requestsWait() && c.bytes < eventsHard) {
-		c.room.Wait()
+	s.interrupted = false
+	deadline := time.Time{}
+	if s.sendError != nil {
+		deadline = time.Now().Add(brokenPatience)
 	}
+	l.conn.SetReadDeadline(deadline)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return n, err
 }
 
-func (c *Client) requestsWait() bool {
-	return c.subs.waits() || c.pubs.oldest() != nil
-}
-
-// frame handles the frame that begins at buf, and returns its length. errShort: it has not arrived
-// whole. Other errors end the connection.
-func (r *receiver) frame(s *scanner, buf []byte) (int, error) {
-	if s.offset == 0 && r.welcomed {
-		var raw rawChange
-		if length := readChange(buf, &raw); length > 0 {
-			r.change(&raw)
-			r.bytes += length
-			return length, nil
+// handleFrames handles the frames that have arrived whole. A callback may have a relief read on
+// meanwhile, so what it knows of the link it looks up again.
+func (c *Client) handleFrames(l *link) error {
+	for c.session.link == l && !c.closed.Load() {
+		err := c.frame(l)
+		if err == errShort {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !c.relief.active && c.some.Load() {
+			c.drain()
 		}
 	}
-	if err := s.scan(buf); err != nil {
+	return nil
+}
+
+// frame handles the next frame. errShort: it has not arrived whole. Other errors end the connection.
+func (c *Client) frame(l *link) error {
+	buf := l.in[l.start:l.end]
+	if l.scanner.offset == 0 && l.welcomed {
+		var raw rawChange
+		if length := readChange(buf, &raw); length > 0 {
+			l.start += length
+			ev := l.change(&raw)
+			c.event(&ev, length)
+			return nil
+		}
+	}
+	if err := l.scanner.scan(buf); err != nil {
 		if err != errShort {
 			err = broken("no frame")
 		}
-		return 0, err
+		return err
 	}
-	length := s.offset
-	*s = scanner{}
+	length := l.scanner.offset
+	l.scanner = scanner{}
+	l.start += length
 	f, err := decode(buf[:length])
 	if err == errUnknown {
-		return length, nil
+		return nil
 	}
 	if err != nil {
-		return length, broken("no frame")
+		return broken("no frame")
 	}
-	r.bytes += length
-	return length, r.handle(&f)
+	return c.handle(l, &f, length)
 }
 
-func (r *receiver) change(raw *rawChange) {
-	if string(raw.channel) != r.channel {
-		r.channel = string(raw.channel)
+func (l *link) change(raw *rawChange) event {
+	if string(raw.channel) != l.channel {
+		l.channel = string(raw.channel)
 	}
 	// One allocation for both strings.
 	both := string(append(append(make([]byte, 0, 128), raw.pubkey...), raw.clientID...))
 	ev := event{kind: changed, seq: raw.seq, inBacklog: !raw.seqNil, recovered: raw.flags&flagRecovered != 0,
-		a: r.channel, b: both[:len(raw.pubkey)]}
+		a: l.channel, b: both[:len(raw.pubkey)]}
 	if !raw.clientNil {
 		clientID := both[len(raw.pubkey):]
 		ev.c = &clientID
 	}
-	r.events = append(r.events, ev)
+	return ev
 }
 
-func (r *receiver) handle(f *frame) error {
+func (c *Client) handle(l *link, f *frame, size int) error {
 	v := f.elements
 	switch f.kind {
 	case typeWelcome:
-		return r.onWelcome(v)
+		return c.onWelcome(l, v)
 	case typeError:
-		return r.onError(v)
+		return c.onError(v)
 	case typeBye:
 		return fmt.Errorf("the relay said %s: %s", v[0].s, v[1].s)
 	}
-	if !r.welcomed {
+	if !l.welcomed {
 		return broken("no WELCOME")
 	}
 	ev := event{seq: v[0].n, inBacklog: !v[0].isNil}
 	switch f.kind {
 	case typeOK:
-		r.onOK(v[0].n, v[1].n)
+		c.onOK(v[0].n, v[1].n)
 		return nil
 	case typeChange:
 		ev.kind, ev.a, ev.b = changed, v[1].s, v[2].s
@@ -372,7 +432,7 @@ func (r *receiver) handle(f *frame) error {
 	default: // a frame that only workers send: ignored like an unknown one
 		return nil
 	}
-	r.events = append(r.events, ev)
+	c.event(&ev, size)
 	return nil
 }
 
@@ -383,74 +443,67 @@ func upstream(state string) Event {
 	return UpstreamDown
 }
 
-func (r *receiver) onWelcome(v []value) error {
+func (c *Client) onWelcome(l *link, v []value) error {
 	version, epoch, seq, info := v[0].n, v[1].s, v[2].n, v[3].info
-	if r.welcomed || version != wireVersion || len(epoch) > epochMax {
+	if l.welcomed || version != wireVersion || len(epoch) > epochMax {
 		return broken("WELCOME")
 	}
-	r.welcomed, r.since = true, time.Now()
-	r.c.mu.Lock()
-	r.c.session.welcomed = true
-	r.c.mu.Unlock()
-	r.c.kickSender()
-	r.events = append(r.events,
-		event{kind: welcomed, a: epoch, seq: seq},
-		event{kind: stated, state: Connected, a: info.mode},
-		event{kind: stated, state: upstream(info.upstream)})
+	l.welcomed, l.since = true, time.Now()
+	c.mu.Lock()
+	c.session.welcomed = true
+	c.mu.Unlock()
+	c.session.reason = ""
+	c.kickSender()
+	c.event(&event{kind: welcomed, a: epoch, seq: seq}, 0)
+	c.event(&event{kind: stated, state: Connected, a: info.mode}, 0)
+	c.event(&event{kind: stated, state: upstream(info.upstream)}, 0)
 	return nil
 }
 
-// answers runs what an answer does, and puts the completions that follow in order with the events.
-func (r *receiver) answers(run func(c *Client)) {
-	r.hand()
-	r.c.mu.Lock()
-	defer r.c.mu.Unlock()
-	run(r.c)
-}
-
 func (c *Client) gapRefused(text string) {
-	c.events = append(c.events, event{kind: gapped, a: "refused", b: text})
-	c.ring()
+	c.queue(event{kind: gapped, a: "refused", b: text}, len(text))
 }
 
-func (r *receiver) onOK(id, seq uint64) {
-	r.answers(func(c *Client) {
-		if s := &c.session; s.beginID != 0 && id == s.beginID {
-			s.beginID = 0
-			r.events = append(r.events, event{kind: caughtUp, seq: seq})
-			return
+// onOK: completions, and a gap that follows, are for Run, which drains them before the next event.
+func (c *Client) onOK(id, seq uint64) {
+	c.mu.Lock()
+	s := &c.session
+	if s.beginID != 0 && id == s.beginID {
+		s.beginID = 0
+		c.mu.Unlock()
+		c.event(&event{kind: caughtUp, seq: seq}, 0)
+		return
+	}
+	defer c.mu.Unlock()
+	if known, renewed := c.subs.answeredOK(id, seq); known {
+		if renewed {
+			c.gapRefused("a subscription that was refused is live")
 		}
-		if known, renewed := c.subs.answeredOK(id, seq); known {
-			if renewed {
-				c.gapRefused("a subscription that was refused is live")
-			}
-			return
-		}
-		// Nothing waits for the OK to an UNSUBSCRIBE, or to a request that has timed out.
-		c.answered(id, seq, nil)
-	})
+		return
+	}
+	// Nothing waits for the OK to an UNSUBSCRIBE, or to a request that has timed out.
+	c.answered(id, seq, nil)
 }
 
-func (r *receiver) onError(v []value) (err error) {
+func (c *Client) onError(v []value) error {
 	id, code, text := v[0].n, v[1].s, v[2].s
 	if v[0].isNil {
 		return nil
 	}
-	r.answers(func(c *Client) {
-		if s := &c.session; s.beginID != 0 && id == s.beginID {
-			err = errors.New("the relay refused to resume")
-			return
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := &c.session; s.beginID != 0 && id == s.beginID {
+		return errors.New("the relay refused to resume")
+	}
+	why := errorOfCode(code, text)
+	if known, untold := c.subs.answeredError(id, why); known {
+		if untold {
+			c.gapRefused(text)
 		}
-		why := errorOfCode(code, text)
-		if known, untold := c.subs.answeredError(id, why); known {
-			if untold {
-				c.gapRefused(text)
-			}
-			return
-		}
-		c.answered(id, 0, why)
-	})
-	return err
+		return nil
+	}
+	c.answered(id, 0, why)
+	return nil
 }
 
 // answered: the outcome of a request to publish. c.mu is held.

@@ -56,11 +56,12 @@ type channel struct {
 type subscriptions struct {
 	channels map[string]*channel
 	batches  map[uint64][]*subscription // what a SUBSCRIBE has asked for, by its id
+	waiting  int                        // waiters
 	finish   func(*completion, uint64, error)
 }
 
 func newSubscriptions(finish func(*completion, uint64, error)) *subscriptions {
-	return &subscriptions{map[string]*channel{}, map[uint64][]*subscription{}, finish}
+	return &subscriptions{channels: map[string]*channel{}, batches: map[uint64][]*subscription{}, finish: finish}
 }
 
 func (s *subscriptions) find(name string, pubkey *string) *subscription {
@@ -113,6 +114,7 @@ func (s *subscriptions) end(sub *subscription) {
 func (s *subscriptions) tellWaiters(sub *subscription, seq uint64, err error) int {
 	waiters := sub.waiters
 	sub.waiters = nil
+	s.waiting -= len(waiters)
 	for _, waiter := range waiters {
 		s.finish(waiter, seq, err)
 	}
@@ -135,6 +137,7 @@ func (s *subscriptions) add(name string, pubkey *string, waiter *completion) {
 		return
 	}
 	sub.waiters = append(sub.waiters, waiter)
+	s.waiting++
 	if sub.stage == live {
 		s.tellWaiters(sub, sub.seq, nil)
 	}
@@ -168,6 +171,7 @@ func (s *subscriptions) forget(name string, pubkey *string, waiter *completion) 
 	for i, w := range sub.waiters {
 		if w == waiter {
 			sub.waiters = append(sub.waiters[:i], sub.waiters[i+1:]...)
+			s.waiting--
 			s.remove(name, pubkey)
 			return
 		}
@@ -298,8 +302,6 @@ func (s *subscriptions) allLive(seq uint64) {
 func (s *subscriptions) match(name string, pubkey *string) bool {
 	return s.find(name, nil) != nil || pubkey != nil && s.find(name, pubkey) != nil
 }
-
-func (s *subscriptions) waits() bool { return len(s.batches) > 0 }
 
 func (s *subscriptions) cancel() {
 	for _, c := range s.channels {

@@ -202,3 +202,31 @@ func TestUnknownVectors(t *testing.T) {
 		}
 	})
 }
+
+// FuzzRead: whatever arrives, it is a frame, not a frame, or not yet one; and both ways to read a
+// CHANGE agree.
+func FuzzRead(f *testing.F) {
+	paths, _ := filepath.Glob(filepath.Join("..", "..", "proto", "vectors", "*.msgpack"))
+	for _, path := range paths {
+		if data, err := os.ReadFile(path); err == nil {
+			f.Add(data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		fr, err := read(data)
+		if err != nil && err != errShort && !errors.Is(err, errFrame) && err != errUnknown {
+			t.Error(err)
+		}
+		var raw rawChange
+		if readChange(data, &raw) == 0 {
+			return
+		}
+		if err != nil || fr.kind != typeChange {
+			t.Fatalf("by hand it is a change, and else %v, %v", fr, err)
+		}
+		if v := fr.elements; string(raw.channel) != v[1].s || string(raw.pubkey) != v[2].s || string(raw.clientID) != v[3].s ||
+			raw.clientNil != v[3].isNil || raw.seq != v[0].n || raw.seqNil != v[0].isNil || raw.flags != v[4].n {
+			t.Errorf("by hand: %+v; else %v", raw, fr)
+		}
+	})
+}

@@ -2,9 +2,9 @@
  *
  *   bench-fanout SIDE --listeners W --listen ADDRESS[,ADDRESS]... --publish ADDRESS [OPTION]...
  *
- * SIDE: direct, bare, ours, command, redis, nats, or floor. It warms up, publishes for some seconds, waits until every
- * listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest listener by
- * a bounded number of changes, whatever the side: none is measured by what it drops. */
+ * SIDE: direct, bare, ours, command, redis, nats, or floor. It warms up, publishes for some seconds, waits
+ * until every listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest
+ * listener by a bounded number of changes, whatever the side: none is measured by what it drops. */
 #include "listen.h"
 #include "source.h"
 
@@ -200,8 +200,8 @@ static void parse(struct fanout *f, int argc, char **argv)
 	for (size_t i = 0; optind < argc && i < sizeof sides / sizeof *sides; i++)
 		if (strcmp(sides[i].name, argv[optind]) == 0)
 			f->side = &sides[i];
-	if (!f->side || !f->listen.addresses || (f->side->listen == listen_command) != !!f->listen.command || f->listen.listeners == 0 || f->batch < 1 ||
-		f->batch > SOURCE_BATCH_MAX)
+	if (!f->side || !f->listen.addresses || (f->side->listen == listen_command) != !!f->listen.command ||
+		f->listen.listeners == 0 || f->batch < 1 || f->batch > SOURCE_BATCH_MAX)
 		die("bench-fanout: bad arguments");
 	if (!f->side->source->publish)
 		die("bench-fanout: built without %s", f->side->name);

@@ -228,7 +228,8 @@ void listen_command(const struct listen *l, struct page *page, unsigned index)
 	char *words[WORDS_MAX + 4], *command = strdup(l->command), *next = NULL, file[16], offset[32];
 	unsigned n = 0;
 
-	for (char *word = strtok_r(command, " ", &next); word && n < WORDS_MAX; word = strtok_r(NULL, " ", &next))
+	for (char *word = strtok_r(command, " ", &next); word && n < WORDS_MAX;
+		word = strtok_r(NULL, " ", &next))
 		words[n++] = word;
 	snprintf(file, sizeof file, "%d", page->file);
 	snprintf(offset, sizeof offset, "%td", (char *)&page->slots[index] - (char *)page);

@@ -34,6 +34,10 @@ def of_node():
     return packages().node_program(os.path.join(HERE, "drivers", "node.mjs"))
 
 
+def of_iteration():
+    return [*of_node(), "iteration"]
+
+
 def of_python():
     return [os.path.join(HERE, "drivers", "python")]
 
@@ -43,7 +47,8 @@ def of_asyncio():
 
 
 # By name: a function that returns the command, or raises Missing.
-DRIVERS = {"libpgherald": of_c, "go": of_go, "python": of_python, "asyncio": of_asyncio, "node": of_node}
+DRIVERS = {"libpgherald": of_c, "go": of_go, "python": of_python, "asyncio": of_asyncio, "node": of_node,
+           "iteration": of_iteration}
 
 
 def all_drivers():

@@ -119,13 +119,27 @@ def test_it_resumes_over_its_own_end_and_the_relays(start_relay, run, db, bounce
 # Go
 
 def test_go_is_formatted_and_vetted():
+    tests, programs = os.path.join(TOP, "tests"), ["./conformance/drivers/go", "./bench/go"]
     made(lambda: go("vet", "./..."))
-    directories = [GO, os.path.join(TOP, "tests", "conformance", "drivers", "go"), os.path.join(TOP, "tests", "bench", "go")]
+    go("vet", *programs, cwd=tests)
+    directories = [GO, *(os.path.join(tests, program) for program in programs)]
     assert subprocess.run(["gofmt", "-l", *directories], capture_output=True, text=True, check=True).stdout == ""
 
 
 def test_go_tests():
     print(made(lambda: go("test", "-count=1", "./...")))
+
+
+def test_a_go_module_of_its_own_uses_it(run):
+    """As the README says; and with Debian's packages in place of downloads."""
+    directory = run.subdirectory("app")
+    with open(os.path.join(directory, "main.go"), "w") as file:
+        file.write('package main\n\nimport (\n\t"fmt"\n\n\t"pgherald/notifier"\n)\n\nfunc main() { fmt.Println(notifier.Channel) }\n')
+    made(lambda: go("mod", "init", "app", cwd=directory))
+    go("mod", "edit", "-require=pgherald@v0.1.0", f"-replace=pgherald={GO}", cwd=directory)
+    with open(os.path.join(GO, "debian.mod")) as file, open(os.path.join(directory, "go.mod"), "a") as module:
+        module.write("\n".join(line for line in file.read().split("\n") if line.startswith(("require", "replace"))))
+    assert go("run", ".", cwd=directory) == CHANNEL + "\n"
 
 
 def test_go_without_debian_needs_the_same():

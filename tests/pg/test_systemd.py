@@ -410,12 +410,13 @@ def test_lintian_finds_no_error(packages, run):
 
 
 def test_a_program_builds_with_the_library_packages(packages, run):
-    """As a user of libpgherald-dev does it; and one of python3-pgherald."""
+    """As a user of libpgherald-dev does it; and one of python3-pgherald, and of
+    golang-pgherald-dev."""
     if why_not():
         pytest.skip(why_not())
     machine = Machine(run)
     try:
-        for deb in debs(packages, "libpgherald0", "libpgherald-dev", "python3-pgherald"):
+        for deb in debs(packages, "libpgherald0", "libpgherald-dev", "python3-pgherald", "golang-pgherald-dev"):
             shutil.copy(deb, machine.path("/srv"))
         machine.call_before("sh", "-c", "dpkg -i /srv/*.deb")
         machine.write("/srv/p.c", '#include <pgherald.h>\n#include <stdio.h>\n'
@@ -425,6 +426,9 @@ def test_a_program_builds_with_the_library_packages(packages, run):
         program = "import pgherald; c = pgherald.Client(''); print(c.wait().text, pgherald.__file__)"
         output = machine.call_before("/usr/bin/python3", "-c", program)
         assert "in-process /usr/lib/python3/dist-packages/pgherald/" in output
+        output = machine.call_before("sh", "-c", "cd /usr/share/gocode/src/pgherald && GOPATH=/usr/share/gocode GO111MODULE=off "
+                                     "GOCACHE=/tmp/cache go test ./notifier")
+        assert "ok" in output
     finally:
         machine.close()
 

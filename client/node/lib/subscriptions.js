@@ -27,6 +27,7 @@ class Channel {
 export class Subscriptions {
   #channels = new Map();
   #batches = new Map(); // what a SUBSCRIBE has asked for, by its id
+  #waiting = 0;         // waiters
 
   #find(name, pubkey) {
     return this.#channels.get(name)?.subscriptions.get(pubkey);
@@ -71,6 +72,7 @@ export class Subscriptions {
   #tell(sub, how) {
     const { waiters } = sub;
     sub.waiters = [];
+    this.#waiting -= waiters.length;
     for (const waiter of waiters) how(waiter);
     return waiters.length;
   }
@@ -81,8 +83,12 @@ export class Subscriptions {
     // One that was leaving may still be live at the relay. To ask again is harmless, and the OK
     // gives the seq.
     if (sub.stage === LEAVING || sub.stage === REFUSED) this.#move(sub, DUE);
-    if (sub.stage === LIVE) waiter.resolve(sub.seq);
-    else sub.waiters.push(waiter);
+    if (sub.stage === LIVE) {
+      waiter.resolve(sub.seq);
+      return;
+    }
+    sub.waiters.push(waiter);
+    this.#waiting++;
   }
 
   // After the last holder, the waiters are told ECANCELED.
@@ -100,6 +106,7 @@ export class Subscriptions {
     const sub = this.#find(name, pubkey);
     if (!sub?.waiters.includes(waiter)) return false;
     sub.waiters = sub.waiters.filter((w) => w !== waiter);
+    this.#waiting--;
     this.remove(name, pubkey);
     return true;
   }
@@ -202,7 +209,7 @@ export class Subscriptions {
   }
 
   get waits() {
-    return this.#batches.size > 0;
+    return this.#waiting > 0;
   }
 
   cancel() {

@@ -256,7 +256,7 @@ export class ChangeReader {
   }
 
   #text() {
-    return this.bytes.utf8Slice(this.from, this.at);
+    return this.bytes.toString("utf8", this.from, this.at);
   }
 
   #channelOf() {
