@@ -518,9 +518,14 @@ def test_names_in_lists(make_relay, db):
         worker.hears("of " + name)
 
 
-@pytest.mark.parametrize("value", ["a,", ",a", "a:b:c", '"a', '"a"b', "a:text:text", "x\\:text", " "])
+@pytest.mark.parametrize("value", ["a,", ",a", "a:b:c", '"a', '"a"b', "a:text:text", "x\\:text"])
 def test_names_that_are_wrong(make_relay, value):
     assert "PGHERALD_CHANNELS" in make_relay(PGHERALD_CHANNELS=value).launch().fails()
+
+
+def test_blanks_around_any_setting(make_relay):
+    relay = make_relay(PGHERALD_WORKERS_MAX=" 7\n", PGHERALD_LOG_LEVEL="info\n", PGHERALD_CHANNELS=" \n").start()
+    assert shown(relay, "PGHERALD_WORKERS_MAX") == "7" and shown(relay, "PGHERALD_CHANNELS") == CHANNEL
 
 
 def test_upper_case_is_warned_of_once(make_relay, db):
