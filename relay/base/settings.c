@@ -455,7 +455,7 @@ static void unset(struct given *g, const struct setting *s)
 static int take(struct given *all, size_t i, const char *value, const char *origin)
 {
 	const struct setting *s = &settings[i];
-	char *copy = s->kind == KIND_URL ? copy_trimmed(value) : strdup(value);
+	char *copy = copy_trimmed(value);
 
 	if (!copy)
 		return refuse(s, NO_MEMORY);
@@ -465,9 +465,9 @@ static int take(struct given *all, size_t i, const char *value, const char *orig
 }
 
 /* Deployments unset a variable by leaving it empty. */
-static bool is_given(size_t i, const char *value)
+static bool is_given(const char *value)
 {
-	return value && value[strspn(value, settings[i].kind == KIND_URL ? BLANKS : "")];
+	return value && value[strspn(value, BLANKS)];
 }
 
 static int take_environment(void)
@@ -477,7 +477,7 @@ static int take_environment(void)
 	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++) {
 		const char *value = getenv(settings[i].name);
 		unset(&given[i], &settings[i]);
-		if (is_given(i, value))
+		if (is_given(value))
 			r = take(given, i, value, ENVIRONMENT);
 	}
 	return r;
@@ -638,7 +638,7 @@ static int read_file(int (*variable)(const char *name, const char *value))
 
 static int take_or_unset(struct given *all, size_t i, const char *value)
 {
-	if (is_given(i, value))
+	if (is_given(value))
 		return take(all, i, value, OWN_FILE);
 	unset(&all[i], &settings[i]);
 	return 0;

@@ -17,6 +17,7 @@ from machine import Machine, why_not
 from harness.ops import objects
 from harness.procs import DEADLINE, wait_until
 from harness.relay import BUILD, DAEMON, TOP, Relay
+from harness.servers import free_port
 from harness.worker import CHANNEL, Worker
 
 UNITS = os.path.join(TOP, "systemd")
@@ -117,6 +118,35 @@ def test_the_status_tells_of_an_outage(managed, own_pg, own_db):
     own_pg.start()
     relay.told.clear()
     relay.hears("STATUS=hears PostgreSQL, 0 workers")
+
+
+def test_draining_is_told_at_once(managed):
+    """And systemd waits as long as it may take."""
+    relay = managed(PGHERALD_DRAIN="600").start()
+    worker = relay.worker()
+    relay.terminate()
+    relay.hears("STOPPING=1")
+    relay.hears("EXTEND_TIMEOUT_USEC=60[0-9]{7}")
+    relay.hears("STATUS=stops, and serves 1 workers until then")
+    worker.ping()
+    worker.close()
+    assert relay.wait_exit() == 0
+
+
+def test_a_start_without_a_limit_keeps_systemd_waiting(managed):
+    relay = managed(DATABASE_DIRECT_URL=f"postgresql://app@127.0.0.1:{free_port()}/x", PGHERALD_START_TIMEOUT="0").launch()
+    relay.hears("EXTEND_TIMEOUT_USEC=.*")
+    relay.hears("STATUS=upstream waiting, 0 workers; last error: .*")
+    relay.stop()
+
+
+def test_a_reload_is_told(managed):
+    relay = managed().start()
+    relay.told.clear()
+    relay.process.send_signal(signal.SIGHUP)
+    relay.hears("READY=1")
+    assert [t.partition("=")[0] for t in relay.told][:3] == ["RELOADING", "MONOTONIC_USEC", "READY"]
+    assert not [t for t in relay.told if t.startswith("STATUS=")], "nothing has changed"
 
 
 def test_the_watchdog_is_fed_by_the_loop(managed):
