@@ -65,7 +65,8 @@ struct config {
 	double start_timeout;         /* seconds; 0: no limit; -1: relay_start_seconds() */
 	double drain;                 /* seconds */
 	const char *environment_file; /* NULL: there is none */
-	const char *check_path;       /* NULL: this process is a relay */
+	const char *check_path;       /* NULL: no relay's health is asked for */
+	bool checks;                  /* the settings are tried, and nothing is served */
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;

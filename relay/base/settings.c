@@ -416,7 +416,8 @@ static void print_help(void)
 	for (const struct setting *s = settings; s < settings + N_SETTINGS; s++)
 		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", s->flag, s->help, "", s->name,
 			s->fallback ? ", default " : "", s->fallback ? s->fallback : "");
-	printf("  --check                  ask GET /healthz on this metrics socket: status 0 if it is healthy, else 1\n"
+	printf("  --check [PATH]           try these settings, and print what works, what is weaker and what mends it; with a\n"
+	       "                           PATH, ask GET /healthz on that metrics socket; status 0 if all is well, else 1\n"
 	       "  --help                   print this\n"
 	       "  --version                print the version\n\n"
 	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
@@ -502,7 +503,7 @@ static int take_flags(struct config *config, int argc, char **argv)
 	struct option options[N_SETTINGS + 4] = {
 		[HELP] = {"help", no_argument, NULL, HELP},
 		[VERSION] = {"version", no_argument, NULL, VERSION},
-		[CHECK] = {"check", required_argument, NULL, CHECK},
+		[CHECK] = {"check", optional_argument, NULL, CHECK},
 	};
 	int choice, r = 0;
 
@@ -520,8 +521,13 @@ static int take_flags(struct config *config, int argc, char **argv)
 			return 1;
 		}
 		if (choice == CHECK) {
-			config->check_path = optarg;
-			return 1;
+			/* getopt knows no value after a blank that may be missing. */
+			bool has_path = !optarg && optind < argc && argv[optind][0] != '-';
+			config->check_path = has_path ? argv[optind++] : optarg;
+			config->checks = !config->check_path;
+			if (config->check_path)
+				return 1;
+			continue;
 		}
 		if (choice < 0 || choice >= (int)N_SETTINGS) {
 			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");

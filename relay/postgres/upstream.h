@@ -74,8 +74,12 @@ struct upstream {
 	bool has_key;     /* key is what we read from pgherald.relay_key */
 	unsigned char key[RELAY_KEY_SIZE];
 
+	bool by_operator; /* the connection was dropped by an operator's command */
+
 	uint64_t n_connects, n_losses;
+	double retry_at; /* seconds of clock_now(), of the next attempt, while waiting */
 	char last_error[256];
+	double last_error_at; /* seconds of clock_now() */
 };
 
 /* SQL that tells whether we trust the owners of an object in the schema pgherald and of the
@@ -143,6 +147,8 @@ void upstream_settle(struct upstream *upstream);
 void upstream_live(struct upstream *upstream);
 /* The connection is dead, even if TCP does not know: drop it and connect again. */
 void upstream_drop(struct upstream *upstream, const char *why);
+/* The same, for an operator: it is no fault. */
+void upstream_reconnect(struct upstream *upstream);
 /* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
  * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from harness.datasync import DataSync
 from harness.procs import wait_until
 from harness.servers import Bouncer, Postgres, free_port, make_template
 from harness.worker import CHANNEL
@@ -398,3 +399,46 @@ def test_the_environment_does_not_reach_another_database(make_relay, db, bouncer
     worker = relay.worker()
     db.notify(CHANNEL, '{"p":"alice"}')
     worker.hears("alice")
+
+
+def checked(make_relay, *flags, **environment):
+    """The rows of the table that pgherald --check prints, by what they are about, and the status."""
+    relay = make_relay(flags=["--check", *flags], **environment).launch()
+    status = relay.wait_exit(30)
+    rows = {line[:24].strip(): (line[24:33].strip(), line[33:]) for line in relay.stdout().splitlines() if line[:1].strip()}
+    return status, rows, relay
+
+
+def test_the_check_tells_what_works_and_what_would_mend_the_rest(make_relay, run, db, bouncer):
+    data = DataSync(run, db)
+    status, rows, relay = checked(make_relay, DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url)
+    assert status == 0 and not os.path.exists(relay.path), "nothing is served"
+    assert rows["DATABASE_DIRECT_URL"][0] == rows["DATABASE_URL"][0] == "works" and "as app" in rows["DATABASE_DIRECT_URL"][1]
+    assert rows["recovery"][0] == "missing" and "pgherald.sql" in rows["recovery"][1]
+    data.migrate("pgherald")
+    db.sql("CREATE TABLE docs (owner text); SELECT pgherald.track('docs', 'docs', 'owner')")
+    db.sql("CREATE ROLE lesser LOGIN", user="postgres")
+    function = "pg_catalog.pg_control_system()"
+    db.sql(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC", user="postgres")
+    try:
+        url = db.server.url(db.name, user="lesser")
+        status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=url, PGHERALD_CHANNELS="docs")
+        assert status == 0 and rows["recovery"][0] == "fails"
+        table = relay.stdout()
+        for grant in ("EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot)", "SELECT ON pgherald.relay_key", f"EXECUTE ON FUNCTION {function}"):
+            assert f"GRANT {grant} TO lesser" in table, table
+            db.sql(f"GRANT {grant} TO lesser", user="postgres")
+        status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=url, PGHERALD_CHANNELS="docs")
+        assert status == 0 and {state for state, _ in rows.values()} == {"works", "postgres"}, relay.stdout()
+    finally:
+        db.sql("DROP OWNED BY lesser; DROP ROLE lesser", user="postgres")
+
+
+def test_a_check_of_settings_that_cannot_work(make_relay, db):
+    status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=db.direct_url.replace(db.name, "no_such_database"))
+    assert status == 1 and not rows and "no_such_database" in relay.log()
+
+
+def test_a_check_in_local_mode(make_relay):
+    status, rows, _ = checked(make_relay)
+    assert status == 0 and rows["mode"][0] == "local"
