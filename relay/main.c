@@ -50,8 +50,8 @@ struct process {
 	} stage;
 	int exit_status;
 	struct ev_timer start_deadline, drain_deadline, stop_deadline;
-	struct ev_timer check; /* until the next look whether all is known that --check prints */
-	double check_until;    /* seconds of clock_now() */
+	struct ev_timer check;  /* until the next look whether all is known that --check prints */
+	double check_until;     /* seconds of clock_now() */
 	struct ev_prepare idle; /* while draining or stopping */
 	struct ev_signal sigterm, sigint, sighup;
 };

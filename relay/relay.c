@@ -70,7 +70,8 @@ static void say_loss(struct relay *r, const char *error, double retry)
 		return;
 	r->loss_said = now;
 	snprintf(r->loss, sizeof r->loss, "%s", error);
-	diag(r->upstream.by_operator ? DIAG_NOTICE : DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	diag(r->upstream.by_operator ? DIAG_NOTICE : DIAG_WARNING, "%s; next attempt in %.1f s", error,
+		retry);
 }
 
 static void on_upstream_lost(void *context, const char *error, bool heals, double retry)

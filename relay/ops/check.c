@@ -21,8 +21,8 @@ static void print_listening(const struct parts *p, FILE *out)
 	char text[512];
 	int version = PQserverVersion(u->session.conn);
 
-	snprintf(text, sizeof text, "hears PostgreSQL %d.%d, database %s, as %s", version / 10000, version % 10000,
-		u->database, PQuser(u->session.conn));
+	snprintf(text, sizeof text, "hears PostgreSQL %d.%d, database %s, as %s", version / 10000,
+		version % 10000, u->database, PQuser(u->session.conn));
 	row(out, "DATABASE_DIRECT_URL", "works", text);
 	snprintf(text, sizeof text, "what it publishes is heard after %.1f ms", p->canary->round_trip * 1000);
 	row(out, "DATABASE_URL", "works", text);
@@ -32,8 +32,9 @@ static void print_listening(const struct parts *p, FILE *out)
 static void print_grant(const struct parts *p, FILE *out, const char *trouble)
 {
 	if (strstr(trouble, "permission denied") || strstr(trouble, "may not read"))
-		fprintf(out, "%-33sGRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %s\n"
-			     "%-33sand, if it reads tables of yours, GRANT SELECT on them\n",
+		fprintf(out,
+			"%-33sGRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %s\n"
+			"%-33sand, if it reads tables of yours, GRANT SELECT on them\n",
 			"", PQuser(p->upstream->session.conn), "");
 }
 
@@ -70,7 +71,8 @@ static void print_tracking(const struct parts *p, FILE *out)
 	snprintf(text, sizeof text, "%llu", (unsigned long long)t->n_tables);
 	row(out, "tracked tables", *t->problem ? "weaker" : "works", *t->problem ? t->problem : text);
 	if (*t->unserved)
-		fprintf(out, "%-33sa table is tracked for %s, which is not in PGHERALD_CHANNELS\n", "", t->unserved);
+		fprintf(out, "%-33sa table is tracked for %s, which is not in PGHERALD_CHANNELS\n", "",
+			t->unserved);
 }
 
 static void print_rights(const struct parts *p, FILE *out)
@@ -81,13 +83,15 @@ static void print_rights(const struct parts *p, FILE *out)
 	if (p->upstream->has_key)
 		row(out, "other relays", "works", "they are recognised by their key");
 	else
-		fprintf(out, "%-24s%-9sthey are not recognised: GRANT SELECT ON pgherald.relay_key TO %s\n", "other relays",
-			"weaker", user);
+		fprintf(out, "%-24s%-9sthey are not recognised: GRANT SELECT ON pgherald.relay_key TO %s\n",
+			"other relays", "weaker", user);
 	row(out, "functions", strcmp(missing.text, "none") == 0 ? "works" : "weaker",
-		strcmp(missing.text, "none") == 0 ? "the server withholds none that is needed" : missing.text);
+		strcmp(missing.text, "none") == 0 ? "the server withholds none that is needed"
+						  : missing.text);
 	for (enum right right = 0; right < RIGHTS_N; right++) {
 		char grant[200];
-		if (!(p->told->missing & (p->upstream->rights.withheld | p->canary->rights.withheld) & 1U << right))
+		if (!(p->told->missing & (p->upstream->rights.withheld | p->canary->rights.withheld) &
+			    1U << right))
 			continue;
 		rights_grant(right, PQserverVersion(p->upstream->session.conn), user, grant, sizeof grant);
 		fprintf(out, "%-33s%s\n", "", grant);

@@ -87,14 +87,18 @@ static void report_last_error(struct report *r, const struct parts *parts)
 	     publisher_fails = !p->session.conn && !p->idled && *p->last_error;
 
 	report_line(r, "last error");
-	report_text(r, "last error", upstream_fails ? u->last_error : publisher_fails ? p->last_error : "none");
+	report_text(r, "last error",
+		upstream_fails    ? u->last_error
+		: publisher_fails ? p->last_error
+				  : "none");
 	report_seconds(r, "last error ago",
 		upstream_fails    ? clock_now() - u->last_error_at
 		: publisher_fails ? clock_now() - p->last_error_at
 				  : -1);
 }
 
-static void report_past_error(struct report *r, const char *name, const char *age, const char *text, double at)
+static void report_past_error(
+	struct report *r, const char *name, const char *age, const char *text, double at)
 {
 	report_text(r, name, *text ? text : "none");
 	report_seconds(r, age, *text ? clock_now() - at : -1);
@@ -193,8 +197,10 @@ void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form f
 	report_count(&r, "announced", parts->reconcile->n_announced);
 	report_group(&r, "last error");
 	report_named(&r);
-	report_past_error(&r, "upstream", "upstream ago", parts->upstream->last_error, parts->upstream->last_error_at);
-	report_past_error(&r, "publisher", "publisher ago", parts->publisher->last_error, parts->publisher->last_error_at);
+	report_past_error(
+		&r, "upstream", "upstream ago", parts->upstream->last_error, parts->upstream->last_error_at);
+	report_past_error(&r, "publisher", "publisher ago", parts->publisher->last_error,
+		parts->publisher->last_error_at);
 	report_end(&r);
 	report_close(&r);
 }

@@ -190,9 +190,9 @@ static void warn(enum right right, const struct rights *upstream, const struct r
 	else
 		diag(DIAG_WARNING,
 			"this role may not call %s(), so %s; GRANT EXECUTE ON FUNCTION pg_catalog.%s(%s%s) TO %s%s%s",
-			name, weaker, name, functions[right].arguments, fourth_argument(right, server_version),
-			listens ? upstream->role : "", listens && publishes ? ", " : "",
-			publishes ? publisher->role : "");
+			name, weaker, name, functions[right].arguments,
+			fourth_argument(right, server_version), listens ? upstream->role : "",
+			listens && publishes ? ", " : "", publishes ? publisher->role : "");
 }
 
 void rights_tell(struct rights_told *told, const struct rights *upstream, const struct rights *publisher,

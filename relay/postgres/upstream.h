@@ -65,13 +65,13 @@ struct upstream {
 	bool unlistens; /* to channels that are gone, when no statement runs */
 	int backend_pid;
 	char database[ENCODING_NAME_UTF8_MAX + 1]; /* in UTF-8 */
-	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
-	bool notes_runs;  /* pgherald.note_run() is there, we trust its owner, and may call it */
-	bool reads_key;   /* pgherald.relay_key is there, we trust its owner, and may read it */
-	bool tracks;      /* pgherald.fold() is there, and we trust its owner */
+	bool recoverable;    /* pgherald.changes_since() is there, and we trust its owner */
+	bool notes_runs;     /* pgherald.note_run() is there, we trust its owner, and may call it */
+	bool reads_key;      /* pgherald.relay_key is there, we trust its owner, and may read it */
+	bool tracks;         /* pgherald.fold() is there, and we trust its owner */
 	bool knows_problems; /* pgherald.problem() is there, and we trust its owner */
-	bool distrusts;   /* one of the first three is there, and we do not trust its owner */
-	bool has_key;     /* key is what we read from pgherald.relay_key */
+	bool distrusts;      /* one of the first three is there, and we do not trust its owner */
+	bool has_key;        /* key is what we read from pgherald.relay_key */
 	unsigned char key[RELAY_KEY_SIZE];
 
 	bool by_operator; /* the connection was dropped by an operator's command */
