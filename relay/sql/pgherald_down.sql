@@ -21,8 +21,10 @@ SET LOCAL client_min_messages = warning;
         pgherald.is_misplaced(), pgherald.number_of(xid8), pgherald.is_of_future(xid8), pgherald.retain(interval, interval), pgherald.send(text, text, boolean),
         pgherald.untrack(regclass, text, text), pgherald.track(regclass, text, text, boolean), pgherald.clear_dropped(),
         pgherald.check_channel(text), pgherald.make_triggers(integer), pgherald.present_keys(integer, regclass),
-        pgherald.key_sql(pgherald.tracked_table, text), pgherald.is_of_family(regclass),
-        pgherald.execute_patiently(text[]), pgherald.change_payload(text), pgherald.problem_of(pgherald.tracked_table),
+        pgherald.problem_of(pgherald.tracked_table), pgherald.idle_triggers_of(pgherald.tracked_table),
+        pgherald.triggers_of(pgherald.tracked_table), pgherald.key_sql(pgherald.tracked_table, text),
+        pgherald.key_column(pgherald.tracked_table), pgherald.is_of_family(pgherald.tracked_table),
+        pgherald.execute_patiently(text[]), pgherald.change_payload(text),
         pgherald.check_caller();
     DROP TABLE pgherald.tracked_table, pgherald.journal, pgherald.folded, pgherald.message, pgherald.moment, pgherald.retention;
     DO $$
