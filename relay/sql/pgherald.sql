@@ -95,7 +95,6 @@ CREATE TABLE IF NOT EXISTS pgherald.journal (
     key text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000);
-CREATE INDEX IF NOT EXISTS journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
 
 -- The last change of each key. A key may be too long for a B-tree.
 CREATE TABLE IF NOT EXISTS pgherald.folded (
@@ -104,12 +103,6 @@ CREATE TABLE IF NOT EXISTS pgherald.folded (
     channel text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
-CREATE UNIQUE INDEX IF NOT EXISTS folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
-CREATE UNIQUE INDEX IF NOT EXISTS folded_long_key_idx
-    ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
-    WHERE octet_length(key) > 1000;
-CREATE INDEX IF NOT EXISTS folded_changed_xid_idx ON pgherald.folded (changed_xid);
-CREATE INDEX IF NOT EXISTS folded_gone_idx ON pgherald.folded (changed_xid) WHERE gone;
 
 CREATE TABLE IF NOT EXISTS pgherald.message (
     sent_xid xid8 NOT NULL,
@@ -118,7 +111,22 @@ CREATE TABLE IF NOT EXISTS pgherald.message (
     channel text COLLATE "C" NOT NULL,
     payload text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX IF NOT EXISTS message_sent_xid_idx ON pgherald.message (sent_xid);
+
+-- CREATE INDEX IF NOT EXISTS would keep writers out, although the index exists.
+DO $$
+BEGIN
+    IF to_regclass('pgherald.message_sent_xid_idx') IS NULL THEN
+        CREATE INDEX journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
+        CREATE UNIQUE INDEX folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
+        CREATE UNIQUE INDEX folded_long_key_idx
+            ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
+            WHERE octet_length(key) > 1000;
+        CREATE INDEX folded_changed_xid_idx ON pgherald.folded (changed_xid);
+        CREATE INDEX folded_gone_idx ON pgherald.folded (changed_xid) WHERE gone;
+        CREATE INDEX message_sent_xid_idx ON pgherald.message (sent_xid);
+    END IF;
+END
+$$;
 
 -- At this time every transaction before upto had ended. So the age of a change counts from its
 -- commit, even if its transaction was prepared an hour earlier.
@@ -284,7 +292,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                 THEN format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', tracked.key)
                             WHEN is_plain
                                 THEN format('%s IS DISTINCT FROM %s', pgherald.key_sql(tracked, 'OLD.'), pgherald.key_sql(tracked, 'NEW.'))
-                            ELSE format('ROW(OLD.%1$I)::record *<> ROW(NEW.%1$I)::record', tracked.key) END AS differs
+                            ELSE format('record_image_ne(ROW(OLD.%1$I), ROW(NEW.%1$I))', tracked.key) END AS differs
         FROM pgherald.key_column(tracked)
     ), family AS (
         SELECT pgherald.is_of_family(tracked) AS is_one

@@ -282,3 +282,33 @@ def test_a_stamp_of_the_future_in_the_data_sync_tables(start_relay, db, bouncer,
     wait_until(lambda: [w for w in relay.lines("WARNING") if "transaction ids of another cluster" in w and "recovery.sql" in w], "a warning")
     data.migrate("recovery")
     assert db.sql("SELECT pgherald.problem()") == [(None,)]
+
+
+def test_it_goes_and_comes_again_under_a_running_relay(start_relay, db, bouncer, data):
+    relay = start_relay(db, bouncer, **FAST)
+    worker, _ = workers_of(relay)
+    worker.passes(data)
+    data.migrate("pgherald_down")
+    db.sql("UPDATE docs SET body = 'x' WHERE id = 1")
+    data.migrate("pgherald")
+    db.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+    db.sql("UPDATE docs SET body = 'x' WHERE id = 2")
+    worker.hears("u2")
+    wait_until(lambda: status(relay)["tracking"]["problem"] == "none" and status(relay)["tracking"]["tables"] == 1, "tracking")
+    worker.passes(data)
+
+
+def test_a_database_whose_transactions_are_serializable_by_default(start_relay, db, bouncer, data):
+    """The fold reads what writers write, but must not be a reason for them to fail."""
+    db.sql(f"ALTER DATABASE {db.name} SET default_transaction_isolation = serializable")
+    relay = start_relay(db, bouncer, **FAST)
+    worker, _ = workers_of(relay)
+    worker.passes(data)
+    db.sql("UPDATE docs SET body = 'x' WHERE id = 1")
+    worker.hears("u1")
+    db.sql("CREATE TABLE seen (level text); GRANT ALL ON seen TO PUBLIC; CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
+           " $$ BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END $$;"
+           " CREATE TRIGGER see AFTER INSERT ON pgherald.moment EXECUTE FUNCTION see();"
+           " UPDATE pgherald.moment SET at = at - interval '1 minute'; UPDATE docs SET body = 'y' WHERE id = 1")
+    wait_until(lambda: db.sql("SELECT * FROM seen"), "a fold")
+    assert set(db.sql("SELECT * FROM seen")) == {("read committed",)}

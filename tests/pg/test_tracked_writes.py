@@ -688,6 +688,15 @@ def test_beside_the_data_sync_tables(docs, data, order):
     assert changes(docs, since) == {"data_sync_changes": ["u2"]}
 
 
+def test_an_upgrade_holds_up_no_writer(docs, data):
+    """A writer has a transaction open for as long as it likes."""
+    with contextlib.closing(docs.server.connect(docs.name, "app")) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; UPDATE docs SET body = 'x' WHERE id = 1")
+        data.migrate("pgherald")
+        cursor.execute("COMMIT")
+    assert after(docs, "UPDATE docs SET body = 'y' WHERE id = 1") == ["ann"]
+
+
 def test_beside_a_function_of_ones_own(db, run):
     data = DataSync(run, db)
     data.function("BEGIN RETURN QUERY SELECT 'own'::text, 'x'::text; END")
@@ -736,3 +745,27 @@ def test_a_dump_that_is_restored_into_a_younger_cluster(docs, data, run, dump, t
     assert changes(far, since) == {}
     far.sql("UPDATE docs SET body = 'x' WHERE id = 3")
     assert changes(far, since) == {"docs": ["cat"]}
+
+
+def test_a_dump_keeps_the_triggers(data, db, run, dump, server):
+    db.sql("CREATE ROLE other; GRANT other TO app; CREATE TYPE mood AS ENUM ('good')", user="postgres")
+    try:
+        db.sql(PARTITIONED.replace("SELECT pgherald", "CREATE TYPE pair AS (a int, b int); SELECT pgherald"))
+        db.sql("CREATE TABLE kinds (day date, owner text, raw bytea, mood mood, pair pair, id int, real float4, data jsonb);"
+               " ALTER TABLE kinds OWNER TO other; GRANT ALL ON SCHEMA public TO PUBLIC", user="postgres")
+        for key in ("day", "owner", "raw", "mood", "pair", "id", "real", "data", "id || owner"):
+            db.sql("SELECT pgherald.track('kinds', 'docs', %s)", (key,))
+        db.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+        other = server.database()
+        run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port), "-U", "postgres", "-d", other.name],
+                 input=dump(server, db.name))
+        assert other.sql("SELECT count(*), count(problem) FROM pgherald.tracked") == [(10, 0)]
+        DataSync(run, other, restored=True).migrate("pgherald")
+        since = snapshot(other)
+        DataSync(run, other, restored=True).migrate("pgherald")
+        assert changes(other, since) == {}
+        assert after(other, "INSERT INTO kinds (day, raw, mood) VALUES ('2026-01-31', 'x', 'good')") == ["2026-01-31", "\\x78", "good"]
+        assert after(other, "UPDATE kinds SET day = NULL, raw = 'y'") == ["2026-01-31", "\\x78", "\\x79", "good"]
+    finally:
+        db.sql("DROP TABLE kinds; DROP OWNED BY other", user="postgres")
+        other.sql("DROP TABLE kinds; DROP OWNED BY other; DROP ROLE other", user="postgres")
