@@ -217,42 +217,51 @@ END
 $$;
 
 -- Whether writes to the table may name another: it is partitioned, or has a parent, or once had.
+-- These functions are in PL/pgSQL because that keeps plans: relays ask for every tracked table.
 CREATE OR REPLACE FUNCTION pgherald.is_of_family(tracked pgherald.tracked_table) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = tracked.tbl)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT relkind = 'p' FROM pg_class WHERE oid = tracked.tbl)
         OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
         OR EXISTS (SELECT FROM pg_trigger
-                   WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'A')
+                   WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'A');
+END
 $$;
 
 -- The column that is the key; no row: an expression is, or the table no longer has the column.
--- Triggers do not see the value of a virtual column. is_plain: the settings of the session do not
--- change its text.
+-- Triggers do not see the value of a virtual column. is_builtin: nobody but a superuser makes a
+-- type of its category. is_plain: the settings of the session do not change its text.
 CREATE OR REPLACE FUNCTION pgherald.key_column(tracked pgherald.tracked_table)
 RETURNS TABLE (attnum smallint, type regtype, is_builtin boolean, is_plain boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attnum, a.atttypid::regtype, t.typnamespace = 'pg_catalog'::regnamespace,
-           t.typcategory IN ('S', 'B', 'E')
-           OR t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'uuid'::regtype)
-    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE tracked.by_column AND a.attrelid = tracked.tbl AND a.attname = tracked.key AND a.attnum > 0
-      AND NOT a.attisdropped AND a.attgenerated <> 'v'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+        SELECT a.attnum, a.atttypid::regtype, t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory NOT IN ('A', 'C', 'E', 'P', 'R'),
+               t.typcategory IN ('S', 'B', 'E')
+               OR t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'uuid'::regtype)
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE tracked.by_column AND a.attrelid = tracked.tbl AND a.attname = tracked.key AND a.attnum > 0
+          AND NOT a.attisdropped AND a.attgenerated <> 'v';
+END
 $$;
 
 -- The SQL of a tracked table's key, over a row of this name (empty: no name). A column's text is
 -- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
--- anybody's function. Keys are equal if their bytes are, whatever the column's collation says.
+-- anybody's function. coalesce() is an error if the column gets a type of another category later.
+-- Keys are equal if their bytes are, whatever the column's collation says.
 CREATE OR REPLACE FUNCTION pgherald.key_sql(tracked pgherald.tracked_table, prefix text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE
         WHEN tracked.by_column THEN (
-            SELECT format(CASE WHEN is_builtin THEN '%1$s%2$I::text'
+            SELECT format(CASE WHEN is_builtin THEN 'coalesce(%1$s%2$I, NULL::%3$s)::text'
                                ELSE 'CASE WHEN %1$s%2$I IS DISTINCT FROM NULL THEN format(''%%s'', %1$s%2$I) END' END,
-                          prefix, tracked.key)
+                          prefix, tracked.key, type)
             FROM pgherald.key_column(tracked))
         WHEN prefix = '' THEN format(E'((%s\n))::text', tracked.key)
         ELSE format(E'(SELECT ((%s\n))::text FROM (SELECT %s*) AS %I)', tracked.key, prefix, tracked.name)
-        END || ' COLLATE "C"'
+        END || ' COLLATE "C"';
+END
 $$;
 
 -- The keys of the rows that the table, or a partition of it, has. NULL: it has more than 100,000
@@ -285,8 +294,10 @@ $$;
 -- get triggers for rows. Logical replication fires only triggers for rows, but for TRUNCATE.
 CREATE OR REPLACE FUNCTION pgherald.triggers_of(tracked pgherald.tracked_table)
 RETURNS TABLE (relation regclass, name name, definition text, mode "char", is_right boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH key_column AS (
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY WITH key_column AS (
         -- Equal values may have different texts.
         SELECT attnum, CASE WHEN type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
                                 THEN format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', tracked.key)
@@ -327,21 +338,27 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                                                      WHERE classid = 'pg_trigger'::regclass AND objid = t.oid AND refobjid = w.relation
                                                        AND refobjsubid = (SELECT attnum FROM key_column))))
     FROM wanted AS w,
-         LATERAL (SELECT format('pgherald_%s_%s', tracked.id, w.kind), format('changed_%s_%s', tracked.id, w.body)) AS n (trigger, function)
+         LATERAL (SELECT format('pgherald_%s_%s', tracked.id, w.kind), format('changed_%s_%s', tracked.id, w.body)) AS n (trigger, function);
+END
 $$;
 
 -- The triggers that partitions have got from the table, and that do not fire everywhere.
 -- PostgreSQL 13 and 14 enable them one by one.
 CREATE OR REPLACE FUNCTION pgherald.idle_triggers_of(tracked pgherald.tracked_table) RETURNS SETOF pg_trigger
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT t.* FROM pg_partition_tree(tracked.tbl) AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
-    WHERE t.tgname = format('pgherald_%s_row', tracked.id) AND t.tgenabled <> 'A' AND p.level > 0
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT t.* FROM pg_partition_tree(tracked.tbl) AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
+    WHERE t.tgname = format('pgherald_%s_row', tracked.id) AND t.tgenabled <> 'A' AND p.level > 0;
+END
 $$;
 
 -- What is wrong with a tracked table; NULL: nothing.
 CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wrong regclass[] := ARRAY(SELECT relation FROM pgherald.triggers_of(tracked) WHERE NOT is_right);
+BEGIN
+    RETURN CASE
         WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
             THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
         WHEN pgherald.key_sql(tracked, '') IS NULL
@@ -349,17 +366,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHEN EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
              AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'R')
             THEN 'the table has got a parent: call pgherald.track() again'
-        WHEN EXISTS (SELECT FROM pgherald.triggers_of(tracked) WHERE relation = tracked.tbl AND NOT is_right)
-             OR EXISTS (SELECT FROM pgherald.idle_triggers_of(tracked))
+        WHEN tracked.tbl = ANY (wrong) OR EXISTS (SELECT FROM pgherald.idle_triggers_of(tracked))
             THEN 'a trigger is missing or disabled, or was for a while: call pgherald.track() again'
-        WHEN EXISTS (SELECT FROM pgherald.triggers_of(tracked) WHERE NOT is_right)
+        WHEN cardinality(wrong) > 0
             THEN 'workers do not hear of a TRUNCATE of a new partition: call pgherald.track() again'
         ELSE (SELECT format('workers do not hear of writes to %s, which inherits from the table: call pgherald.track() for it too', inhrelid::regclass)
               FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent
               WHERE inhparent = tracked.tbl AND relkind = 'r'
                 AND NOT EXISTS (SELECT FROM pgherald.tracked_table AS t WHERE t.tbl = inhrelid AND t.channel = tracked.channel)
               LIMIT 1)
-        END
+        END;
+END
 $$;
 
 CREATE OR REPLACE VIEW pgherald.tracked AS

@@ -430,6 +430,27 @@ def test_a_cast_of_another_role_does_not_run_as_the_owner(docs, stranger):
     assert docs.sql("SELECT * FROM caught", user="postgres") == []
 
 
+@pytest.mark.parametrize("kind", ["int", "text", "int[]", "int4range", "mood"])
+def test_the_owner_of_a_table_who_changes_its_key_runs_nothing_as_the_installer(docs, stranger, kind):
+    """The new type has a cast that is the owner's own function."""
+    docs.sql("CREATE TYPE mood AS ENUM ('good'); GRANT USAGE ON TYPE mood TO PUBLIC; CREATE TABLE caught (who text); GRANT ALL ON caught TO PUBLIC")
+    docs.sql("GRANT stranger TO app", user="postgres")
+    docs.sql(f"CREATE TABLE theirs (k {kind})", user=stranger)
+    docs.sql("SELECT pgherald.track('theirs', 'docs', 'k')")
+    docs.sql("CREATE TYPE mine AS ENUM ('x'); CREATE TYPE span AS RANGE (subtype = text)", user=stranger)
+    for name, into in (("mine", "text"), ("mine", "int"), ("span", "text"), ("span", "int4range")):
+        docs.sql(f"CREATE FUNCTION steal(i {name}, OUT o {into}) LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.caught VALUES (current_user); END $$;"
+                 f" CREATE CAST ({name} AS {into}) WITH FUNCTION steal({name}) AS IMPLICIT; DROP CAST ({name} AS {into});"
+                 f" ALTER FUNCTION steal({name}) RENAME TO steal_{into}; CREATE CAST ({name} AS {into}) WITH FUNCTION steal_{into}({name}) AS IMPLICIT",
+                 user=stranger)
+    for other, value in (("mine", "x"), ("mine[]", "{x}"), ("span", "[a,b)")):
+        docs.sql(f"DROP TRIGGER IF EXISTS pgherald_2_key ON theirs; ALTER TABLE theirs DROP k; ALTER TABLE theirs ADD k {other}", user=stranger)
+        for statement in (f"INSERT INTO theirs VALUES ('{value}')", "UPDATE theirs SET k = k", "DELETE FROM theirs", "TRUNCATE theirs"):
+            with contextlib.suppress(psycopg2.errors.DatatypeMismatch):
+                docs.sql(statement, user=stranger)
+    assert [who for who, in docs.sql("SELECT who FROM caught") if who != "stranger"] == []
+
+
 def test_writers_in_opposite_orders_do_not_wait_for_each_other(docs):
     """Two writers hold each other's keys, in rows of their own. With a row a key they would
     deadlock, or wait."""
