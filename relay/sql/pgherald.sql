@@ -13,6 +13,10 @@
 --       evaluated with the rights of the role that installed this, and finds unqualified names
 --       in pg_catalog only. A row whose key is NULL does not count. A row that gets another key
 --       tells both. You may track a table several times, with different channels or keys.
+--       A key does not depend on the writer's settings: dates are ISO, times are of UTC, bytea is
+--       hexadecimal. If the expression fails for a row, so does the write. To rename the key's
+--       column, or to change its type, call untrack() before and track() after it, in the same
+--       transaction.
 --       notify: also sends a NOTIFY in each transaction, so workers hear at once and not within
 --       two intervals. Such transactions commit one at a time, so use it for low write rates
 --       only (notify.sql has figures), and they cannot be prepared (PREPARE TRANSACTION).
@@ -33,14 +37,22 @@
 -- as every role may NOTIFY. A role that writes a tracked table needs no right here. The relays'
 -- role needs EXECUTE on pgherald.changes_since(pg_snapshot), which -v relay=ROLE grants.
 --
+-- The key is evaluated with the rights of the role that installed this. If it is an expression,
+-- the owners of the table and of the types of its columns can change what that runs: use one only
+-- where you trust them. What the key is when it is a column, they cannot abuse.
+--
 -- How it works. A trigger adds one row a key and statement to pgherald.journal. No two writers
 -- ever wait for each other there. Relays call pgherald.fold(): it moves the rows that are older
 -- than a minute to pgherald.folded, which has one row a key. So its size follows the number of
 -- keys and not that of changes. Do not restore these tables without the rest of the database.
 --
--- What it does not see: DROP TABLE; a partition that is detached or dropped; a TRUNCATE of a
--- partition that was added after track(), until track() is called again; rows that a table
--- loses through a crash while it is unlogged.
+-- What it does not see: DROP TABLE; a partition that is detached or dropped; the rows of a
+-- partition that is attached, and a TRUNCATE of a partition that was added after track(), until
+-- track() is called again; writes to a table that inherits from a tracked one, unless it is
+-- tracked too; rows that a table loses through a crash while it is unlogged. The view tracked
+-- tells of most of these. If triggers were disabled for a while, it says so until track() is
+-- called again, which is a gap for all workers. So is a TRUNCATE in a transaction that is
+-- repeatable read or serializable: it removes rows that it does not see.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -354,7 +366,7 @@ $$;
 
 -- What is wrong with a tracked table; NULL: nothing.
 CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     wrong regclass[] := ARRAY(SELECT relation FROM pgherald.triggers_of(tracked) WHERE NOT is_right);
 BEGIN
@@ -362,15 +374,18 @@ BEGIN
         WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
             THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
         WHEN pgherald.key_sql(tracked, '') IS NULL
-            THEN format('the table no longer has the key "%s", so writes fail: call pgherald.untrack(), and track() with another key', tracked.key)
+            THEN format('the table no longer has the key "%s", so writes fail: call pgherald.untrack(), and track() with another key',
+                        tracked.key)
         WHEN EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
-             AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'R')
+             AND EXISTS (SELECT FROM pg_trigger
+                         WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'R')
             THEN 'the table has got a parent: call pgherald.track() again'
         WHEN tracked.tbl = ANY (wrong) OR EXISTS (SELECT FROM pgherald.idle_triggers_of(tracked))
             THEN 'a trigger is missing or disabled, or was for a while: call pgherald.track() again'
         WHEN cardinality(wrong) > 0
             THEN 'workers do not hear of a TRUNCATE of a new partition: call pgherald.track() again'
-        ELSE (SELECT format('workers do not hear of writes to %s, which inherits from the table: call pgherald.track() for it too', inhrelid::regclass)
+        ELSE (SELECT format('workers do not hear of writes to %s, which inherits from the table: call pgherald.track() for it too',
+                            inhrelid::regclass)
               FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent
               WHERE inhparent = tracked.tbl AND relkind = 'r'
                 AND NOT EXISTS (SELECT FROM pgherald.tracked_table AS t WHERE t.tbl = inhrelid AND t.channel = tracked.channel)
@@ -440,8 +455,8 @@ BEGIN
                        E'#variable_conflict use_column\n'
                        || CASE WHEN t.notify OR bodies[place] = 'truncate' THEN 'DECLARE told bigint; gone text[]; ' ELSE '' END
                        || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
-        EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I; REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC',
-                       t.id, bodies[place], owner);
+        EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I;'
+                       ' REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC', t.id, bodies[place], owner);
     END LOOP;
 
     mended := ARRAY(SELECT relation FROM pgherald.triggers_of(t) WHERE NOT is_right
@@ -453,7 +468,8 @@ BEGIN
         FROM pgherald.triggers_of(t) WHERE NOT is_right
         UNION ALL
         SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
-        WHERE tgrelid = t.tbl AND tgname LIKE format('pgherald\_%s\_%%', t.id) AND tgname NOT IN (SELECT name FROM pgherald.triggers_of(t))));
+        WHERE tgrelid = t.tbl AND tgname LIKE format('pgherald\_%s\_%%', t.id)
+          AND tgname NOT IN (SELECT name FROM pgherald.triggers_of(t))));
     PERFORM pgherald.execute_patiently(ARRAY(
         SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname) FROM pgherald.idle_triggers_of(t)));
 
@@ -805,7 +821,7 @@ BEGIN
     SELECT count(DISTINCT tbl), min(format('%s: %s', tbl, t.problem)) FILTER (WHERE t.problem IS NOT NULL),
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
-        INTO tables, problem, unserved FROM pgherald.tracked AS t;
+        INTO tables, problem, unserved FROM (SELECT * FROM pgherald.tracked OFFSET 0) AS t; -- each problem is looked for once
     fold_lag := coalesce((
         SELECT greatest(extract(epoch FROM clock_timestamp() - interval '1 minute' - min(at)), 0)
         FROM pgherald.moment, pgherald.retention

@@ -28,7 +28,8 @@ SET LOCAL client_min_messages = warning;
             BEGIN
                 DROP VIEW pgherald.tracked;
                 DROP FUNCTION pgherald.changes_of_tracked(pg_snapshot), pgherald.asked_channels(), pgherald.tracking(), pgherald.fold(),
-                    pgherald.is_misplaced(), pgherald.number_of(xid8), pgherald.is_of_future(xid8), pgherald.retain(interval, interval), pgherald.send(text, text, boolean),
+                    pgherald.is_misplaced(), pgherald.number_of(xid8), pgherald.is_of_future(xid8),
+                    pgherald.retain(interval, interval), pgherald.send(text, text, boolean),
                     pgherald.untrack(regclass, text, text), pgherald.track(regclass, text, text, boolean), pgherald.clear_dropped(),
                     pgherald.check_channel(text), pgherald.make_triggers(integer), pgherald.present_keys(integer, regclass),
                     pgherald.problem_of(pgherald.tracked_table), pgherald.idle_triggers_of(pgherald.tracked_table),

@@ -308,7 +308,11 @@ def test_a_database_whose_transactions_are_serializable_by_default(start_relay, 
     worker.hears("u1")
     db.sql("CREATE TABLE seen (level text); GRANT ALL ON seen TO PUBLIC; CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
            " $$ BEGIN INSERT INTO public.seen VALUES (current_setting('transaction_isolation')); RETURN NULL; END $$;"
-           " CREATE TRIGGER see AFTER INSERT ON pgherald.moment EXECUTE FUNCTION see();"
-           " UPDATE pgherald.moment SET at = at - interval '1 minute'; UPDATE docs SET body = 'y' WHERE id = 1")
-    wait_until(lambda: db.sql("SELECT * FROM seen"), "a fold")
+           " CREATE TRIGGER see AFTER INSERT ON pgherald.moment EXECUTE FUNCTION see()")
+
+    def folds():
+        db.sql("UPDATE docs SET body = 'y' WHERE id = 1")
+        db.sql("BEGIN ISOLATION LEVEL READ COMMITTED; UPDATE pgherald.moment SET at = at - interval '1 minute'; COMMIT")
+        return db.sql("SELECT * FROM seen")
+    wait_until(folds, "a fold")
     assert set(db.sql("SELECT * FROM seen")) == {("read committed",)}
