@@ -241,8 +241,8 @@ END
 $$;
 
 -- The column that is the key; no row: an expression is, or the table no longer has the column.
--- Triggers do not see the value of a virtual column. is_builtin: nobody but a superuser makes a
--- type of its category. is_plain: the settings of the session do not change its text.
+-- Triggers do not see the value of a virtual column. is_builtin: only a superuser makes types
+-- of its category. is_plain: the settings of the session do not change its text.
 CREATE OR REPLACE FUNCTION pgherald.key_column(tracked pgherald.tracked_table)
 RETURNS TABLE (attnum smallint, type regtype, is_builtin boolean, is_plain boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

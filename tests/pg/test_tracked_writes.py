@@ -560,7 +560,7 @@ def test_a_row_whose_key_is_null_does_not_count(data, db, kind):
 
 
 def test_triggers_that_were_disabled_for_a_while_are_noticed_and_a_gap(docs):
-    """As pg_restore --disable-triggers does it. What was deleted meanwhile, nobody knows."""
+    """As pg_restore --disable-triggers does it. What was deleted meanwhile is not known."""
     since = snapshot(docs)
     docs.sql("ALTER TABLE docs DISABLE TRIGGER USER; DELETE FROM docs WHERE id = 1; ALTER TABLE docs ENABLE TRIGGER USER")
     assert "missing or disabled" in docs.sql("SELECT problem FROM pgherald.tracked")[0][0]
@@ -655,7 +655,7 @@ def test_names_with_quotes_percent_signs_and_backslashes(data, db):
 
 
 def test_a_trigger_of_another_role_that_has_our_name(docs, stranger):
-    """It belongs to its table, and is none of ours."""
+    """It belongs to its table, and is not ours."""
     docs.sql("CREATE TABLE mine (a int); CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
              " CREATE TRIGGER pgherald_1_mine AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION mine()", user=stranger)
     docs.sql("SELECT pgherald.untrack('docs')")
@@ -769,6 +769,7 @@ def test_a_dump_that_is_restored_into_a_younger_cluster(docs, data, run, dump, t
 
 
 def test_a_dump_keeps_the_triggers(data, db, run, dump, server):
+    other = server.database()
     db.sql("CREATE ROLE other; GRANT other TO app; CREATE TYPE mood AS ENUM ('good')", user="postgres")
     try:
         db.sql(PARTITIONED.replace("SELECT pgherald", "CREATE TYPE pair AS (a int, b int); SELECT pgherald"))
@@ -777,7 +778,6 @@ def test_a_dump_keeps_the_triggers(data, db, run, dump, server):
         for key in ("day", "owner", "raw", "mood", "pair", "id", "real", "data", "id || owner"):
             db.sql("SELECT pgherald.track('kinds', 'docs', %s)", (key,))
         db.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
-        other = server.database()
         run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port), "-U", "postgres", "-d", other.name],
                  input=dump(server, db.name))
         assert other.sql("SELECT count(*), count(problem) FROM pgherald.tracked") == [(10, 0)]
@@ -789,4 +789,4 @@ def test_a_dump_keeps_the_triggers(data, db, run, dump, server):
         assert after(other, "UPDATE kinds SET day = NULL, raw = 'y'") == ["2026-01-31", "\\x78", "\\x79", "good"]
     finally:
         db.sql("DROP TABLE kinds; DROP OWNED BY other", user="postgres")
-        other.sql("DROP TABLE kinds; DROP OWNED BY other; DROP ROLE other", user="postgres")
+        other.sql("DROP TABLE IF EXISTS kinds; DROP OWNED BY other; DROP ROLE other", user="postgres")
