@@ -238,7 +238,7 @@ int lines_state(const struct lines *lines, const struct pgherald_state *state)
 	case PGHERALD_DISCONNECTED:
 		return sentence(lines, RED, "disconnected from the relay: ", state->text);
 	case PGHERALD_UPSTREAM_LIVE:
-		return sentence(lines, FAINT, "the relay hears PostgreSQL", "");
+		return sentence(lines, FAINT, "the relay is live", "");
 	default:
 		return sentence(lines, RED, "the relay does not hear PostgreSQL: ", state->text);
 	}

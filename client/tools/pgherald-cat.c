@@ -64,7 +64,7 @@ static void say_no_relay(const struct cat *cat, const char *then)
 
 	instance_advise(advice, cat->path, r);
 	fprintf(stderr, "pgherald-cat: cannot connect to the relay at %s: %s%s%s\n", cat->path,
-		cat->away[0] ? cat->away : r < 0 ? strerror(-r) : "it does not answer", advice, then);
+		r < 0 ? strerror(-r) : cat->away[0] ? cat->away : "it does not answer", advice, then);
 }
 
 /* The cursor's file */
