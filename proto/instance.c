@@ -11,11 +11,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-_Static_assert(INSTANCE_PATH_SIZE == sizeof((struct sockaddr_un *)NULL)->sun_path, "a path fits into an address");
+_Static_assert(
+	INSTANCE_PATH_SIZE == sizeof((struct sockaddr_un *)NULL)->sun_path, "a path fits into an address");
 
 struct found {
 	unsigned n;
-	char path[INSTANCE_PATH_SIZE];     /* of the first */
+	char path[INSTANCE_PATH_SIZE];        /* of the first */
 	char options[INSTANCE_TEXT_SIZE / 2]; /* those that choose each */
 };
 
@@ -93,13 +94,14 @@ int instance_find(const char *file, char path[INSTANCE_PATH_SIZE], char why[INST
 	if (r == 0 && found.n > 1)
 		r = look(&found, file, true);
 	if (r < 0) {
-		snprintf(why, INSTANCE_TEXT_SIZE, INSTANCE_DIRECTORY " cannot be read: %s; name the socket with -s PATH",
-			strerror(-r));
+		snprintf(why, INSTANCE_TEXT_SIZE,
+			INSTANCE_DIRECTORY " cannot be read: %s; name the socket with -s PATH", strerror(-r));
 		return r;
 	}
 	if (found.n == 0) {
 		snprintf(why, INSTANCE_TEXT_SIZE,
-			"there is no relay on this host: tried " INSTANCE_DIRECTORY "/%s and " INSTANCE_DIRECTORY
+			"there is no relay on this host: tried " INSTANCE_DIRECTORY
+			"/%s and " INSTANCE_DIRECTORY
 			"/*/%s; start pgherald, or name its socket with -s PATH",
 			file, file);
 		return -ENOENT;
@@ -127,9 +129,11 @@ static void advise_group(char advice[INSTANCE_TEXT_SIZE], const char *path)
 	const struct group *group = stat(path, &st) == 0 ? getgrgid(st.st_gid) : NULL;
 
 	if (group && st.st_mode & S_IWGRP)
-		snprintf(advice, INSTANCE_TEXT_SIZE, "; run this as root, or join the group %s", group->gr_name);
+		snprintf(advice, INSTANCE_TEXT_SIZE, "; run this as root, or join the group %s",
+			group->gr_name);
 	else
-		snprintf(advice, INSTANCE_TEXT_SIZE, "; run this as root, or as the user that runs the relay");
+		snprintf(
+			advice, INSTANCE_TEXT_SIZE, "; run this as root, or as the user that runs the relay");
 }
 
 void instance_advise(char advice[INSTANCE_TEXT_SIZE], const char *path, int error)
@@ -145,5 +149,6 @@ void instance_advise(char advice[INSTANCE_TEXT_SIZE], const char *path, int erro
 		snprintf(advice, INSTANCE_TEXT_SIZE,
 			"; start the relay, or name its socket with -s PATH or its instance with -i NAME");
 	else if (error == -ECONNREFUSED)
-		snprintf(advice, INSTANCE_TEXT_SIZE, "; the relay that made this socket has ended: start it again");
+		snprintf(advice, INSTANCE_TEXT_SIZE,
+			"; the relay that made this socket has ended: start it again");
 }

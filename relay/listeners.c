@@ -97,7 +97,8 @@ static void refuse(const struct config *config, enum listener_name name, int err
 	char advice[600];
 
 	advise(advice, sizeof advice, config, name, error);
-	diag(DIAG_ERROR, "start refused: cannot claim %s: %s%s", path_of(config, name), strerror(-error), advice);
+	diag(DIAG_ERROR, "start refused: cannot claim %s: %s%s", path_of(config, name), strerror(-error),
+		advice);
 }
 
 static int claim(struct listener *listener, const struct config *config, enum listener_name name)
@@ -118,7 +119,7 @@ static int claim(struct listener *listener, const struct config *config, enum li
 	}
 	if (!path)
 		return 0;
-	/* Nobody asked for an ops socket at its default path. */
+	/* An ops socket at its default path was not asked for. */
 	int r = may_be_missing(config, name) ? 0 : make_directory(path);
 	if (r == 0)
 		r = listener_claim(listener, path);

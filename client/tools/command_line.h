@@ -12,9 +12,9 @@ struct strings {
 struct command_line {
 	const char *instance, *socket; /* NULL: not given */
 	struct strings channels, pubkeys;
-	unsigned long count;      /* changes and messages to print; 0: no limit */
-	double timeout;           /* seconds; 0: not given */
-	const char *since;        /* a cursor */
+	unsigned long count; /* changes and messages to print; 0: no limit */
+	double timeout;      /* seconds; 0: not given */
+	const char *since;   /* a cursor */
 	const char *cursor_file;
 	bool show_cursor;
 	bool json, human;

@@ -64,7 +64,10 @@ static void say_no_relay(const struct cat *cat, const char *then)
 
 	instance_advise(advice, cat->path, r);
 	fprintf(stderr, "pgherald-cat: cannot connect to the relay at %s: %s%s%s\n", cat->path,
-		r < 0 ? strerror(-r) : cat->away[0] ? cat->away : "it does not answer", advice, then);
+		r < 0          ? strerror(-r)
+		: cat->away[0] ? cat->away
+			       : "it does not answer",
+		advice, then);
 }
 
 /* The cursor's file */
@@ -175,8 +178,7 @@ static void note_state(struct cat *cat, const struct pgherald_state *state)
 static void on_state(struct pgherald *h, const struct pgherald_state *state, void *data)
 {
 	struct cat *cat = data;
-	bool is_first_failure =
-		state->event == PGHERALD_DISCONNECTED && !cat->was_connected && !cat->away[0];
+	bool is_first_failure = state->event == PGHERALD_DISCONNECTED && !cat->was_connected && !cat->away[0];
 
 	note_state(cat, state);
 	if (is_over(cat, h) || is_publishing(&cat->asked))
