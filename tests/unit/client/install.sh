@@ -72,4 +72,4 @@ expect_alice() {
 }
 # It finds the library next to it.
 unset LD_LIBRARY_PATH
-"$(find "$root" -name pgherald-cat)" --notify alice
+"$(find "$root" -path "*/bin/pgherald-cat")" --notify alice
