@@ -70,6 +70,6 @@ expect_alice() {
 	c++ -Wall -Wextra -Werror -pedantic $flags $cflags -o plus plus.cc $libs
 	./plus
 }
-# It finds the library next to it.
+# It has the library in it.
 unset LD_LIBRARY_PATH
 "$(find "$root" -path "*/bin/pgherald-cat")" --notify alice
