@@ -148,7 +148,7 @@ static void print_postgres(struct page *p, const struct parts *r)
 		r->recovery->n_unserved);
 	gauge(p, "pgherald_recovery_fails", "Whether the last question failed.",
 		*r->recovery->trouble != '\0');
-	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.", r->tracking->n_tables);
+	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.", (double)r->tracking->n_tables);
 	gauge(p, "pgherald_tracked_problem", "Whether something is wrong with a tracked table.",
 		*r->tracking->problem != '\0');
 	gauge(p, "pgherald_fold_lag_seconds",

@@ -252,9 +252,8 @@ static bool on_row(void *context, struct decoded *d)
 	struct wire_str value = d->change.pubkey.ptr ? d->change.pubkey : d->payload;
 	uint64_t key = decoded_key(d, &rc->fanout->router);
 
-	if (rc->tracks && d->channel->kind == CHANNEL_TEXT)
-		announce(rc, d->topic, value);
-	else if (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value))
+	bool is_sent = rc->tracks && d->channel->kind == CHANNEL_TEXT;
+	if (is_sent || (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value)))
 		announce(rc, d->topic, value);
 	return true;
 }
