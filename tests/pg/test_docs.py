@@ -119,6 +119,22 @@ def test_each_figure_of_a_guide_stands_in_the_page_that_it_names(page):
         assert [f for f in figures if not re.search(rf"(?<![\d.,]){re.escape(f)}(?![\d]|[.,]\d)", told)] == [], f"{page}: {text}"
 
 
+# What else the guides repeat
+
+def test_each_alert_is_explained():
+    alerts = re.findall(r"alert: (\w+)", read("systemd", "monitoring", "alerts.yml"))
+    assert alerts == re.findall(r"^### (Pgherald\w+)$", read("docs", "operating.md"), re.M)
+
+
+def test_each_refusal_that_a_guide_quotes_is_in_the_log():
+    """The first column of the table under "The relay does not start", but for words of libpq's."""
+    table = read("docs", "troubleshooting.md").partition("## The relay does not start")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| ([^|`-]+?) \|", table, re.M)[1:]
+    page = read("man", "pgherald.8.scd")
+    assert len(quoted) > 5
+    assert [text for text in quoted if text not in page] == ["no password supplied"]
+
+
 # Code
 
 class Terminal:
