@@ -492,4 +492,22 @@ def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
                     return re.search(wanted, told[-1])
                 wait_until(goes_on, lambda: f"{block}: {told[-1]}", 30)
                 break
+    with open(os.path.join(TOP, "docs", "getting-started.md"), encoding="utf-8") as file:
+        assert m.call("cat", "/usr/share/doc/pgherald/docs/getting-started.md") == file.read(), "the guide is installed, and not compressed"
     assert '"pubkey":"bob"' in m.call(*HEARS) and '"type":"gap"' not in m.call(*HEARS)
+
+
+@needs_machine
+@pytest.mark.long
+def test_the_readme_installs_from_the_tree(run, cleanup):
+    """As README.md says; then pgherald-cat finds its library, and cc finds what a program needs."""
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+        page = file.read()
+    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if text.startswith("meson setup"))
+    m = cleanup.add(Machine(run))
+    shutil.copytree(TOP, m.path("/srv/source"), ignore=shutil.ignore_patterns("build*", ".git", "__pycache__", "node_modules"))
+    m.write("/srv/source/app.c", re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
+    for command in (*commands.splitlines(), re.search(r"`(cc app\.c .*?)`", page)[1]):
+        m.call_before("bash", "-ec", "cd /srv/source\n" + command)
+    assert re.search(r"\d\.\d", m.call_before("bash", "-ec", "pgherald --version && pgherald-cat --version"))
+    assert "not found" not in m.call_before("ldd", "/srv/source/a.out")
