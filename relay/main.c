@@ -7,6 +7,7 @@
 #include "base/systemd.h"
 #include "health_check.h"
 #include "listeners.h"
+#include "ops/check.h"
 #include "relay.h"
 #include "reload.h"
 
@@ -27,6 +28,10 @@
 #define WAITING_SECONDS 10.
 #define WAITING_EXTENSION_SECONDS 30.
 
+/* How long --check waits for what the database tells, and how often it looks. */
+#define CHECK_SECONDS 15.
+#define CHECK_LOOK_SECONDS 0.05
+
 /* Descriptors of libev, the locks, PostgreSQL, the log, and connections that are about to be
  * refused. */
 #define OTHER_DESCRIPTORS 64
@@ -45,6 +50,8 @@ struct process {
 	} stage;
 	int exit_status;
 	struct ev_timer start_deadline, drain_deadline, stop_deadline;
+	struct ev_timer check;  /* until the next look whether all is known that --check prints */
+	double check_until;     /* seconds of clock_now() */
 	struct ev_prepare idle; /* while draining or stopping */
 	struct ev_signal sigterm, sigint, sighup;
 };
@@ -68,6 +75,29 @@ static void on_refused(void *context, const char *why)
 	stop_now(p, EXIT_FAILURE);
 }
 
+static void on_check(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct process *p = timer->data;
+
+	(void)events;
+	if (!check_is_complete(&p->relay.parts) && clock_now() < p->check_until) {
+		timer_arm(loop, timer, CHECK_LOOK_SECONDS);
+		return;
+	}
+	check_print(&p->relay.parts, stdout);
+	stop_now(p, EXIT_SUCCESS);
+}
+
+/* The relay is live, without a worker, and looks at what is installed. */
+static void begin_check(struct process *p)
+{
+	ev_timer_stop(p->loop, &p->start_deadline);
+	relay_serve(&p->relay);
+	p->check_until = clock_now() + CHECK_SECONDS;
+	timer_init(&p->check, on_check, p);
+	timer_arm(p->loop, &p->check, CHECK_LOOK_SECONDS);
+}
+
 static void on_proved(void *context)
 {
 	struct process *p = context;
@@ -78,6 +108,10 @@ static void on_proved(void *context)
 		[LISTENER_WORKERS] = {relay_worker_accepted, r},
 	};
 
+	if (p->config.checks) {
+		begin_check(p);
+		return;
+	}
 	if (listeners_open(&p->listeners, p->loop, &p->config, sinks) < 0) {
 		stop_now(p, EXIT_FAILURE);
 		return;
@@ -270,7 +304,7 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	log_file_watch(p->loop, diag_tell_dropped);
-	if (listeners_claim(&p->listeners, &p->config) < 0)
+	if (!p->config.checks && listeners_claim(&p->listeners, &p->config) < 0)
 		return EXIT_FAILURE;
 	watch(p);
 	result = relay_open(&p->relay, p->loop, &p->config, &events, p);

@@ -70,7 +70,8 @@ static void say_loss(struct relay *r, const char *error, double retry)
 		return;
 	r->loss_said = now;
 	snprintf(r->loss, sizeof r->loss, "%s", error);
-	diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	diag(r->upstream.by_operator ? DIAG_NOTICE : DIAG_WARNING, "%s; next attempt in %.1f s", error,
+		retry);
 }
 
 static void on_upstream_lost(void *context, const char *error, bool heals, double retry)
@@ -142,6 +143,16 @@ static void recover(struct relay *r, const struct token *token)
 	go_live(r);
 }
 
+/* Something was committed over the publishing connection. That it is connected tells nothing: a pooler
+ * accepts connections also while PostgreSQL is away. */
+static void tell_publisher_back(struct relay *r)
+{
+	if (!r->publisher_away)
+		return;
+	r->publisher_away = false;
+	diag(DIAG_NOTICE, "the publishing connection is back");
+}
+
 /* Canary */
 
 static void set_reconciling(struct relay *r)
@@ -171,6 +182,7 @@ static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
 
+	tell_publisher_back(r);
 	look_at_rights(r);
 	reconcile_reset(&r->reconcile);
 	if (r->ready) {
@@ -269,6 +281,7 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
 	if (turn->own) {
+		tell_publisher_back(r);
 		look_at_rights(r);
 		tracking_fold(&r->tracking);
 	}
@@ -293,6 +306,8 @@ static void on_published(
 {
 	struct relay *r = context;
 
+	if (code == WIRE_ERROR_NONE)
+		tell_publisher_back(r);
 	/* A pooler connects also while PostgreSQL is away; the first success tells that it is back. */
 	if (code == WIRE_ERROR_NONE && !r->published) {
 		r->published = true;
@@ -319,8 +334,6 @@ static void on_publisher_connected(void *context)
 			upstream_hurry(&r->upstream);
 		return;
 	}
-	if (!r->publisher.idled)
-		diag(DIAG_NOTICE, "the publishing connection is back");
 	upstream_hurry(&r->upstream);
 }
 
@@ -334,8 +347,10 @@ static void on_publisher_lost(void *context, const char *error, bool heals, doub
 		say_loss(r, error, retry);
 	else if (r->publisher.idled)
 		diag(DIAG_INFO, "the idle publishing connection was closed, and is made again: %s", error);
-	else
+	else {
+		r->publisher_away = true;
 		diag(DIAG_WARNING, "%s; next attempt in %.1f s", error, retry);
+	}
 }
 
 /* Workers */
@@ -555,10 +570,6 @@ void relay_start(struct relay *r)
 		start_postgres(r);
 		return;
 	}
-	if (r->config->pooler_url_alone)
-		diag(DIAG_WARNING,
-			"DATABASE_URL is set and DATABASE_DIRECT_URL is not: changes stay on this host (local mode); "
-			"set DATABASE_DIRECT_URL to PostgreSQL itself, past the pooler");
 	r->events.proved(r->context);
 }
 

@@ -54,8 +54,9 @@ struct relay {
 	/* The last line about the upstream's loss, and when it was logged (clock_now()). */
 	char loss[256];
 	double loss_said;
-	bool published; /* the publisher's connection has published something */
-	bool ready;     /* the start is over: failures are retried from now on */
+	bool published;      /* the publisher's connection has published something */
+	bool publisher_away; /* its loss is logged, and not its return */
+	bool ready;          /* the start is over: failures are retried from now on */
 };
 
 /* Connects nothing yet. loop, config and context must outlive the relay; events is copied. 0 or

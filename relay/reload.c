@@ -6,9 +6,17 @@
 
 #include <stdio.h>
 
+static void on_again(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	reload_start(timer->data);
+}
+
 void reload_init(struct reload *l, struct relay *relay, struct config *config, unsigned n_descriptors)
 {
 	*l = (struct reload){.relay = relay, .config = config, .n_descriptors = n_descriptors};
+	timer_init(&l->again, on_again, l);
 }
 
 static void finish(struct reload *l)
@@ -16,8 +24,8 @@ static void finish(struct reload *l)
 	l->running = false;
 	if (l->relay->ready)
 		systemd_notify("READY=1");
-	if (l->again)
-		reload_start(l);
+	if (l->asked)
+		timer_arm(l->relay->loop, &l->again, 0);
 }
 
 static void on_prepared(void *context, const char *why)
@@ -52,11 +60,11 @@ static void say_reloading(const struct reload *l)
 void reload_start(struct reload *l)
 {
 	if (l->running) {
-		l->again = true;
+		l->asked = true;
 		return;
 	}
 	l->running = true;
-	l->again = false;
+	l->asked = false;
 	say_reloading(l);
 	if (config_reread(l->config, &l->fresh) < 0) {
 		diag(DIAG_ERROR, "the settings stay as they were: the line before says what is wrong");
@@ -70,6 +78,7 @@ void reload_stop(struct reload *l)
 {
 	if (l->running)
 		config_drop(&l->fresh);
-	l->running = l->again = false;
+	l->running = l->asked = false;
+	ev_timer_stop(l->relay->loop, &l->again);
 	upstream_forget_more(&l->relay->upstream);
 }

@@ -9,7 +9,9 @@ struct reload {
 	struct config *config; /* in force */
 	struct config fresh;
 	unsigned n_descriptors; /* that others than workers need */
-	bool running, again;
+	bool running;
+	bool asked; /* again, while it was running */
+	struct ev_timer again;
 };
 
 /* relay and config must outlive it. n_descriptors: as config_fit_descriptors() has it. */

@@ -59,6 +59,7 @@ GOOD = {
     "gap_for_one": [22, None, "overrun", "too slow"],
     "upstream_live": [23, 307, "live", "recovered"],
     "upstream_down": [23, 308, "down", "the connection was lost"],
+    "upstream_for_one_worker": [23, None, "live", "it changed while this worker fell behind"],
     "bye": [24, "shutdown", "the relay ends"],
 }
 

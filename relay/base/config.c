@@ -31,8 +31,15 @@ int config_load(struct config *config, int argc, char **argv)
 	while (config->backlog_size & (config->backlog_size - 1))
 		config->backlog_size += config->backlog_size & -config->backlog_size;
 	config->ops_by_default = settings_is_default("PGHERALD_OPS_SOCKET");
+	if (config->local)
+		config->publish_url = config->direct_url = NULL;
 	config->mode = config->direct_url ? MODE_POSTGRES : MODE_LOCAL;
-	config->pooler_url_alone = config->publish_url && !config->direct_url;
+	if (config->publish_url && !config->direct_url) {
+		diag(DIAG_ERROR,
+			"DATABASE_URL is set and DATABASE_DIRECT_URL is not; set it to PostgreSQL itself, past the "
+			"pooler; or ask for local mode, without PostgreSQL, by --local or PGHERALD_LOCAL=yes");
+		return -EINVAL;
+	}
 	if (!config->publish_url)
 		config->publish_url = config->direct_url;
 	warn_of_case(config, 0);

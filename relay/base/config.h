@@ -44,7 +44,7 @@ struct config {
 	/* Postgres mode: DATABASE_URL, or DATABASE_DIRECT_URL if only that is set. */
 	const char *publish_url;
 	const char *direct_url; /* NULL: local mode */
-	bool pooler_url_alone;  /* DATABASE_URL is set and DATABASE_DIRECT_URL is not */
+	bool local;             /* local mode is asked for */
 	const char *socket_path;
 	const char *ops_path;     /* NULL: there is no ops socket */
 	bool ops_by_default;      /* its path is the default */
@@ -65,7 +65,8 @@ struct config {
 	double start_timeout;         /* seconds; 0: no limit; -1: relay_start_seconds() */
 	double drain;                 /* seconds */
 	const char *environment_file; /* NULL: there is none */
-	const char *check_path;       /* NULL: this process is a relay */
+	const char *check_path;       /* NULL: no relay's health is asked for */
+	bool checks;                  /* the settings are tried, and nothing is served */
 
 	/* Limits: what a peer can make grow. */
 	unsigned workers_max, workers_per_uid_max;

@@ -77,19 +77,8 @@ vdiag(enum diag_level level, const char *format, va_list args)
 {
 	char text[LINE_MAX_BYTES];
 
-	diag_tell_dropped();
 	vsnprintf(text, sizeof text, format, args);
 	write_line(level, text);
-}
-
-void diag_tell_dropped(void)
-{
-	if (n_dropped == n_told || telling)
-		return;
-	telling = true;
-	diag(DIAG_WARNING, "%llu lines of the log were dropped, since its reader was too slow",
-		(unsigned long long)(n_dropped - n_told));
-	telling = false;
 }
 
 void diag(enum diag_level level, const char *format, ...)
@@ -101,6 +90,16 @@ void diag(enum diag_level level, const char *format, ...)
 	va_start(args, format);
 	vdiag(level, format, args);
 	va_end(args);
+}
+
+void diag_tell_dropped(void)
+{
+	if (n_dropped == n_told || telling)
+		return;
+	telling = true;
+	diag(DIAG_WARNING, "%llu lines of the log were dropped, since its reader was too slow",
+		(unsigned long long)(n_dropped - n_told));
+	telling = false;
 }
 
 void diag_limited(struct diag_limit *limit, enum diag_level level, const char *format, ...)

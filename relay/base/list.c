@@ -37,14 +37,12 @@ static int wrong(char *why, size_t size, const char *text)
 /* Whether the word goes on at l->next; *c is its next character. */
 static bool take(struct list *l, const char *ends, char *c)
 {
-	if (l->quoted && l->next[0] == '"' && l->next[1] == '"')
-		l->next++;
-	else if (l->quoted && *l->next == '"')
+	const char *next = l->next;
+	bool escapes = l->quoted ? next[0] == '"' && next[1] == '"' : next[0] == '\\' && next[1];
+
+	if (!escapes && (l->quoted ? *next == '"' : strchr(ends, *next) != NULL))
 		return false;
-	else if (!l->quoted && l->next[0] == '\\' && l->next[1])
-		l->next++;
-	else if (!l->quoted && strchr(ends, *l->next))
-		return false;
+	l->next += escapes;
 	*c = *l->next;
 	if (*c)
 		l->next++;

@@ -34,6 +34,7 @@ static struct {
 
 	struct ev_loop *loop;
 	struct ev_io writer;
+	bool failed; /* the last line */
 	void (*drained)(void);
 } file = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -92,9 +93,14 @@ bool log_file_write(const char *line, size_t len)
 {
 	int r = put_locked(line, len);
 
-	/* If the reader is gone, there is nothing to wait for. */
-	if (r == -EAGAIN && file.loop)
+	if (!file.loop)
+		return r == 0;
+	/* After other errors, such as a full disk, there is nothing to wait for. */
+	if (r == -EAGAIN)
 		ev_io_start(file.loop, &file.writer);
+	else if (r == 0 && file.failed)
+		ev_feed_event(file.loop, &file.writer, EV_WRITE);
+	file.failed = r < 0 && r != -EAGAIN;
 	return r == 0;
 }
 

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* The kernel's default, where /proc does not tell. */
 #define OVERFLOW_ID 65534
@@ -32,10 +33,12 @@ struct ids {
 static bool read_numbers(const char *path, unsigned n, unsigned long *out)
 {
 	FILE *file = fopen(path, "re");
+	char line[80] = "", *next = line;
 	unsigned i = 0;
 
-	while (file && i < n && fscanf(file, "%lu", &out[i]) == 1)
-		i++;
+	if (file && fgets(line, sizeof line, file))
+		for (char *end; i < n && (out[i] = strtoul(next, &end, 10), end != next); next = end)
+			i++;
 	if (file)
 		fclose(file);
 	return i == n;

@@ -5,6 +5,7 @@
 #include "base/environment_file.h"
 #include "base/list.h"
 #include "base/redact.h"
+#include "base/spelling.h"
 #include "wire.h"
 
 #include <ctype.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define KIB 1024.
 #define MIB (1024 * KIB)
@@ -37,6 +39,7 @@ enum kind {
 	KIND_REAL,
 	KIND_REAL_OR_AUTO, /* "auto": -1 */
 	KIND_BOOL,
+	KIND_SWITCH, /* the same; as a flag it has no value */
 	KIND_CHANNELS,
 	KIND_ALLOW, /* names channels, so they are read before it */
 	KIND_LEVEL,
@@ -67,6 +70,7 @@ struct setting {
 #define REAL(field, least, greatest) KIND_REAL, FIELD(double, field), least, greatest
 #define REAL_OR_AUTO(field, least, greatest) KIND_REAL_OR_AUTO, FIELD(double, field), least, greatest
 #define BOOL(field) KIND_BOOL, FIELD(bool, field), 0, 0
+#define SWITCH(field) KIND_SWITCH, FIELD(bool, field), 0, 0
 #define CHANNELS(field) KIND_CHANNELS, FIELD(struct channel[CHANNELS_MAX], field), 0, 0
 #define ALLOW(field) KIND_ALLOW, FIELD(struct access, field), 0, 0
 #define LEVEL(field) KIND_LEVEL, FIELD(enum diag_level, field), 0, 0
@@ -92,6 +96,8 @@ static const struct setting settings[] = {
 		"where to publish; a pgbouncer in transaction mode will do"},
 	{URL(direct_url), STAYS, "DATABASE_DIRECT_URL", "database-direct-url", NULL,
 		"where to LISTEN: PostgreSQL itself, no transaction pooler"},
+	{SWITCH(local), STAYS, "PGHERALD_LOCAL", "local", "no",
+		"local mode, whatever the URLs: workers of this host hear each other, without PostgreSQL"},
 	{PATH(socket_path), STAYS, "PGHERALD_SOCKET", "socket", "/run/pgherald/relay.sock",
 		"the workers' socket"},
 	{MODE(socket_mode), STAYS, "PGHERALD_SOCKET_MODE", "socket-mode", "0660",
@@ -173,9 +179,25 @@ struct given {
 /* In force; and those that were read again, until they are in force. */
 static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 
+/* Whose values are being checked; NULL: none yet. */
+static const struct given *checked;
+
+/* A value of each kind, where the default does not serve as one. */
+static const char *const examples[N_KINDS] = {
+	[KIND_URL] = "postgresql://app@db.example:5432/sync",
+	[KIND_PATH] = "/run/pgherald/relay.sock",
+	[KIND_PATH_OR_NONE] = "/run/pgherald/metrics.sock",
+	[KIND_FILE] = "/etc/pgherald/main.conf",
+	[KIND_GROUP] = "www-data",
+	[KIND_ALLOW] = "www-data=both,@staff=listen",
+};
+
+/* Names the setting, where its value comes from, what is wrong, and what is right. */
 static int refuse(const struct setting *s, const char *why)
 {
-	diag(DIAG_ERROR, "%s (--%s) cannot work: %s", s->name, s->flag, why);
+	diag(DIAG_ERROR, "%s (--%s, from the %s; an example: %s) cannot work: %s", s->name, s->flag,
+		checked ? checked[s - settings].origin : "settings",
+		examples[s->kind] ? examples[s->kind] : s->fallback, why);
 	return -EINVAL;
 }
 
@@ -379,6 +401,7 @@ static int (*const parsers[N_KINDS])(const struct setting *, const char *value, 
 	[KIND_REAL] = parse_real,
 	[KIND_REAL_OR_AUTO] = parse_real_or_auto,
 	[KIND_BOOL] = parse_bool,
+	[KIND_SWITCH] = parse_bool,
 	[KIND_CHANNELS] = parse_channels,
 	[KIND_ALLOW] = parse_allow,
 	[KIND_LEVEL] = parse_level,
@@ -393,7 +416,8 @@ static void print_help(void)
 	for (const struct setting *s = settings; s < settings + N_SETTINGS; s++)
 		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", s->flag, s->help, "", s->name,
 			s->fallback ? ", default " : "", s->fallback ? s->fallback : "");
-	printf("  --check                  ask GET /healthz on this metrics socket: status 0 if it is healthy, else 1\n"
+	printf("  --check [PATH]           try these settings, and print what works, what is weaker and what mends it; with a\n"
+	       "                           PATH, ask GET /healthz on that metrics socket; status 0 if all is well, else 1\n"
 	       "  --help                   print this\n"
 	       "  --version                print the version\n\n"
 	       "With DATABASE_DIRECT_URL it relays PostgreSQL's notifications; without, those of this host's workers.\n");
@@ -432,7 +456,7 @@ static void unset(struct given *g, const struct setting *s)
 static int take(struct given *all, size_t i, const char *value, const char *origin)
 {
 	const struct setting *s = &settings[i];
-	char *copy = s->kind == KIND_URL ? copy_trimmed(value) : strdup(value);
+	char *copy = copy_trimmed(value);
 
 	if (!copy)
 		return refuse(s, NO_MEMORY);
@@ -442,9 +466,9 @@ static int take(struct given *all, size_t i, const char *value, const char *orig
 }
 
 /* Deployments unset a variable by leaving it empty. */
-static bool is_given(size_t i, const char *value)
+static bool is_given(const char *value)
 {
-	return value && value[strspn(value, settings[i].kind == KIND_URL ? BLANKS : "")];
+	return value && value[strspn(value, BLANKS)];
 }
 
 static int take_environment(void)
@@ -454,15 +478,16 @@ static int take_environment(void)
 	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++) {
 		const char *value = getenv(settings[i].name);
 		unset(&given[i], &settings[i]);
-		if (is_given(i, value))
+		if (is_given(value))
 			r = take(given, i, value, ENVIRONMENT);
 	}
 	return r;
 }
 
+/* argument: NULL for a switch. */
 static int take_flag(size_t i, char *argument)
 {
-	int r = take(given, i, argument, FLAG);
+	int r = take(given, i, argument ? argument : "yes", FLAG);
 
 	/* The argument is visible in the process list; the copy is not. */
 	if (settings[i].kind == KIND_URL)
@@ -478,12 +503,13 @@ static int take_flags(struct config *config, int argc, char **argv)
 	struct option options[N_SETTINGS + 4] = {
 		[HELP] = {"help", no_argument, NULL, HELP},
 		[VERSION] = {"version", no_argument, NULL, VERSION},
-		[CHECK] = {"check", required_argument, NULL, CHECK},
+		[CHECK] = {"check", optional_argument, NULL, CHECK},
 	};
 	int choice, r = 0;
 
 	for (int i = 0; i < (int)N_SETTINGS; i++)
-		options[i] = (struct option){settings[i].flag, required_argument, NULL, i};
+		options[i] = (struct option){settings[i].flag,
+			settings[i].kind == KIND_SWITCH ? no_argument : required_argument, NULL, i};
 	opterr = 0;
 	while (r == 0 && (choice = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (choice == HELP) {
@@ -495,8 +521,13 @@ static int take_flags(struct config *config, int argc, char **argv)
 			return 1;
 		}
 		if (choice == CHECK) {
-			config->check_path = optarg;
-			return 1;
+			/* getopt knows no value after a blank that may be missing. */
+			bool has_path = !optarg && optind < argc && argv[optind][0] != '-';
+			config->check_path = has_path ? argv[optind++] : optarg;
+			config->checks = !config->check_path;
+			if (config->check_path)
+				return 1;
+			continue;
 		}
 		if (choice < 0 || choice >= (int)N_SETTINGS) {
 			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
@@ -511,8 +542,6 @@ static int take_flags(struct config *config, int argc, char **argv)
 	return r;
 }
 
-/* The environment file */
-
 static int find(const char *name)
 {
 	for (int i = 0; i < (int)N_SETTINGS; i++)
@@ -520,6 +549,74 @@ static int find(const char *name)
 			return i;
 	return -1;
 }
+
+/* Names that are misspelt */
+
+/* Names with the relay's prefix that are not settings: a trailing underscore stands for all names that
+ * begin so. Kubernetes gives each container the first two for a service that is called pgherald;
+ * the project's tests set the others around it. */
+static const char *const foreign[] = {"PGHERALD_SERVICE_", "PGHERALD_PORT_", "PGHERALD_PORT",
+	"PGHERALD_TEST_", "PGHERALD_RUN", "PGHERALD_BUILD", "PGHERALD_INSTALLED_BUILD", "PGHERALD_LAUNCHER"};
+
+static bool is_foreign(const char *name)
+{
+	for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+		size_t len = strlen(foreign[i]);
+		if (foreign[i][len - 1] == '_' ? strncmp(name, foreign[i], len) == 0
+					       : strcmp(name, foreign[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+#define PREFIX "PGHERALD_"
+/* Letters: how far a name of this prefix may be from the setting that is suggested; and one without
+ * it, to be taken for a setting. */
+#define SUGGESTED_MOST 6
+#define MISSPELT_MOST 2
+
+/* A name that is so similar to a URL's that it was meant to be that. Other programs have names such as
+ * DATABASE_HOST. */
+static bool is_like_url(const char *name, const struct setting *s)
+{
+	return spelling_distance(name, s->name, 3) <= 3 - (strcmp(s->name, "DATABASE_URL") == 0) ||
+	       (strcmp(s->name, "DATABASE_DIRECT_URL") == 0 && strcasestr(name, "DATABASE") &&
+		       strcasestr(name, "DIRECT"));
+}
+
+/* 0, or -EINVAL after an ERROR line. */
+static int refuse_misspelt(const char *name)
+{
+	unsigned distance = SUGGESTED_MOST + 1;
+	const struct setting *nearest = NULL;
+	bool is_ours = strncasecmp(name, PREFIX, sizeof PREFIX - 1) == 0;
+
+	if (find(name) >= 0 || is_foreign(name))
+		return 0;
+	for (size_t i = 0; i < N_SETTINGS; i++) {
+		const struct setting *s = &settings[i];
+		if (s->kind == KIND_URL && !given[i].value && is_like_url(name, s)) {
+			nearest = s;
+			distance = 0;
+		}
+		unsigned d = s->kind == KIND_URL ? SUGGESTED_MOST + 1
+						 : spelling_distance(name, s->name, SUGGESTED_MOST);
+		if (d < distance) {
+			distance = d;
+			nearest = s;
+		}
+	}
+	if (!is_ours && distance > MISSPELT_MOST)
+		return 0;
+	if (nearest)
+		diag(DIAG_ERROR, "%s is not a setting; write %s (pgherald --help lists all)", name,
+			nearest->name);
+	else
+		diag(DIAG_ERROR, "%s is not a setting; pgherald --help lists all", name);
+	return -EINVAL;
+}
+
+/* The environment file */
 
 static const char *file_path(void)
 {
@@ -547,7 +644,7 @@ static int read_file(int (*variable)(const char *name, const char *value))
 
 static int take_or_unset(struct given *all, size_t i, const char *value)
 {
-	if (is_given(i, value))
+	if (is_given(value))
 		return take(all, i, value, OWN_FILE);
 	unset(&all[i], &settings[i]);
 	return 0;
@@ -567,19 +664,39 @@ static int take_first(const char *name, const char *value)
 
 static int take_again(const char *name, const char *value)
 {
-	int i = find(name);
+	int i = find(name), r = refuse_misspelt(name);
 
+	if (r < 0)
+		return r;
 	if (i < 0 || given[i].origin == FLAG || settings[i].kind == KIND_FILE)
 		return 0;
 	return take_or_unset(fresh, (size_t)i, value);
+}
+
+static int refuse_misspelt_environment(void)
+{
+	char name[64];
+	int r = 0;
+
+	for (char **variable = environ; r == 0 && *variable; variable++) {
+		size_t len = strcspn(*variable, "=");
+		if (len >= sizeof name)
+			continue;
+		memcpy(name, *variable, len);
+		name[len] = '\0';
+		r = refuse_misspelt(name);
+	}
+	return r;
 }
 
 static int parse(const struct given *all, struct config *config)
 {
 	int r = 0;
 
+	checked = all;
 	for (size_t i = 0; r == 0 && i < N_SETTINGS; i++)
 		r = parsers[settings[i].kind](&settings[i], all[i].value, config);
+	checked = NULL;
 	return r;
 }
 
@@ -591,6 +708,8 @@ int settings_load(struct config *config, int argc, char **argv)
 		r = take_flags(config, argc, argv);
 	if (r == 0 && file_path())
 		r = read_file(take_first);
+	if (r == 0)
+		r = refuse_misspelt_environment();
 	return r == 0 ? parse(given, config) : r;
 }
 

@@ -334,6 +334,9 @@ void connection_caught_up(
 	/* One frame must bring the worker's cursor to seq: the OK to BEGIN does on a resume,
 	 * otherwise this one. */
 	uint64_t frame_seq = w->begun ? WIRE_SEQ_NIL : seq;
+	const struct fanout *f = w->fanout;
+	uint64_t knows = w->begun ? w->welcome_seq : w->cursor; /* the upstream's state as of this */
+	bool skips_upstream = f->upstream_seq > knows && f->upstream_seq <= seq;
 
 	w->cursor = seq;
 	if (cause != WIRE_GAP_NONE) {
@@ -346,6 +349,12 @@ void connection_caught_up(
 		if (!token && latest)
 			token = latest->token;
 	}
+	/* Otherwise it would believe the state of before for as long as that does not change. */
+	if (skips_upstream)
+		delivery_queue(
+			w, &(struct wire_frame){.type = WIRE_UPSTREAM,
+				   .upstream = {WIRE_SEQ_NIL, wire_str(f->upstream_live ? "live" : "down"),
+					   wire_str("it changed while this worker fell behind")}});
 	if (w->begun)
 		delivery_ok(w, w->begin_id);
 	w->begun = false;

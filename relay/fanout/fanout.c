@@ -328,6 +328,7 @@ void fanout_gap(struct fanout *f, enum wire_gap_cause cause, const char *text)
 void fanout_upstream(struct fanout *f, bool live, const char *text)
 {
 	f->upstream_live = live;
+	f->upstream_seq = f->backlog.head + 1;
 	append_for_all(f,
 		&(struct wire_frame){.type = WIRE_UPSTREAM,
 			.upstream = {f->backlog.head + 1, wire_str(live ? "live" : "down"), wire_str(text)}});

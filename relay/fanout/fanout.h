@@ -28,6 +28,7 @@ struct fanout {
 	struct router router;
 	char epoch[EPOCH_LEN + 1]; /* of this start of the relay; seqs count from 1 in each */
 	bool upstream_live;
+	uint64_t upstream_seq; /* of the last UPSTREAM; 0: none */
 	bool stopping; /* requests are not read any more */
 	struct checkpoint_history checkpoints;
 

@@ -75,7 +75,7 @@ static void on_hello(struct worker *w, const struct wire_hello *hello)
 			if (strchr("\"\\", w->name[i]))
 				w->name[i] = '\'';
 	}
-	w->cursor = f->backlog.head;
+	w->cursor = w->welcome_seq = f->backlog.head;
 	welcome(w);
 	if (w->ended)
 		return;

@@ -129,6 +129,7 @@ struct worker {
 	 * frames. Otherwise it is a scanner: a scan of the backlog finds them. For a worker
 	 * that subscribes to every channel, they are all bytes up to the head. */
 	uint64_t cursor;
+	uint64_t welcome_seq; /* the backlog's head at WELCOME */
 	bool wanted_whole;
 	struct wanted wanted;
 	TAILQ_ENTRY(worker) next_scanner; /* while not wanted_whole */

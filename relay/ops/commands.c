@@ -284,7 +284,7 @@ static void run_reconnect(struct command_line *l)
 		return;
 	}
 	if (parts->upstream->state > UPSTREAM_CONNECTING)
-		upstream_drop(parts->upstream, "an operator asked to reconnect");
+		upstream_reconnect(parts->upstream);
 	upstream_hurry(parts->upstream);
 	publisher_hurry(parts->publisher);
 	done(l, "reconnecting");

@@ -10,6 +10,7 @@ static void report_upstream(struct report *r, const struct parts *parts)
 	report_group(r, "upstream");
 	report_text(r, "state", upstream_state_names[u->state]);
 	report_seconds(r, "for", clock_now() - u->state_since);
+	report_seconds(r, "next attempt in", u->state == UPSTREAM_WAITING ? u->retry_at - clock_now() : -1);
 	report_count(r, "backend pid", u->state >= UPSTREAM_CHECKING ? (uint64_t)u->backend_pid : 0);
 	report_text(r, "database", u->database);
 	report_count(r, "connects", u->n_connects);
@@ -77,11 +78,30 @@ static void report_publisher(struct report *r, const struct parts *parts)
 	report_count(r, "failed", p->n_failed);
 }
 
-static const char *last_error(const struct parts *parts)
+/* While something is wrong: what went wrong last. */
+static void report_last_error(struct report *r, const struct parts *parts)
 {
-	return *parts->upstream->last_error    ? parts->upstream->last_error
-	       : *parts->publisher->last_error ? parts->publisher->last_error
-					       : "none";
+	const struct upstream *u = parts->upstream;
+	const struct publisher *p = parts->publisher;
+	bool upstream_fails = u->state != UPSTREAM_LIVE && *u->last_error,
+	     publisher_fails = !p->session.conn && !p->idled && *p->last_error;
+
+	report_line(r, "last error");
+	report_text(r, "last error",
+		upstream_fails    ? u->last_error
+		: publisher_fails ? p->last_error
+				  : "none");
+	report_seconds(r, "last error ago",
+		upstream_fails    ? clock_now() - u->last_error_at
+		: publisher_fails ? clock_now() - p->last_error_at
+				  : -1);
+}
+
+static void report_past_error(
+	struct report *r, const char *name, const char *age, const char *text, double at)
+{
+	report_text(r, name, *text ? text : "none");
+	report_seconds(r, age, *text ? clock_now() - at : -1);
 }
 
 static void report_backlog(struct report *r, const struct backlog *b)
@@ -151,8 +171,7 @@ void ops_status_print(const struct parts *parts, FILE *out, enum report_form for
 	report_count(&r, "overruns", f->n_overruns);
 	report_count(&r, "gaps", f->n_gaps + parts->catch_up->n_gaps);
 	if (postgres) {
-		report_line(&r, "last error");
-		report_text(&r, "last error", last_error(parts));
+		report_last_error(&r, parts);
 	}
 	report_end(&r);
 	report_close(&r);
@@ -178,8 +197,10 @@ void ops_upstream_print(const struct parts *parts, FILE *out, enum report_form f
 	report_count(&r, "announced", parts->reconcile->n_announced);
 	report_group(&r, "last error");
 	report_named(&r);
-	report_text(&r, "upstream", *parts->upstream->last_error ? parts->upstream->last_error : "none");
-	report_text(&r, "publisher", *parts->publisher->last_error ? parts->publisher->last_error : "none");
+	report_past_error(
+		&r, "upstream", "upstream ago", parts->upstream->last_error, parts->upstream->last_error_at);
+	report_past_error(&r, "publisher", "publisher ago", parts->publisher->last_error,
+		parts->publisher->last_error_at);
 	report_end(&r);
 	report_close(&r);
 }

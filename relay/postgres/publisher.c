@@ -467,6 +467,7 @@ static void on_lost(void *context, enum session_failure failure, const char *err
 		was_live ? "the publishing connection (%s) is lost: %s"
 			 : "%s cannot be connected to; check the URL and the server: %s",
 		config_url_name(p->config, p->session.url), error);
+	p->last_error_at = clock_now();
 	timer_arm(p->session.loop, &p->retry, retry);
 	/* It is unknown whether the batch in flight was committed. It goes out again: better
 	 * twice than never. */

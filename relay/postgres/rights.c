@@ -169,6 +169,12 @@ static bool withholds(const struct rights *rights, enum right right, unsigned un
 	return rights->withheld & ~unused & 1U << right;
 }
 
+/* PostgreSQL 17 gave one of them a fourth argument. */
+static const char *fourth_argument(enum right right, int server_version)
+{
+	return right == RIGHT_FLUSH && server_version >= 170000 ? ", boolean" : "";
+}
+
 static void warn(enum right right, const struct rights *upstream, const struct rights *publisher,
 	bool notes_runs, int server_version)
 {
@@ -182,13 +188,11 @@ static void warn(enum right right, const struct rights *upstream, const struct r
 	if (!listens && !publishes)
 		diag(DIAG_WARNING, "this server does not support %s(), so %s", name, weaker);
 	else
-		/* PostgreSQL 17 gave one of them a fourth argument. */
 		diag(DIAG_WARNING,
 			"this role may not call %s(), so %s; GRANT EXECUTE ON FUNCTION pg_catalog.%s(%s%s) TO %s%s%s",
 			name, weaker, name, functions[right].arguments,
-			right == RIGHT_FLUSH && server_version >= 170000 ? ", boolean" : "",
-			listens ? upstream->role : "", listens && publishes ? ", " : "",
-			publishes ? publisher->role : "");
+			fourth_argument(right, server_version), listens ? upstream->role : "",
+			listens && publishes ? ", " : "", publishes ? publisher->role : "");
 }
 
 void rights_tell(struct rights_told *told, const struct rights *upstream, const struct rights *publisher,
@@ -207,6 +211,12 @@ void rights_tell(struct rights_told *told, const struct rights *upstream, const 
 			diag(DIAG_NOTICE, "%s() can be called again", functions[i].name);
 	}
 	told->missing = missing;
+}
+
+void rights_grant(enum right right, int server_version, const char *role, char *out, size_t size)
+{
+	snprintf(out, size, "GRANT EXECUTE ON FUNCTION pg_catalog.%s(%s%s) TO %s", functions[right].name,
+		functions[right].arguments, fourth_argument(right, server_version), role);
 }
 
 struct rights_sql rights_missing(const struct rights_told *told)

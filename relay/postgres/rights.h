@@ -105,5 +105,7 @@ struct rights_told {
  * is in use. server_version: as PQserverVersion() has it. */
 void rights_tell(struct rights_told *told, const struct rights *upstream, const struct rights *publisher,
 	bool notes_runs, int server_version);
+/* Writes the GRANT that gives the role this right. */
+void rights_grant(enum right right, int server_version, const char *role, char *out, size_t size);
 /* For people: the functions that one of the two lacks, comma-separated, or "none". */
 struct rights_sql rights_missing(const struct rights_told *told);

@@ -5,6 +5,7 @@
 #include "base/passfile.h"
 #include "base/redact.h"
 #include "postgres/cancel.h"
+#include "postgres/home.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -51,6 +52,7 @@ struct attempt {
 };
 
 static unsigned attempts_running;
+static struct diag_limit plain_limit;
 
 unsigned session_attempts(void)
 {
@@ -458,6 +460,10 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 		s->events->lost(s->context, failure, line.text);
 		return;
 	}
+	if (home_keeps_from_tls(conn))
+		diag_limited(&plain_limit, DIAG_WARNING,
+			"a connection to PostgreSQL is not encrypted, since libpq may not look for certificates in "
+			"HOME; set HOME to a directory that this user may read, or sslmode=require");
 	s->conn = conn;
 	s->encoding = encoding;
 	s->was_connected = true;

@@ -101,6 +101,8 @@ static void fail(struct upstream *u, bool heals, const char *error)
 	u->identity[0] = '\0';
 	u->n_losses++;
 	snprintf(u->last_error, sizeof u->last_error, "%s", error);
+	u->last_error_at = clock_now();
+	u->retry_at = clock_now() + retry;
 	enter(u, UPSTREAM_WAITING);
 	timer_arm(u->session.loop, &u->retry, retry);
 	/* The next connection LISTENs to what is configured then. */
@@ -586,6 +588,13 @@ void upstream_settle(struct upstream *u)
 void upstream_drop(struct upstream *u, const char *why)
 {
 	fail(u, true, why);
+}
+
+void upstream_reconnect(struct upstream *u)
+{
+	u->by_operator = true;
+	fail(u, true, "an operator asked to reconnect");
+	u->by_operator = false;
 }
 
 void upstream_hold(struct upstream *u, bool held, size_t ahead)

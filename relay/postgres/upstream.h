@@ -65,17 +65,21 @@ struct upstream {
 	bool unlistens; /* to channels that are gone, when no statement runs */
 	int backend_pid;
 	char database[ENCODING_NAME_UTF8_MAX + 1]; /* in UTF-8 */
-	bool recoverable; /* pgherald.changes_since() is there, and we trust its owner */
-	bool notes_runs;  /* pgherald.note_run() is there, we trust its owner, and may call it */
-	bool reads_key;   /* pgherald.relay_key is there, we trust its owner, and may read it */
-	bool tracks;      /* pgherald.fold() is there, and we trust its owner */
+	bool recoverable;    /* pgherald.changes_since() is there, and we trust its owner */
+	bool notes_runs;     /* pgherald.note_run() is there, we trust its owner, and may call it */
+	bool reads_key;      /* pgherald.relay_key is there, we trust its owner, and may read it */
+	bool tracks;         /* pgherald.fold() is there, and we trust its owner */
 	bool knows_problems; /* pgherald.problem() is there, and we trust its owner */
-	bool distrusts;   /* one of the first three is there, and we do not trust its owner */
-	bool has_key;     /* key is what we read from pgherald.relay_key */
+	bool distrusts;      /* one of the first three is there, and we do not trust its owner */
+	bool has_key;        /* key is what we read from pgherald.relay_key */
 	unsigned char key[RELAY_KEY_SIZE];
 
+	bool by_operator; /* the connection was dropped by an operator's command */
+
 	uint64_t n_connects, n_losses;
+	double retry_at; /* seconds of clock_now(), of the next attempt, while waiting */
 	char last_error[256];
+	double last_error_at; /* seconds of clock_now() */
 };
 
 /* SQL that tells whether we trust the owners of an object in the schema pgherald and of the
@@ -143,6 +147,8 @@ void upstream_settle(struct upstream *upstream);
 void upstream_live(struct upstream *upstream);
 /* The connection is dead, even if TCP does not know: drop it and connect again. */
 void upstream_drop(struct upstream *upstream, const char *why);
+/* The same, for an operator: it is no fault. */
+void upstream_reconnect(struct upstream *upstream);
 /* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
  * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */
 void upstream_hold(struct upstream *upstream, bool held, size_t ahead);

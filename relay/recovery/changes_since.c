@@ -483,8 +483,10 @@ struct changes_channels changes_channels(const struct config *config)
 
 	for (unsigned i = 0; i < config->n_channels; i++) {
 		const struct channel *channel = &config->channels[i];
+		if (channel->gone)
+			continue;
 		size_t len = strlen(channel->name);
-		n += (size_t)snprintf(out.text + n, sizeof out.text - n, "%s%s", i > 0 ? "," : "",
+		n += (size_t)snprintf(out.text + n, sizeof out.text - n, "%s%s", n > 0 ? "," : "",
 			channel->kind == CHANNEL_CHANGES ? "c:" : "t:");
 		sodium_bin2hex(out.text + n, sizeof out.text - n, (const unsigned char *)channel->name, len);
 		n += 2 * len;

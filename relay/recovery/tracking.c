@@ -186,6 +186,11 @@ void tracking_stop(struct tracking *t)
 	session_close(&t->session);
 }
 
+bool tracking_is_asking(const struct tracking *t)
+{
+	return t->due || t->session.on_result;
+}
+
 double tracking_fold_lag(const struct tracking *t)
 {
 	double limit = t->config->checkpoint_interval * TRACKING_LAG_INTERVALS;

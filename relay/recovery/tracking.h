@@ -47,5 +47,7 @@ void tracking_look(struct tracking *tracking);
 void tracking_fold(struct tracking *tracking);
 /* The upstream is gone, or the relay ends: asks no more. */
 void tracking_stop(struct tracking *tracking);
+/* Whether an answer is awaited. */
+bool tracking_is_asking(const struct tracking *tracking);
 /* Seconds for which the fold has not kept up; 0 while it does. */
 double tracking_fold_lag(const struct tracking *tracking);

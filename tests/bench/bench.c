@@ -1,5 +1,6 @@
 #include "bench.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,11 +58,16 @@ struct page *fork_processes(
 {
 	pid_t parent = getpid();
 
-	struct page *page = mmap(NULL, sizeof *page + n * sizeof page->slots[0], PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	/* A file, so that a process that becomes another program can map it again. */
+	size_t size = sizeof(struct page) + n * sizeof(struct slot);
+	int file = memfd_create("bench", 0);
+	if (file < 0 || ftruncate(file, (off_t)size) < 0)
+		die("memfd_create: %m");
+	struct page *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	if (page == MAP_FAILED)
 		die("mmap: %m");
 	page->n = n;
+	page->file = file;
 	page->record_from = UINT64_MAX;
 	for (unsigned i = 0; i < n; i++) {
 		pid_t pid = fork();
@@ -258,18 +264,36 @@ uint64_t latency_percentile(const struct page *page, double percent)
 /* CPU time */
 
 /* The scheduler's own account, which is not rounded to ticks. */
-static uint64_t process_cpu_ns(pid_t pid)
+static uint64_t task_cpu_ns(const char *tasks, const char *task)
 {
-	char path[64];
+	char path[320];
 	unsigned long long ns = 0;
 
-	snprintf(path, sizeof path, "/proc/%d/schedstat", (int)pid);
+	snprintf(path, sizeof path, "%s/%s/schedstat", tasks, task);
 	FILE *file = fopen(path, "r");
 	if (!file)
 		return 0;
 	if (fscanf(file, "%llu", &ns) != 1)
 		ns = 0;
 	fclose(file);
+	return ns;
+}
+
+/* Of all its threads. */
+static uint64_t process_cpu_ns(pid_t pid)
+{
+	char tasks[32];
+	const struct dirent *task;
+	uint64_t ns = 0;
+
+	snprintf(tasks, sizeof tasks, "/proc/%d/task", (int)pid);
+	DIR *directory = opendir(tasks);
+	if (!directory)
+		return 0;
+	while ((task = readdir(directory)))
+		if (task->d_name[0] != '.')
+			ns += task_cpu_ns(tasks, task->d_name);
+	closedir(directory);
 	return ns;
 }
 

@@ -34,6 +34,7 @@ struct page {
 	_Atomic uint64_t record_from; /* record latencies of changes sent since; UINT64_MAX: none */
 	_Atomic bool end;
 	unsigned n;
+	int file; /* the descriptor of this memory */
 	struct slot slots[];
 };
 
@@ -69,7 +70,7 @@ void count_heard(const struct page *page, struct slot *slot, const char *client_
 /* Over all listeners, in nanoseconds. 0 if nothing was recorded. */
 uint64_t latency_percentile(const struct page *page, double percent);
 
-/* CPU time of these processes' main threads; if tree is set, of the last one's children too. */
+/* CPU time of these processes; if tree is set, of the last one's children too. */
 uint64_t processes_cpu_ns(const pid_t *pids, unsigned n, bool tree);
 uint64_t page_cpu_ns(const struct page *page);
 

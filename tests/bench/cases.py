@@ -4,7 +4,7 @@ same round, and what it must be."""
 import os
 import statistics
 
-from rig import SYNCD, Failure, Syncd, children, cpu_seconds, frames_and_sends, have, measure
+from rig import SYNCD, Failure, Missing, Syncd, children, cpu_seconds, frames_and_sends, go_program, have, measure, node_program, python_program
 
 WIDTHS = (1, 8, 64, 256)
 WIDEST = 1000  # too many for a connection of each listener's own
@@ -14,6 +14,15 @@ PUBLISHERS = 64
 USERS = (1000, 100000, 1000000)
 HOLDERS = 16  # of those users
 HOSTS = 20
+CLIENTS = 8
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Listeners with the packages for other languages: functions that return the command, or raise Missing.
+LISTENERS = {
+    "go": lambda: [go_program("./bench/go", os.path.dirname(HERE))],
+    "node": lambda: node_program(os.path.join(HERE, "node.mjs")),
+    "python": lambda: python_program(os.path.join(HERE, "listener.py")),
+    "python-asyncio": lambda: [*python_program(os.path.join(HERE, "listener.py")), "asyncio"],
+}
 # Enough that PostgreSQL reads them by an index: serializable transactions that read the same pages conflict.
 SYNCD_RECORDS = """
 INSERT INTO user_revisions (user_id, revision) SELECT 'user' || lpad(n::text, 5, '0'), 1 FROM generate_series(1, 10000) AS n;
@@ -63,6 +72,7 @@ class Bench:
         sender = got["cpu_relays"] or got["cpu_source"]
         self.figures.add(*name, width, rate=changes / got["seconds"], deliveries=changes * width / got["seconds"],
                          cpu=cpu / changes, sender=sender / changes / width, relay=got["cpu_relays"] / changes,
+                         listener=got["cpu_listeners"] / changes / width,
                          p50=got["p50"] / 1000, p99=got["p99"] / 1000)
         return got
 
@@ -70,12 +80,12 @@ class Bench:
         with self.rig.postgres() as server, self.rig.database(server) as conninfo:
             self.fanout((case, side), side, width, *options, addresses=(conninfo, conninfo), postmaster=server)
 
-    def ours(self, case, width, *options, side="ours", relays=1):
+    def ours(self, case, width, *options, side="ours", relays=1, kind="ours"):
         """Returns how many changes a second, and how many frames a send."""
         with self.rig.postgres() as server, self.rig.database(server) as conninfo, \
                 self.rig.relays(conninfo, relays) as hosts:
             before = frames_and_sends(hosts[0])
-            got = self.fanout((case, side), "ours", width, *options, postmaster=server, relays=hosts,
+            got = self.fanout((case, side), kind, width, *options, postmaster=server, relays=hosts,
                               addresses=(",".join(host.path for host in hosts), conninfo))
             frames, sends = (b - a for a, b in zip(before, frames_and_sends(hosts[0])))
             self.figures.add(case, side, width, frames=frames / sends)
@@ -131,6 +141,18 @@ def saturated(b):
             b.other("saturated", side, width, "--batch", BATCH)
     rate, frames = b.ours("saturated", WIDEST, "--batch", BATCH)
     b.floor("saturated", WIDEST, rate, frames)
+
+
+def clients(b):
+    """Transactions of 100, as fast as possible, to workers in each language."""
+    b.ours("clients", CLIENTS, "--batch", BATCH)
+    for language, command in LISTENERS.items():
+        try:
+            words = " ".join(command())
+        except Missing as why:
+            b.missing[language] = str(why)
+            continue
+        b.ours("clients", CLIENTS, "--batch", BATCH, "--command", words, side=language, kind="command")
 
 
 def latency(b):
@@ -270,7 +292,7 @@ def syncd(b):
                   **{f"% of the CPU time {name}": 100 * part / sum(spent.values()) for name, part in spent.items()})
 
 
-CASES = (transactions, saturated, latency, drain, publish, write, tracked, subscriptions, memory, hosts, syncd)
+CASES = (transactions, saturated, clients, latency, drain, publish, write, tracked, subscriptions, memory, hosts, syncd)
 
 
 # Rows
@@ -317,6 +339,8 @@ def _rows():
     for width, ratio in ((64, 12), (256, 60)):
         yield Row("transactions", f"CPU of host and PostgreSQL a notify: direct / ours, W = {width}",
                   f"transactions/direct/{width}/cpu", f"transactions/ours/{width}/cpu", at_least=ratio)
+    yield Row("clients", f"deliveries/s, transactions of {BATCH}, W = {CLIENTS}: Go / libpgherald",
+              f"clients/go/{CLIENTS}/deliveries", f"clients/ours/{CLIENTS}/deliveries", at_least=0.5)
     for width, ratio in ((1, 1.2), (8, 0.9), (64, 0.42), (256, 0.35)):
         yield Row("latency", f"latency p50 at {RATE}/s: ours / direct, W = {width}",
                   f"latency/ours/{width}/p50", f"latency/direct/{width}/p50", at_most=ratio)

@@ -2,9 +2,9 @@
  *
  *   bench-fanout SIDE --listeners W --listen ADDRESS[,ADDRESS]... --publish ADDRESS [OPTION]...
  *
- * SIDE: direct, bare, ours, redis, nats, or floor. It warms up, publishes for some seconds, waits until every
- * listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest listener by
- * a bounded number of changes, whatever the side: none is measured by what it drops. */
+ * SIDE: direct, bare, ours, command, redis, nats, or floor. It warms up, publishes for some seconds, waits
+ * until every listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest
+ * listener by a bounded number of changes, whatever the side: none is measured by what it drops. */
 #include "listen.h"
 #include "source.h"
 
@@ -26,6 +26,7 @@ static const struct side {
 	{"direct", listen_direct, &source_postgres},
 	{"bare", listen_bare, &source_postgres},
 	{"ours", listen_ours, &source_postgres},
+	{"command", listen_command, &source_postgres},
 	{"floor", listen_ours, &source_floor},
 	{"redis", listen_redis, &source_redis},
 	{"nats", listen_nats, &source_nats},
@@ -146,6 +147,7 @@ static void parse(struct fanout *f, int argc, char **argv)
 		{"seconds", required_argument, NULL, 's'},
 		{"users", required_argument, NULL, 'u'},
 		{"own", no_argument, NULL, 'o'},
+		{"command", required_argument, NULL, 'c'},
 		{"hold", no_argument, NULL, 'h'},
 		{"relays", required_argument, NULL, 'R'},
 		{"postmaster", required_argument, NULL, 'P'},
@@ -179,6 +181,9 @@ static void parse(struct fanout *f, int argc, char **argv)
 		case 'o':
 			f->listen.own = true;
 			break;
+		case 'c':
+			f->listen.command = optarg;
+			break;
 		case 'h':
 			f->hold = true;
 			break;
@@ -195,8 +200,8 @@ static void parse(struct fanout *f, int argc, char **argv)
 	for (size_t i = 0; optind < argc && i < sizeof sides / sizeof *sides; i++)
 		if (strcmp(sides[i].name, argv[optind]) == 0)
 			f->side = &sides[i];
-	if (!f->side || !f->listen.addresses || f->listen.listeners == 0 || f->batch < 1 ||
-		f->batch > SOURCE_BATCH_MAX)
+	if (!f->side || !f->listen.addresses || (f->side->listen == listen_command) != !!f->listen.command ||
+		f->listen.listeners == 0 || f->batch < 1 || f->batch > SOURCE_BATCH_MAX)
 		die("bench-fanout: bad arguments");
 	if (!f->side->source->publish)
 		die("bench-fanout: built without %s", f->side->name);

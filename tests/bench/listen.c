@@ -12,6 +12,7 @@
 #include <nats/nats.h>
 #endif
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -217,3 +218,25 @@ void listen_nats(const struct listen *l, struct page *page, unsigned index)
 	die("built without libnats");
 }
 #endif
+
+/* Another program */
+
+#define WORDS_MAX 16
+
+void listen_command(const struct listen *l, struct page *page, unsigned index)
+{
+	char *words[WORDS_MAX + 4], *command = strdup(l->command), *next = NULL, file[16], offset[32];
+	unsigned n = 0;
+
+	for (char *word = strtok_r(command, " ", &next); word && n < WORDS_MAX;
+		word = strtok_r(NULL, " ", &next))
+		words[n++] = word;
+	snprintf(file, sizeof file, "%d", page->file);
+	snprintf(offset, sizeof offset, "%td", (char *)&page->slots[index] - (char *)page);
+	words[n++] = nth_of(l->addresses, index);
+	words[n++] = file;
+	words[n++] = offset;
+	words[n] = NULL;
+	execvp(words[0], words);
+	die("%s: %m", words[0]);
+}

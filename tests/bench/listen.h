@@ -7,7 +7,8 @@
 struct listen {
 	const char *addresses; /* of connections or sockets; listener i takes the ith */
 	unsigned users, listeners;
-	bool own; /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
+	const char *command; /* of listen_command: words, separated by spaces */
+	bool own;            /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
 };
 
 /* These return only when page->end is set, and die() on any failure. NULL: not built. */
@@ -18,3 +19,6 @@ listen_fn listen_bare;   /* libpq, without decoding */
 listen_fn listen_ours;   /* libpgherald */
 listen_fn listen_redis;  /* hiredis */
 listen_fn listen_nats;   /* libnats */
+/* Another program, with a client in another language. Its last arguments are the socket's path, a
+ * descriptor of the page's memory, and where in it its struct slot begins. */
+listen_fn listen_command;

@@ -47,9 +47,9 @@ def sides(figures, cases):
     """The figures of the ratios: medians, a line for each side and width."""
     units = {"rate": ("/s", 1), "deliveries": ("deliveries/s", 1), "frames": ("frames a send", 1),
              "sender": ("us CPU of the sender a delivery", 1000), "cpu": ("us CPU of all a notify", 1000),
-             "relay": ("us CPU of the relay a notify", 1000), "p50": ("us p50", 1), "p99": ("us p99", 1)}
+             "relay": ("us CPU of the relay a notify", 1000), "listener": ("us CPU of the worker a delivery", 1000), "p50": ("us p50", 1), "p99": ("us p99", 1)}
     columns = {"transactions": ("rate", "frames", "sender", "cpu"), "saturated": ("deliveries", "frames", "sender"),
-               "latency": ("p50", "p99"), "publish": ("rate",), "write": ("rate",), "subscriptions": ("rate", "relay"),
+               "clients": ("deliveries", "listener"), "latency": ("p50", "p99"), "publish": ("rate",), "write": ("rate",), "subscriptions": ("rate", "relay"),
                "hosts": ("rate", "cpu")}
     for case in CASES:
         lines = {}

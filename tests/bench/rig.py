@@ -17,6 +17,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 os.environ.setdefault("PGHERALD_BUILD", "build-bench")
 
 from harness.datasync import SQL
+from harness.packages import Missing, go_program, node_program, python_program
 from harness.procs import Run, children, wait_until
 from harness.relay import BUILD, Relay
 from harness.servers import Postgres, free_port, make_template

@@ -213,10 +213,12 @@ class Bare(Member):
 
 
 class Library(Member):
-    """A worker that uses the C library: pgherald-cat, with its cursor in a file."""
+    """A worker that uses the C library: pgherald-cat, with its cursor in a file. command: a
+    program in another language that does the same."""
 
-    def __init__(self, model, run, name, relay, pubkeys=None):
+    def __init__(self, model, run, name, relay, pubkeys=None, command=(CAT,)):
         super().__init__(name, relay, pubkeys)
+        self.command = command
         self.model = model
         self.run = run
         self.directory = run.subdirectory("cat")
@@ -238,7 +240,7 @@ class Library(Member):
         self.n_resumed += self._runs > 1
         self._output = os.path.join(self.directory, f"out{self._runs}")
         with open(self._output, "wb") as out, open(os.path.join(self.directory, "err"), "ab") as err:
-            self.process = self.run.spawn([CAT, *arguments], stdout=out, stderr=err)
+            self.process = self.run.spawn([*self.command, *arguments], stdout=out, stderr=err)
         self._read[self._output] = 0
         return self
 

@@ -14,6 +14,7 @@ from hosts import Hosts, chosen, roles_of
 from members import Bare, Library
 from model import Model
 from plan import FAULTS, HARMLESS, steps
+from harness.packages import CATS, Missing
 from harness.procs import close_all, wait_until
 from harness.relay import CAT, Relay
 from harness.servers import make_template
@@ -113,6 +114,8 @@ class System:
             self._enlist(Bare(self.model, "all-" + host.name.split()[-1], host))
         if os.path.exists(CAT):
             self._enlist(Library(self.model, self.run, "library-pubkeys", hosts.first[0], self._some_users(500)))
+        for n, (language, command) in enumerate(self._other_languages()):
+            self._enlist(Library(self.model, self.run, language, hosts.first[n % len(hosts.first)], command=command))
         # what may be frozen and killed: not the members that measure latency and memory, nor those that read at their own pace
         self.victims = list(self.members)
         if "trickle" in self.names:
@@ -120,6 +123,14 @@ class System:
         self._enlist(Bare(self.model, "witness", hosts.steady, witness=True))
         if os.path.exists(CAT):
             self._enlist(Library(self.model, self.run, "library-steady", hosts.steady))
+
+    def _other_languages(self):
+        for language, command in CATS.items():
+            if language != "c":
+                try:
+                    yield language, command()
+                except Missing as why:
+                    self.log(f"no member in {language}: {why}")
 
     def _enlist(self, member):
         self.members.append(self._add(member))

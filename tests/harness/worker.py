@@ -64,7 +64,7 @@ class Gap(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    seq: int
+    seq: Optional[int]
     state: str
     text: str
 

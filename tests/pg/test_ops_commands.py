@@ -74,8 +74,24 @@ def test_status_tells_the_last_error(start_relay, own_pg, own_db, own_bouncer):
     own_pg.stop("immediate")
     worker.sees("down")
     status = objects(relay.ops("status json"))[0]
-    assert status["upstream"]["state"] != "live" and status["last_error"] != "none"
+    assert status["upstream"]["state"] != "live" and status["last_error"] != "none" and status["last_error_ago_seconds"] >= 0
+    wait_until(lambda: (objects(relay.ops("status json"))[0]["upstream"]["next_attempt_in_seconds"] or -1) >= 0, "the time of the next attempt")
     own_pg.start()
+    worker.sees("live")
+    worker.publish("x")
+    status = objects(relay.ops("status json"))[0]
+    assert status["last_error"] == "none" and status["last_error_ago_seconds"] is None and \
+        status["upstream"]["next_attempt_in_seconds"] is None, "all is well"
+    assert objects(relay.ops("upstream json"))[0]["last_error"]["upstream"] != "none", "it is not forgotten"
+
+
+def test_a_reconnect_that_an_operator_asks_for_is_no_fault(relay):
+    worker = relay.worker()
+    relay.ops("reconnect")
+    worker.sees("down")
+    worker.sees("live")
+    assert not [line for line in relay.lines("WARNING") if "operator" in line] and \
+        [line for line in relay.lines("NOTICE") if "an operator asked to reconnect" in line]
 
 
 def test_workers_are_listed(relay):

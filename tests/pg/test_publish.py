@@ -109,9 +109,8 @@ def test_a_worker_that_leaves_after_notify_has_published(relay):
     hearer.hears("alice")
 
 
-def test_only_the_database_url_gives_local_mode_with_a_warning(make_relay, db, bouncer, listen):
-    relay = make_relay(DATABASE_URL=bouncer.url(db)).start()
-    assert any("DATABASE_DIRECT_URL" in line for line in relay.lines("WARNING")), relay.log()
+def test_local_mode_next_to_a_database(make_relay, db, bouncer, listen):
+    relay = make_relay(DATABASE_URL=bouncer.url(db), PGHERALD_LOCAL="yes").start()
     a, b = relay.worker(), relay.worker()
     assert a.welcome.info["mode"] == "local"
     plain = listen(db, CHANNEL)

@@ -9,7 +9,7 @@ from harness.datasync import DataSync
 from harness.procs import wait_until
 from harness.servers import Postgres, make_template
 from harness.subscriber import Subscriber, resumed, subscriber
-from harness.worker import CHANNEL, NOTIFY, Change, Checkpoint, Gap, Ok
+from harness.worker import CHANNEL, NOTIFY, Change, Checkpoint, Gap, Ok, Upstream
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.2"}
 
@@ -420,3 +420,23 @@ def test_the_library_resumes_again_after_a_drop_in_the_middle(host, data, cat):
     host.start()
     wait_until(lambda: len({o["pubkey"] for o in one.lines("change")}) == 40000, "all that was missed", 60)
     assert not one.lines("gap")
+
+
+def test_it_is_told_that_the_upstream_came_back_between_hello_and_begin(run, own_pg, own_db, start_relay):
+    """Its WELCOME said that the upstream is down, and it is live from after the UPSTREAM that
+    says otherwise."""
+    DataSync(run, own_db).recoverable()
+    host = start_relay(own_db, **FAST)
+    witness = subscriber(host)
+    own_pg.stop()
+    witness.wait_until(lambda: witness.of(Upstream), "that the upstream is down")
+    again = Subscriber(host.path, resume=("gone", 1, witness.cursor[2]))
+    host._workers.append(again)
+    again.wait_until(lambda: again.frames, "WELCOME")
+    assert again.welcome.info["upstream"] == "down"
+    own_pg.start()
+    witness.wait_until(lambda: witness.of(Upstream)[-1].state == "live", "that the upstream is live")
+    again.subscribe()
+    again.begin()
+    again.caught_up()
+    assert [u.state for u in again.of(Upstream)] == ["live"]

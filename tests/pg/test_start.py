@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from harness.datasync import DataSync
 from harness.procs import wait_until
 from harness.servers import Bouncer, Postgres, free_port, make_template
 from harness.worker import CHANNEL
@@ -262,6 +263,44 @@ def test_a_setting_that_makes_no_sense(make_relay, setting, value):
     says(relay.launch().fails(), setting if setting != "PGHERALD_SOCKET" else "PGHERALD_SOCKET|" + value[:100])
 
 
+@pytest.mark.parametrize("name, meant", [
+    ("PGHERALD_CHANELS", "PGHERALD_CHANNELS"), ("pgherald_channels", "PGHERALD_CHANNELS"), ("PGHERLAD_SOCKET", "PGHERALD_SOCKET"),
+    ("PGHERALD_BACKLOG", ""), ("PGHERALD_NO_SUCH_THING", ""), ("DATABASE_DIRECT", "DATABASE_DIRECT_URL"),
+    ("DATABASE_DIRCET_URL", "DATABASE_DIRECT_URL"), ("DATABASE_URL_DIRECT", "DATABASE_DIRECT_URL"),
+    ("DATABSE_URL", "DATABASE_URL"), ("DATABASE_URI", "DATABASE_URL")])
+def test_a_misspelt_variable_is_refused_by_name(make_relay, name, meant):
+    line = make_relay(**{name: "postgresql:///x"}).launch().fails()
+    assert line.startswith(f"{name} is not a setting;") and (not meant or f"write {meant} " in line)
+
+
+def test_variables_of_other_programs_are_not_settings(start_relay, db, bouncer):
+    """Those of a service that Kubernetes calls pgherald too."""
+    relay = start_relay(db, bouncer, DATABASE_HOST="x", DATABASE_URL_2="x", PGHERALD_SERVICE_HOST="10.0.0.1",
+                        PGHERALD_PORT="tcp://10.0.0.1:80", PGHERALD_PORT_80_TCP="tcp://10.0.0.1:80", PGDATA="x")
+    assert not [line for line in relay.lines("ERROR", "WARNING") if "setting" in line]
+
+
+def test_local_mode_is_asked_for(make_relay, db):
+    line = make_relay(DATABASE_URL=db.direct_url).launch().fails()
+    assert "DATABASE_DIRECT_URL is not" in line and "--local" in line
+    for relay in (make_relay(), make_relay(flags=["--local"], DATABASE_DIRECT_URL=db.direct_url),
+                  make_relay(PGHERALD_LOCAL="yes", DATABASE_URL=db.direct_url)):
+        relay.start()
+        assert "mode=local" in relay.log() and relay.ops("status").split("\n")[1].startswith("mode         local")
+
+
+@pytest.mark.parametrize("place", ["environment", "flag", "file"])
+def test_a_refusal_says_from_where_the_value_is_and_what_is_right(make_relay, run, place):
+    path = os.path.join(run.subdirectory("conf"), "main.conf")
+    with open(path, "w") as file:
+        file.write("PGHERALD_WORKERS_MAX=many\n")
+    relay = make_relay(**({"PGHERALD_WORKERS_MAX": "many"} if place == "environment" else
+                          {"PGHERALD_ENVIRONMENT_FILE": path} if place == "file" else {}),
+                       flags=["--workers-max", "many"] if place == "flag" else [])
+    line = relay.launch().fails()
+    assert line.startswith(f"PGHERALD_WORKERS_MAX (--workers-max, from the {place}; an example: 4096) cannot work: not a number")
+
+
 @pytest.mark.parametrize("flags", [["--no-such-flag"], ["stray argument"], ["--socket"]])
 def test_flags_that_make_no_sense(make_relay, flags):
     make_relay(flags=flags).launch().fails()
@@ -360,3 +399,46 @@ def test_the_environment_does_not_reach_another_database(make_relay, db, bouncer
     worker = relay.worker()
     db.notify(CHANNEL, '{"p":"alice"}')
     worker.hears("alice")
+
+
+def checked(make_relay, *flags, **environment):
+    """The rows of the table that pgherald --check prints, by what they are about, and the status."""
+    relay = make_relay(flags=["--check", *flags], **environment).launch()
+    status = relay.wait_exit(30)
+    rows = {line[:24].strip(): (line[24:33].strip(), line[33:]) for line in relay.stdout().splitlines() if line[:1].strip()}
+    return status, rows, relay
+
+
+def test_the_check_tells_what_works_and_what_would_mend_the_rest(make_relay, run, db, bouncer):
+    data = DataSync(run, db)
+    status, rows, relay = checked(make_relay, DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url)
+    assert status == 0 and not os.path.exists(relay.path), "nothing is served"
+    assert rows["DATABASE_DIRECT_URL"][0] == rows["DATABASE_URL"][0] == "works" and "as app" in rows["DATABASE_DIRECT_URL"][1]
+    assert rows["recovery"][0] == "missing" and "pgherald.sql" in rows["recovery"][1]
+    data.migrate("pgherald")
+    db.sql("CREATE TABLE docs (owner text); SELECT pgherald.track('docs', 'docs', 'owner')")
+    db.sql("CREATE ROLE lesser LOGIN", user="postgres")
+    function = "pg_catalog.pg_control_system()"
+    db.sql(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC", user="postgres")
+    try:
+        url = db.server.url(db.name, user="lesser")
+        status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=url, PGHERALD_CHANNELS="docs")
+        assert status == 0 and rows["recovery"][0] == "fails"
+        table = relay.stdout()
+        for grant in ("EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot)", "SELECT ON pgherald.relay_key", f"EXECUTE ON FUNCTION {function}"):
+            assert f"GRANT {grant} TO lesser" in table, table
+            db.sql(f"GRANT {grant} TO lesser", user="postgres")
+        status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=url, PGHERALD_CHANNELS="docs")
+        assert status == 0 and {state for state, _ in rows.values()} == {"works", "postgres"}, relay.stdout()
+    finally:
+        db.sql("DROP OWNED BY lesser; DROP ROLE lesser", user="postgres")
+
+
+def test_a_check_of_settings_that_cannot_work(make_relay, db):
+    status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=db.direct_url.replace(db.name, "no_such_database"))
+    assert status == 1 and not rows and "no_such_database" in relay.log()
+
+
+def test_a_check_in_local_mode(make_relay):
+    status, rows, _ = checked(make_relay)
+    assert status == 0 and rows["mode"][0] == "local"

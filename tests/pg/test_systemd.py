@@ -17,6 +17,7 @@ from machine import Machine, why_not
 from harness.ops import objects
 from harness.procs import DEADLINE, wait_until
 from harness.relay import BUILD, DAEMON, TOP, Relay
+from harness.servers import free_port
 from harness.worker import CHANNEL, Worker
 
 UNITS = os.path.join(TOP, "systemd")
@@ -117,6 +118,35 @@ def test_the_status_tells_of_an_outage(managed, own_pg, own_db):
     own_pg.start()
     relay.told.clear()
     relay.hears("STATUS=hears PostgreSQL, 0 workers")
+
+
+def test_draining_is_told_at_once(managed):
+    """And systemd waits as long as it may take."""
+    relay = managed(PGHERALD_DRAIN="600").start()
+    worker = relay.worker()
+    relay.terminate()
+    relay.hears("STOPPING=1")
+    relay.hears("EXTEND_TIMEOUT_USEC=60[0-9]{7}")
+    relay.hears("STATUS=stops, and serves 1 workers until then")
+    worker.ping()
+    worker.close()
+    assert relay.wait_exit() == 0
+
+
+def test_a_start_without_a_limit_keeps_systemd_waiting(managed):
+    relay = managed(DATABASE_DIRECT_URL=f"postgresql://app@127.0.0.1:{free_port()}/x", PGHERALD_START_TIMEOUT="0").launch()
+    relay.hears("EXTEND_TIMEOUT_USEC=.*")
+    relay.hears("STATUS=upstream waiting, 0 workers; last error: .*")
+    relay.stop()
+
+
+def test_a_reload_is_told(managed):
+    relay = managed().start()
+    relay.told.clear()
+    relay.process.send_signal(signal.SIGHUP)
+    relay.hears("READY=1")
+    assert [t.partition("=")[0] for t in relay.told][:3] == ["RELOADING", "MONOTONIC_USEC", "READY"]
+    assert not [t for t in relay.told if t.startswith("STATUS=")], "nothing has changed"
 
 
 def test_the_watchdog_is_fed_by_the_loop(managed):
@@ -410,18 +440,25 @@ def test_lintian_finds_no_error(packages, run):
 
 
 def test_a_program_builds_with_the_library_packages(packages, run):
-    """As a user of libpgherald-dev does it."""
+    """As a user of libpgherald-dev does it; and one of python3-pgherald, and of
+    golang-pgherald-dev."""
     if why_not():
         pytest.skip(why_not())
     machine = Machine(run)
     try:
-        for deb in debs(packages, "libpgherald0", "libpgherald-dev"):
+        for deb in debs(packages, "libpgherald0", "libpgherald-dev", "python3-pgherald", "golang-pgherald-dev"):
             shutil.copy(deb, machine.path("/srv"))
         machine.call_before("sh", "-c", "dpkg -i /srv/*.deb")
         machine.write("/srv/p.c", '#include <pgherald.h>\n#include <stdio.h>\n'
                                   'int main(void) { puts(pgherald_strerror(0)); }\n')
         output = machine.call_before("sh", "-c", "cc /srv/p.c -o /srv/p $(pkg-config --cflags --libs pgherald) && /srv/p")
         assert "success\n" in output
+        program = "import pgherald; c = pgherald.Client(''); print(c.wait().text, pgherald.__file__)"
+        output = machine.call_before("/usr/bin/python3", "-c", program)
+        assert "in-process /usr/lib/python3/dist-packages/pgherald/" in output
+        output = machine.call_before("sh", "-c", "cd /usr/share/gocode/src/pgherald && GOPATH=/usr/share/gocode GO111MODULE=off "
+                                     "GOCACHE=/tmp/cache go test ./notifier")
+        assert "ok" in output
     finally:
         machine.close()
 

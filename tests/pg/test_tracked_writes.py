@@ -10,9 +10,6 @@ import pytest
 from harness.datasync import DataSync
 from harness.procs import wait_until
 
-pytestmark = pytest.mark.versions
-
-
 @pytest.fixture(scope="module")
 def server(run, template):
     """A server that prepares transactions."""
@@ -80,6 +77,7 @@ def fold(db, until_gone=False):
     assert db.sql("SELECT count(*) FROM pgherald.journal")[0][0] == 0
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("statements, keys", [
     (["INSERT INTO docs VALUES (4, 'dan', '')"], ["dan"]),
     (["INSERT INTO docs SELECT i, 'eve', '' FROM generate_series(10, 99) AS i"], ["eve"]),
@@ -220,6 +218,7 @@ ALTER TABLE docs ATTACH PARTITION attached FOR VALUES FROM (300) TO (400);
 """
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("statements, keys", [
     (["INSERT INTO docs VALUES (2, 'bob', ''), (102, 'ann', ''), (202, 'lea', ''), (302, 'att', '')"], ["ann", "att", "bob", "lea"]),
     (["INSERT INTO low VALUES (3, 'dir', '')"], ["dir"]),

@@ -40,37 +40,6 @@ static void start(void)
 
 TestSuite(client_options, .timeout = 30);
 
-static int try_open(struct pgherald_options options)
-{
-	struct pgherald *h = NULL;
-
-	options.size = sizeof options;
-	int r = pgherald_open(&options, &h);
-	cr_assert_eq(r == 0, h != NULL);
-	pgherald_close(h);
-	return r;
-}
-
-Test(client_options, a_setting_that_cannot_work_is_refused)
-{
-	char path[109];
-
-	memset(path, 'x', sizeof path);
-	path[107] = '\0';
-	cr_assert_eq(try_open((struct pgherald_options){.socket = path}), 0);
-	path[107] = 'x';
-	path[108] = '\0';
-	cr_assert_eq(try_open((struct pgherald_options){.socket = path}), -ENAMETOOLONG);
-	cr_assert_eq(try_open((struct pgherald_options){.socket = "/nowhere"}), 0);
-	cr_assert_eq(try_open((struct pgherald_options){.name = "\xff"}), -EILSEQ);
-	cr_assert_eq(try_open((struct pgherald_options){.queue_size = 65535}), -EINVAL);
-	char name[257];
-	memset(name, 'x', 256);
-	name[256] = '\0';
-	cr_assert_eq(try_open((struct pgherald_options){.name = name}), -EINVAL);
-	cr_assert_eq(try_open((struct pgherald_options){.name = name + 1}), 0);
-}
-
 Test(client_options, other_versions)
 {
 	struct {
@@ -228,21 +197,6 @@ Test(client_loop, idle_handle_sleeps, .init = start)
 	close(epoll);
 }
 
-Test(client_loop, slow_relay_blocks_nothing, .init = start)
-{
-	char pubkey[5000] = "";
-	int sent = 0;
-
-	memset(pubkey, 'x', sizeof pubkey - 1);
-	while (pgherald_notify(app.h, "data", pubkey, NULL, NULL, NULL) == 0)
-		sent++;
-	app_turns(&app); /* the relay reads nothing, and the socket is full */
-	relay_change(&relay, 11, "alice");
-	app_expect(&app, "change data alice - 11\n");
-	for (; sent > 0; sent--)
-		relay_expect(&app, WIRE_NOTIFY);
-}
-
 Test(client_loop, wait_blocks_until_something_is_heard, .init = start)
 {
 	relay_checkpoint(&relay, 11, "cp");
@@ -326,18 +280,6 @@ static void hear_by_close_on_connected(struct pgherald_options *options)
 	options->on_state = close_on_connected;
 }
 
-Test(client_callbacks, close_in_on_change)
-{
-	start_with(hear_by_close_on_change);
-	app_notify(&app, "bob", "1");
-	relay_expect(&app, WIRE_NOTIFY);
-	relay_change(&relay, 11, "alice");
-	relay_change(&relay, 12, "bob");
-	app_expect(&app, "closing in alice\ndone 1 -125 0\nclosed\n");
-	app_turns(&app);
-	app_expect(&app, "");
-}
-
 Test(client_callbacks, close_in_on_state)
 {
 	relay_start(&relay);
@@ -376,22 +318,6 @@ Test(client_callbacks, close_in_a_completion, .init = start)
 	app.heard[0] = '\0';
 	app_turns(&app);
 	app_expect(&app, "");
-}
-
-static void close_in_done_of_notify(struct pgherald *h, const struct pgherald_result *result, void *arg)
-{
-	close_on_done(h, result, arg);
-}
-
-Test(client_callbacks, close_in_the_completion_of_a_notify, .init = start)
-{
-	pgherald_notify(app.h, "data", "alice", NULL, close_in_done_of_notify, app_label("1"));
-	pgherald_notify(app.h, "data", "bob", NULL, close_in_done_of_notify, app_label("2"));
-	uint64_t first = relay_expect(&app, WIRE_NOTIFY)->notify.id;
-	uint64_t second = relay_expect(&app, WIRE_NOTIFY)->notify.id;
-	relay_ok(&relay, first, 11);
-	relay_ok(&relay, second, 12);
-	app_expect(&app, "closing in 1\ndone 2 -125\nclosed\n");
 }
 
 static void call_everything(struct pgherald *h, const struct pgherald_change *change, void *data)
@@ -487,27 +413,6 @@ static void end_local(void)
 
 TestSuite(client_local, .init = start_local, .fini = end_local, .timeout = 30);
 
-Test(client_local, hears_itself)
-{
-	app_subscribe(&app, "data", "alice", "subscribe");
-	app_subscribe(&app, "text", NULL, NULL);
-	app_notify(&app, "alice", "alice");
-	app_notify(&app, "bob", "bob");
-	pgherald_notify(app.h, "data", "alice", "phone", NULL, NULL);
-	pgherald_send(app.h, "text", "hello", 5, NULL, NULL);
-	pgherald_send(app.h, "other", "hello", 5, NULL, NULL);
-	app_expect(&app, "connected\nupstream live\ndone subscribe 0 0\ndone alice 0 1\nchange data alice - "
-			 "1\ndone bob 0 2\n"
-			 "change data alice phone 3\nmessage text hello 4\n");
-	cr_assert_eq(pgherald_unsubscribe(app.h, "data", "alice"), 0);
-	app_notify(&app, "alice", "alice");
-	app_expect(&app, "done alice 0 6\n");
-	app_subscribe(&app, "data", NULL, "all");
-	app_notify(&app, "alice", NULL);
-	app_expect(&app, "done all 0 6\nchange data alice - 7\n");
-	cr_assert_str_eq(app_cursor(&app), "none");
-}
-
 static void echo(struct pgherald *h, const struct pgherald_change *change, void *data)
 {
 	(void)data;
@@ -561,11 +466,4 @@ Test(client_local, closes_in_callbacks)
 	app_subscribe(&app, "data", NULL, NULL);
 	pgherald_notify(app.h, "data", "alice", NULL, close_on_done, app_label("1"));
 	app_expect(&app, "connected\nupstream live\nclosing in 1\nclosed\n");
-}
-
-Test(client_local, cursor_of_a_relay_is_ignored)
-{
-	app_close(&app);
-	app_open(&app, NULL, "garbage", NULL);
-	app_expect(&app, "connected\nupstream live\n");
 }

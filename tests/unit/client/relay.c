@@ -309,7 +309,7 @@ void relay_send_bytes(struct relay *relay, const void *bytes, size_t len)
 	}
 }
 
-void relay_send(struct relay *relay, struct wire_frame frame)
+static void relay_send(struct relay *relay, struct wire_frame frame)
 {
 	char buf[WIRE_FRAME_MAX];
 
@@ -318,7 +318,7 @@ void relay_send(struct relay *relay, struct wire_frame frame)
 	relay_send_bytes(relay, buf, (size_t)len);
 }
 
-void relay_welcome(struct relay *relay, const char *epoch, uint64_t seq)
+static void relay_welcome(struct relay *relay, const char *epoch, uint64_t seq)
 {
 	static const struct wire_str channels[] = {{"data", 4}, {"text:text", 9}};
 
@@ -338,13 +338,6 @@ void relay_welcome(struct relay *relay, const char *epoch, uint64_t seq)
 void relay_ok(struct relay *relay, uint64_t id, uint64_t seq)
 {
 	relay_send(relay, (struct wire_frame){.type = WIRE_OK, .ok = {.id = id, .seq = seq}});
-}
-
-void relay_error(struct relay *relay, uint64_t id, const char *code, const char *text)
-{
-	relay_send(relay,
-		(struct wire_frame){.type = WIRE_ERROR,
-			.error = {.has_id = true, .id = id, .code = wire_str(code), .text = wire_str(text)}});
 }
 
 void relay_change(struct relay *relay, uint64_t seq, const char *pubkey)

@@ -48,14 +48,11 @@ void relay_expect_nothing(struct app *app);
 /* End the connection. */
 void relay_drop(struct relay *relay);
 
-/* Send a frame, or any bytes. */
-void relay_send(struct relay *relay, struct wire_frame frame);
+/* Send any bytes. */
 void relay_send_bytes(struct relay *relay, const void *bytes, size_t len);
 
 /* The frames that tests send most. */
-void relay_welcome(struct relay *relay, const char *epoch, uint64_t seq);
 void relay_ok(struct relay *relay, uint64_t id, uint64_t seq);
-void relay_error(struct relay *relay, uint64_t id, const char *code, const char *text);
 void relay_change(struct relay *relay, uint64_t seq, const char *pubkey);
 void relay_checkpoint(struct relay *relay, uint64_t seq, const char *checkpoint);
 

@@ -98,17 +98,3 @@ Test(client_scale, drop_while_users_are_being_restored)
 	relay_expect(&app, WIRE_BEGIN);
 	relay_expect_nothing(&app);
 }
-
-Test(client_scale, the_longest_pubkeys_fit_a_frame)
-{
-	char pubkey[8000] = "";
-
-	memset(pubkey, 'x', sizeof pubkey - 1);
-	for (int i = 0; i < 100; i++) {
-		pubkey[0] = (char)('0' + i % 10);
-		pubkey[1] = (char)('0' + i / 10);
-		app_subscribe(&app, "data", pubkey, NULL);
-	}
-	relay_greet(&app, "e", 10);
-	take_users(100);
-}

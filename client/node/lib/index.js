@@ -1,0 +1,2 @@
+export { Client, open } from "./client.js";
+export { PgheraldError } from "./errors.js";

@@ -1,0 +1,112 @@
+#include "ops/check.h"
+
+#include "ops/parts.h"
+#include "postgres/rights.h"
+
+#include <string.h>
+
+static void row(FILE *out, const char *what, const char *state, const char *more)
+{
+	fprintf(out, "%-24s%-9s%s\n", what, state, more);
+}
+
+bool check_is_complete(const struct parts *p)
+{
+	return p->config->mode == MODE_LOCAL || (!p->recovery->sink && !tracking_is_asking(p->tracking));
+}
+
+static void print_listening(const struct parts *p, FILE *out)
+{
+	const struct upstream *u = p->upstream;
+	char text[512];
+	int version = PQserverVersion(u->session.conn);
+
+	snprintf(text, sizeof text, "hears PostgreSQL %d.%d, database %s, as %s", version / 10000,
+		version % 10000, u->database, PQuser(u->session.conn));
+	row(out, "DATABASE_DIRECT_URL", "works", text);
+	snprintf(text, sizeof text, "what it publishes is heard after %.1f ms", p->canary->round_trip * 1000);
+	row(out, "DATABASE_URL", "works", text);
+}
+
+/* Which right the relays' role lacks, if it is that. */
+static void print_grant(const struct parts *p, FILE *out, const char *trouble)
+{
+	if (strstr(trouble, "permission denied") || strstr(trouble, "may not read"))
+		fprintf(out,
+			"%-33sGRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %s\n"
+			"%-33sand, if it reads tables of yours, GRANT SELECT on them\n",
+			"", PQuser(p->upstream->session.conn), "");
+}
+
+static void print_recovery(const struct parts *p, FILE *out)
+{
+	const char *trouble = p->recovery->trouble;
+
+	if (!p->upstream->recoverable) {
+		row(out, "recovery", "missing",
+			"what is missed in an outage is a gap: install pgherald.sql, and track your tables");
+	} else if (*trouble) {
+		row(out, "recovery", "fails", trouble);
+		print_grant(p, out, trouble);
+	} else {
+		row(out, "recovery", "works", "what is missed in an outage is asked for");
+	}
+	row(out, "restarts of PostgreSQL", canary_survives_restarts(p->canary) ? "works" : "weaker",
+		canary_survives_restarts(p->canary) ? "recovery is exact after a restart and a failover too"
+						    : "a restart or failover is a gap");
+	row(out, "reconciliation", p->reconcile->enabled ? "works" : "missing",
+		p->reconcile->enabled ? "changes that no program notified are announced"
+				      : "a change that no program notifies is not announced");
+}
+
+static void print_tracking(const struct parts *p, FILE *out)
+{
+	const struct tracking *t = p->tracking;
+	char text[64];
+
+	if (!p->upstream->tracks) {
+		row(out, "tracked tables", "missing", "pgherald.sql is not installed");
+		return;
+	}
+	snprintf(text, sizeof text, "%llu", (unsigned long long)t->n_tables);
+	row(out, "tracked tables", *t->problem ? "weaker" : "works", *t->problem ? t->problem : text);
+	if (*t->unserved)
+		fprintf(out, "%-33sa table is tracked for %s, which is not in PGHERALD_CHANNELS\n", "",
+			t->unserved);
+}
+
+static void print_rights(const struct parts *p, FILE *out)
+{
+	const struct rights_sql missing = rights_missing(p->told);
+	const char *user = PQuser(p->upstream->session.conn);
+
+	if (p->upstream->has_key)
+		row(out, "other relays", "works", "they are recognised by their key");
+	else
+		fprintf(out, "%-24s%-9sthey are not recognised: GRANT SELECT ON pgherald.relay_key TO %s\n",
+			"other relays", "weaker", user);
+	row(out, "functions", strcmp(missing.text, "none") == 0 ? "works" : "weaker",
+		strcmp(missing.text, "none") == 0 ? "the server withholds none that is needed"
+						  : missing.text);
+	for (enum right right = 0; right < RIGHTS_N; right++) {
+		char grant[200];
+		if (!(p->told->missing & (p->upstream->rights.withheld | p->canary->rights.withheld) &
+			    1U << right))
+			continue;
+		rights_grant(right, PQserverVersion(p->upstream->session.conn), user, grant, sizeof grant);
+		fprintf(out, "%-33s%s\n", "", grant);
+	}
+}
+
+void check_print(const struct parts *p, FILE *out)
+{
+	if (p->config->mode == MODE_LOCAL) {
+		row(out, "mode", "local", "workers of this host hear each other, without PostgreSQL");
+		return;
+	}
+	row(out, "mode", "postgres", "workers of all hosts hear each other");
+	print_listening(p, out);
+	print_recovery(p, out);
+	print_tracking(p, out);
+	print_rights(p, out);
+}
