@@ -147,7 +147,7 @@ void upstream_settle(struct upstream *upstream);
 void upstream_live(struct upstream *upstream);
 /* The connection is dead, even if TCP does not know: drop it and connect again. */
 void upstream_drop(struct upstream *upstream, const char *why);
-/* The same, for an operator: it is no fault. */
+/* The same, for an operator: it is not a fault. */
 void upstream_reconnect(struct upstream *upstream);
 /* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
  * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */

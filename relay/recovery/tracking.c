@@ -15,9 +15,10 @@
 
 /* Formats. A function runs only if its owner is still one that we trust: the condition depends on
  * the outer row, so PostgreSQL checks it first (a one-time filter). Results are told apart by their
- * numbers of columns. */
+ * numbers of columns. If the fold were serializable, it could make writers fail. */
 #define SETTINGS_FORMAT                                                                                      \
-	SESSION_PRIMARY "SELECT pg_catalog.concat(pg_catalog.set_config('pgherald.channels', '%s', false),"  \
+	SESSION_PRIMARY "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"                                    \
+			" SELECT pg_catalog.concat(pg_catalog.set_config('pgherald.channels', '%s', false)," \
 			" pg_catalog.set_config('statement_timeout', '0', false));"
 #define TRUST_FORMAT                                                                                         \
 	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust"

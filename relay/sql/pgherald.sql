@@ -13,6 +13,10 @@
 --       evaluated with the rights of the role that installed this, and finds unqualified names
 --       in pg_catalog only. A row whose key is NULL does not count. A row that gets another key
 --       tells both. You may track a table several times, with different channels or keys.
+--       A key does not depend on the writer's settings: dates are ISO, times are of UTC, bytea is
+--       hexadecimal. If the expression fails for a row, so does the write. To rename the key's
+--       column, or to change its type, call untrack() before and track() after it, in the same
+--       transaction.
 --       notify: also sends a NOTIFY in each transaction, so workers hear at once and not within
 --       two intervals. Such transactions commit one at a time, so use it for low write rates
 --       only (notify.sql has figures), and they cannot be prepared (PREPARE TRANSACTION).
@@ -33,14 +37,22 @@
 -- as every role may NOTIFY. A role that writes a tracked table needs no right here. The relays'
 -- role needs EXECUTE on pgherald.changes_since(pg_snapshot), which -v relay=ROLE grants.
 --
+-- The key is evaluated with the rights of the role that installed this. If it is an expression,
+-- the owners of the table and of the types of its columns can change what that runs: use one only
+-- where you trust them. What the key is when it is a column, they cannot abuse.
+--
 -- How it works. A trigger adds one row a key and statement to pgherald.journal. No two writers
 -- ever wait for each other there. Relays call pgherald.fold(): it moves the rows that are older
 -- than a minute to pgherald.folded, which has one row a key. So its size follows the number of
 -- keys and not that of changes. Do not restore these tables without the rest of the database.
 --
--- What it does not see: DROP TABLE; a partition that is detached or dropped; a TRUNCATE of a
--- partition that was added after track(), until track() is called again; rows that a table
--- loses through a crash while it is unlogged.
+-- What it does not see: DROP TABLE; a partition that is detached or dropped; the rows of a
+-- partition that is attached, and a TRUNCATE of a partition that was added after track(), until
+-- track() is called again; writes to a table that inherits from a tracked one, unless it is
+-- tracked too; rows that a table loses through a crash while it is unlogged. The view tracked
+-- tells of most of these. If triggers were disabled for a while, it says so until track() is
+-- called again, which is a gap for all workers. So is a TRUNCATE in a transaction that is
+-- repeatable read or serializable: it removes rows that it does not see.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -78,6 +90,8 @@ CREATE TABLE IF NOT EXISTS pgherald.tracked_table (
     notify boolean NOT NULL,
     since timestamptz NOT NULL DEFAULT now(),
     since_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    by_column boolean NOT NULL, -- the key is the name of a column
+    name name NOT NULL,         -- of the table at that time: an expression may use it
     UNIQUE (tbl, channel, key)
 );
 
@@ -93,7 +107,6 @@ CREATE TABLE IF NOT EXISTS pgherald.journal (
     key text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000);
-CREATE INDEX IF NOT EXISTS journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
 
 -- The last change of each key. A key may be too long for a B-tree.
 CREATE TABLE IF NOT EXISTS pgherald.folded (
@@ -102,12 +115,6 @@ CREATE TABLE IF NOT EXISTS pgherald.folded (
     channel text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
-CREATE UNIQUE INDEX IF NOT EXISTS folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
-CREATE UNIQUE INDEX IF NOT EXISTS folded_long_key_idx
-    ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
-    WHERE octet_length(key) > 1000;
-CREATE INDEX IF NOT EXISTS folded_changed_xid_idx ON pgherald.folded (changed_xid);
-CREATE INDEX IF NOT EXISTS folded_gone_idx ON pgherald.folded (changed_xid) WHERE gone;
 
 CREATE TABLE IF NOT EXISTS pgherald.message (
     sent_xid xid8 NOT NULL,
@@ -116,7 +123,22 @@ CREATE TABLE IF NOT EXISTS pgherald.message (
     channel text COLLATE "C" NOT NULL,
     payload text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX IF NOT EXISTS message_sent_xid_idx ON pgherald.message (sent_xid);
+
+-- CREATE INDEX IF NOT EXISTS would keep writers out, although the index exists.
+DO $$
+BEGIN
+    IF to_regclass('pgherald.message_sent_xid_idx') IS NULL THEN
+        CREATE INDEX journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
+        CREATE UNIQUE INDEX folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
+        CREATE UNIQUE INDEX folded_long_key_idx
+            ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
+            WHERE octet_length(key) > 1000;
+        CREATE INDEX folded_changed_xid_idx ON pgherald.folded (changed_xid);
+        CREATE INDEX folded_gone_idx ON pgherald.folded (changed_xid) WHERE gone;
+        CREATE INDEX message_sent_xid_idx ON pgherald.message (sent_xid);
+    END IF;
+END
+$$;
 
 -- At this time every transaction before upto had ended. So the age of a change counts from its
 -- commit, even if its transaction was prepared an hour earlier.
@@ -174,40 +196,6 @@ BEGIN
 END
 $$;
 
--- What is wrong with a tracked table; NULL: nothing. statements: writes through a parent do not
--- fire triggers for statements, so a table with a parent needs those for rows.
-CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
-            THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
-        WHEN t.truncates = 0 OR t.disabled OR t.rows = 0 OR (NOT t.by_row AND t.statements < 3 + t.by_column)
-            THEN 'a trigger is missing or disabled: call pgherald.track() again'
-        WHEN NOT t.by_row AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
-            THEN 'the table has got a parent: call pgherald.track() again'
-        WHEN EXISTS (SELECT FROM pg_partition_tree(tracked.tbl) AS p
-                     WHERE NOT EXISTS (SELECT FROM pg_trigger
-                                       WHERE tgrelid = p.relid
-                                         AND tgname = format('pgherald_%s_truncate', tracked.id)))
-            THEN 'workers do not hear of a TRUNCATE of a new partition: call pgherald.track() again'
-        END
-    FROM (SELECT count(*) FILTER (WHERE tgname = format('pgherald_%s_truncate', tracked.id)) AS truncates,
-                 count(*) FILTER (WHERE tgname = format('pgherald_%s_row', tracked.id)) AS rows,
-                 count(*) FILTER (WHERE tgname = ANY (ARRAY[format('pgherald_%s_insert', tracked.id),
-                     format('pgherald_%s_update', tracked.id), format('pgherald_%s_delete', tracked.id),
-                     format('pgherald_%s_key', tracked.id)])) AS statements,
-                 (SELECT count(*) FROM pg_attribute
-                  WHERE attrelid = tracked.tbl AND attname = tracked.key AND attnum > 0 AND NOT attisdropped) AS by_column,
-                 coalesce(bool_or(tgenabled = 'D'), false) AS disabled,
-                 coalesce(bool_or(tgenabled = 'A' AND tgname = format('pgherald_%s_row', tracked.id)), false) AS by_row
-          FROM pg_trigger WHERE tgrelid = tracked.tbl AND tgname LIKE format('pgherald\_%s\_%%', tracked.id)) AS t
-$$;
-
-CREATE OR REPLACE VIEW pgherald.tracked AS
-    SELECT t.tbl, t.channel::text, t.key, t.notify, t.since, pgherald.problem_of(t) AS problem
-    FROM pgherald.tracked_table AS t JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tbl
-    ORDER BY t.id;
-
 -- What a NOTIFY of this change carries; NULL: no NOTIFY can.
 CREATE OR REPLACE FUNCTION pgherald.change_payload(key text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -240,45 +228,75 @@ BEGIN
 END
 $$;
 
--- Whether writes to the table may name another: a partition, or a table with a parent.
-CREATE OR REPLACE FUNCTION pgherald.is_of_family(tbl regclass) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = tbl) OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tbl)
+-- Whether writes to the table may name another: it is partitioned, or has a parent, or once had.
+-- These functions are in PL/pgSQL because that keeps plans: relays ask for every tracked table.
+CREATE OR REPLACE FUNCTION pgherald.is_of_family(tracked pgherald.tracked_table) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT relkind = 'p' FROM pg_class WHERE oid = tracked.tbl)
+        OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
+        OR EXISTS (SELECT FROM pg_trigger
+                   WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'A');
+END
 $$;
 
--- The SQL of a tracked table's key, over a row of this name (NULL: no name). A column's text is
+-- The column that is the key; no row: an expression is, or the table no longer has the column.
+-- Triggers do not see the value of a virtual column. is_builtin: only a superuser makes types
+-- of its category. is_plain: the settings of the session do not change its text.
+CREATE OR REPLACE FUNCTION pgherald.key_column(tracked pgherald.tracked_table)
+RETURNS TABLE (attnum smallint, type regtype, is_builtin boolean, is_plain boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+        SELECT a.attnum, a.atttypid::regtype, t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory NOT IN ('A', 'C', 'E', 'P', 'R'),
+               t.typcategory IN ('S', 'B', 'E')
+               OR t.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'uuid'::regtype)
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE tracked.by_column AND a.attrelid = tracked.tbl AND a.attname = tracked.key AND a.attnum > 0
+          AND NOT a.attisdropped AND a.attgenerated <> 'v';
+END
+$$;
+
+-- The SQL of a tracked table's key, over a row of this name (empty: no name). A column's text is
 -- that of its type's output function, unless the type is PostgreSQL's own: a cast could be
--- anybody's function.
+-- anybody's function. coalesce() is an error if the column gets a type of another category later.
+-- Keys are equal if their bytes are, whatever the column's collation says.
 CREATE OR REPLACE FUNCTION pgherald.key_sql(tracked pgherald.tracked_table, prefix text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(
-        (SELECT CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN format('%s%I::text', prefix, attname)
-                     ELSE format('format(''%%s'', %s%I)', prefix, attname) END
-         FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-         WHERE attrelid = tracked.tbl AND attname = tracked.key AND attnum > 0 AND NOT attisdropped),
-        format(CASE prefix WHEN '' THEN E'((%s\n))::text' ELSE E'(SELECT ((%s\n))::text FROM (SELECT %s*) AS %I)' END,
-               tracked.key, prefix, (SELECT relname FROM pg_class WHERE oid = tracked.tbl)))
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE
+        WHEN tracked.by_column THEN (
+            SELECT format(CASE WHEN is_builtin THEN 'coalesce(%1$s%2$I, NULL::%3$s)::text'
+                               ELSE 'CASE WHEN %1$s%2$I IS DISTINCT FROM NULL THEN format(''%%s'', %1$s%2$I) END' END,
+                          prefix, tracked.key, type)
+            FROM pgherald.key_column(tracked))
+        WHEN prefix = '' THEN format(E'((%s\n))::text', tracked.key)
+        ELSE format(E'(SELECT ((%s\n))::text FROM (SELECT %s*) AS %I)', tracked.key, prefix, tracked.name)
+        END || ' COLLATE "C"';
+END
 $$;
 
 -- The keys of the rows that the table, or a partition of it, has. NULL: it has more than 100,000
--- rows, or the role may not read them all; each worker had better read again what it needs.
+-- rows, or the role may not read them all; each worker had better read again what it needs. The
+-- settings are those of the triggers' functions.
 CREATE OR REPLACE FUNCTION pgherald.present_keys(of_id integer, relation regclass) RETURNS text[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off SET standard_conforming_strings = on
+SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET bytea_output = 'hex' SET extra_float_digits = 1
+SET lc_monetary = 'C' AS $$
 DECLARE
     t pgherald.tracked_table := (SELECT t FROM pgherald.tracked_table AS t WHERE id = of_id);
     keys text[];
     n bigint;
 BEGIN
     EXECUTE format('SELECT coalesce(array_agg(DISTINCT k) FILTER (WHERE k IS NOT NULL), ''{}''), count(*)'
-                   ' FROM (SELECT %s FROM %s AS %I LIMIT 100001) AS keys (k)',
-                   pgherald.key_sql(t, ''), relation, (SELECT relname FROM pg_class WHERE oid = t.tbl)) INTO keys, n;
+                   ' FROM (SELECT %s FROM %s AS %I LIMIT 100001) AS keys (k)', pgherald.key_sql(t, ''), relation, t.name) INTO keys, n;
     RETURN CASE WHEN n <= 100000 THEN keys END;
 EXCEPTION WHEN insufficient_privilege THEN
     RETURN NULL;
 END
 $$;
 
--- The triggers of a tracked table. track() calls it, and an upgrade.
+-- The triggers of a tracked table, and whether they are as they should be.
 --
 -- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. They do not
 -- look for equal keys, which would cost a statement of one row more than all the rest. When the
@@ -286,105 +304,188 @@ $$;
 --
 -- Which triggers for statements fire depends on the table that the statement names, so partitions
 -- get triggers for rows. Logical replication fires only triggers for rows, but for TRUNCATE.
---
--- The functions run as their owner, and take nothing from a row but values.
+CREATE OR REPLACE FUNCTION pgherald.triggers_of(tracked pgherald.tracked_table)
+RETURNS TABLE (relation regclass, name name, definition text, mode "char", is_right boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY WITH key_column AS (
+        -- Equal values may have different texts.
+        SELECT attnum, CASE WHEN type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
+                                THEN format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', tracked.key)
+                            WHEN is_plain
+                                THEN format('%s IS DISTINCT FROM %s', pgherald.key_sql(tracked, 'OLD.'), pgherald.key_sql(tracked, 'NEW.'))
+                            ELSE format('record_image_ne(ROW(OLD.%1$I), ROW(NEW.%1$I))', tracked.key) END AS differs
+        FROM pgherald.key_column(tracked)
+    ), family AS (
+        SELECT pgherald.is_of_family(tracked) AS is_one
+    ), wanted (relation, kind, fires, clauses, body, mode) AS (
+        SELECT tracked.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', 'row', CASE WHEN is_one THEN 'A' ELSE 'R' END
+        FROM family
+        UNION ALL
+        SELECT tracked.tbl, v.kind, 'AFTER ' || v.fires, v.clauses, v.body, 'O'
+        FROM (SELECT 'insert', 'INSERT', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'new'
+              UNION ALL
+              SELECT 'delete', 'DELETE', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'old'
+              UNION ALL
+              SELECT 'update', 'UPDATE', CASE WHEN tracked.by_column THEN 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT'
+                     ELSE 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new FOR EACH STATEMENT' END,
+                     CASE WHEN tracked.by_column THEN 'new' ELSE 'both' END
+              UNION ALL
+              SELECT 'key', 'UPDATE', format('FOR EACH ROW WHEN (%s)', differs), 'row' FROM key_column
+             ) AS v (kind, fires, clauses, body), family
+        WHERE NOT is_one
+        UNION ALL
+        SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'A'
+        FROM (SELECT tracked.tbl AS relid UNION SELECT relid FROM pg_partition_tree(tracked.tbl)) AS of_tree
+    )
+    SELECT w.relation, n.trigger::name,
+           format('CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION pgherald.%s()', n.trigger, w.fires, w.relation, w.clauses, n.function),
+           w.mode::"char",
+           EXISTS (SELECT FROM pg_trigger AS t
+                   WHERE t.tgrelid = w.relation AND t.tgname = n.trigger AND t.tgenabled = w.mode::"char"
+                     AND t.tgfoid = to_regproc('pgherald.' || n.function)
+                     -- Another column may have got the name.
+                     AND (w.kind <> 'key' OR EXISTS (SELECT FROM pg_depend
+                                                     WHERE classid = 'pg_trigger'::regclass AND objid = t.oid AND refobjid = w.relation
+                                                       AND refobjsubid = (SELECT attnum FROM key_column))))
+    FROM wanted AS w,
+         LATERAL (SELECT format('pgherald_%s_%s', tracked.id, w.kind), format('changed_%s_%s', tracked.id, w.body)) AS n (trigger, function);
+END
+$$;
+
+-- The triggers that partitions have got from the table, and that do not fire everywhere.
+-- PostgreSQL 13 and 14 enable them one by one.
+CREATE OR REPLACE FUNCTION pgherald.idle_triggers_of(tracked pgherald.tracked_table) RETURNS SETOF pg_trigger
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT t.* FROM pg_partition_tree(tracked.tbl) AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
+    WHERE t.tgname = format('pgherald_%s_row', tracked.id) AND t.tgenabled <> 'A' AND p.level > 0;
+END
+$$;
+
+-- What is wrong with a tracked table; NULL: nothing.
+CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    wrong regclass[] := ARRAY(SELECT relation FROM pgherald.triggers_of(tracked) WHERE NOT is_right);
+BEGIN
+    RETURN CASE
+        WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
+            THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
+        WHEN pgherald.key_sql(tracked, '') IS NULL
+            THEN format('the table no longer has the key "%s", so writes fail: call pgherald.untrack(), and track() with another key',
+                        tracked.key)
+        WHEN EXISTS (SELECT FROM pg_inherits WHERE inhrelid = tracked.tbl)
+             AND EXISTS (SELECT FROM pg_trigger
+                         WHERE tgrelid = tracked.tbl AND tgname = format('pgherald_%s_row', tracked.id) AND tgenabled = 'R')
+            THEN 'the table has got a parent: call pgherald.track() again'
+        WHEN tracked.tbl = ANY (wrong) OR EXISTS (SELECT FROM pgherald.idle_triggers_of(tracked))
+            THEN 'a trigger is missing or disabled, or was for a while: call pgherald.track() again'
+        WHEN cardinality(wrong) > 0
+            THEN 'workers do not hear of a TRUNCATE of a new partition: call pgherald.track() again'
+        ELSE (SELECT format('workers do not hear of writes to %s, which inherits from the table: call pgherald.track() for it too',
+                            inhrelid::regclass)
+              FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent
+              WHERE inhparent = tracked.tbl AND relkind = 'r'
+                AND NOT EXISTS (SELECT FROM pgherald.tracked_table AS t WHERE t.tbl = inhrelid AND t.channel = tracked.channel)
+              LIMIT 1)
+        END;
+END
+$$;
+
+CREATE OR REPLACE VIEW pgherald.tracked AS
+    SELECT t.tbl, t.channel::text, t.key, t.notify, t.since, pgherald.problem_of(t) AS problem
+    FROM pgherald.tracked_table AS t JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tbl
+    ORDER BY t.id;
+
+-- Makes the functions and the triggers of a tracked table, or mends them. track() calls it, and an
+-- upgrade. The functions run as their owner, and take nothing from a row but values.
 CREATE OR REPLACE FUNCTION pgherald.make_triggers(of_id integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $make$
 DECLARE
     t pgherald.tracked_table;
-    name name; -- of the table: an expression may use it
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
     key text;
     new_key text;
     old_key text;
-    same text; -- whether a row's old and new key are the same text; NULL: the key is an expression
-    note text; -- a format for whether the rows are gone, what may stand before WHERE, and the keys
+    note text; -- a format for: whether the rows are gone, the keys, another column of them, what may follow
+    grouped text;
     bodies text[];
-    wanted text[] := '{}';
-    trigger record;
+    settings text;
+    mended regclass[]; -- tables with triggers that were not as they should be
+    keys text[];
 BEGIN
     SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
-    name := (SELECT relname FROM pg_class WHERE oid = t.tbl);
     key := pgherald.key_sql(t, '');
     new_key := pgherald.key_sql(t, 'NEW.');
     old_key := pgherald.key_sql(t, 'OLD.');
-    -- Equal values of other types may have different texts.
-    same := (SELECT CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
-                         THEN format('OLD.%1$I IS NOT DISTINCT FROM NEW.%1$I', t.key)
-                         ELSE format('%s COLLATE "C" IS NOT DISTINCT FROM %s COLLATE "C"', old_key, new_key) END
-             FROM pg_attribute WHERE attrelid = t.tbl AND attname = t.key AND attnum > 0 AND NOT attisdropped);
-    note := 'INSERT INTO pgherald.journal SELECT txid_current(), %s, '
+    IF key IS NULL THEN
+        RETURN; -- see problem_of()
+    END IF;
+    grouped := CASE WHEN t.notify THEN ' GROUP BY k' ELSE '' END;
+    note := 'INSERT INTO pgherald.journal SELECT txid_current(), %1$s, '
             || CASE WHEN t.notify THEN 'pgherald.change_payload(k) IS NOT NULL' ELSE 'false' END
-            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%s) AS keys (k%s) WHERE k IS NOT NULL GROUP BY k';
+            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%2$s) AS keys (k%3$s) WHERE k IS NOT NULL%4$s';
     IF t.notify THEN
         note := 'WITH noted AS (' || note || ' RETURNING key, notified) SELECT count(pg_notify('
                 || replace(quote_literal(t.channel), '%', '%%') || ', pgherald.change_payload(key))) INTO told FROM noted WHERE notified';
-    ELSE
-        note := replace(note, ' GROUP BY k', '%s');
     END IF;
 
+    -- TRUNCATE also removes rows that a snapshot of the whole transaction does not see.
     bodies := ARRAY[
-        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, name), '', ''),
-        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, name), '', ''),
+        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, t.name), '', grouped),
+        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, t.name), '', grouped),
         'both', format(note, 'bool_and(gone)', format('SELECT %1$s, true FROM pgherald_old AS %2$I'
-                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, name), ', gone', ' GROUP BY k'),
+                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, t.name), ', gone', ' GROUP BY k'),
         'row', format('IF TG_OP <> ''DELETE'' THEN %s; END IF; IF TG_OP = ''DELETE'' OR (TG_OP = ''UPDATE'' AND %s IS DISTINCT FROM %s)'
-                      ' THEN %s; END IF', format(note, 'false', format('VALUES (%s)', new_key), '', ''), old_key, new_key,
-                      format(note, 'true', format('VALUES (%s)', old_key), '', '')),
-        'truncate', format('gone := pgherald.present_keys(%s, TG_RELID); IF gone IS NULL THEN'
+                      ' THEN %s; END IF', format(note, 'false', format('VALUES (%s)', new_key), '', grouped), old_key, new_key,
+                      format(note, 'true', format('VALUES (%s)', old_key), '', grouped)),
+        'truncate', format('IF current_setting(''transaction_isolation'') LIKE ''read %%'' THEN gone := pgherald.present_keys(%s, TG_RELID);'
+                           ' END IF; IF gone IS NULL THEN'
                            ' INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL); ELSE %s; END IF',
-                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', ''))];
+                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', grouped))];
+    -- They cost something, and the text of most keys does not depend on them.
+    settings := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_plain) THEN ''
+                     ELSE ' SET standard_conforming_strings = on SET datestyle = ''ISO, MDY'' SET intervalstyle = ''postgres'''
+                          ' SET timezone = ''UTC'' SET bytea_output = ''hex'' SET extra_float_digits = 1 SET lc_monetary = ''C''' END;
     FOR place IN 1..array_length(bodies, 1) BY 2 LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changed_%1$s_%2$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
-                       ' SET search_path = pg_catalog, pg_temp AS %3$L', t.id, bodies[place],
+                       ' SET search_path = pg_catalog, pg_temp%3$s AS %4$L', t.id, bodies[place], settings,
                        E'#variable_conflict use_column\n'
                        || CASE WHEN t.notify OR bodies[place] = 'truncate' THEN 'DECLARE told bigint; gone text[]; ' ELSE '' END
                        || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
-        EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I; REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC',
-                       t.id, bodies[place], owner);
+        EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I;'
+                       ' REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC', t.id, bodies[place], owner);
     END LOOP;
 
-    FOR trigger IN
-        SELECT tbl, format('pgherald_%s_%s', t.id, v.name) AS name,
-               format('%s ON %s %s EXECUTE FUNCTION pgherald.changed_%s_%s()', fires, tbl, each, t.id, body) AS definition, mode
-        FROM (SELECT t.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', 'row',
-                     CASE WHEN pgherald.is_of_family(t.tbl) THEN 'ALWAYS' ELSE 'REPLICA' END
-              UNION ALL
-              SELECT t.tbl, s.name, 'AFTER ' || upper(s.name), s.each, s.body, ''
-              FROM (VALUES ('insert', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'new'),
-                           ('delete', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'old'),
-                           ('update', CASE WHEN same IS NULL THEN 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new'
-                                           ELSE 'REFERENCING NEW TABLE AS pgherald_new' END || ' FOR EACH STATEMENT',
-                                      CASE WHEN same IS NULL THEN 'both' ELSE 'new' END)) AS s (name, each, body)
-              WHERE NOT pgherald.is_of_family(t.tbl)
-              UNION ALL
-              SELECT t.tbl, 'key', 'AFTER UPDATE', format('FOR EACH ROW WHEN (NOT (%s))', same), 'row', ''
-              WHERE NOT pgherald.is_of_family(t.tbl) AND same IS NOT NULL
-              UNION ALL
-              SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'ALWAYS'
-              FROM (SELECT t.tbl AS relid UNION SELECT relid FROM pg_partition_tree(t.tbl)) AS of_tree
-             ) AS v (tbl, name, fires, each, body, mode)
-    LOOP
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name) THEN
-            wanted := wanted || format('CREATE TRIGGER %I %s', trigger.name, trigger.definition);
-        END IF;
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = trigger.tbl AND tgname = trigger.name
-                       AND tgenabled = CASE trigger.mode WHEN 'ALWAYS' THEN 'A' WHEN 'REPLICA' THEN 'R' ELSE 'O' END::"char") THEN
-            wanted := wanted || format('ALTER TABLE %s ENABLE %s TRIGGER %I', trigger.tbl, trigger.mode, trigger.name);
-        END IF;
-    END LOOP;
-    IF pgherald.is_of_family(t.tbl) THEN
-        wanted := wanted || ARRAY(SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
-                                  WHERE tgrelid = t.tbl AND tgname = ANY (ARRAY[format('pgherald_%s_insert', t.id),
-                                        format('pgherald_%s_update', t.id), format('pgherald_%s_delete', t.id),
-                                        format('pgherald_%s_key', t.id)]));
-    END IF;
-    PERFORM pgherald.execute_patiently(wanted);
-    -- PostgreSQL 13 and 14 enable the triggers of the partitions one by one.
+    mended := ARRAY(SELECT relation FROM pgherald.triggers_of(t) WHERE NOT is_right
+                    UNION SELECT t.tbl FROM pgherald.idle_triggers_of(t));
     PERFORM pgherald.execute_patiently(ARRAY(
-        SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname)
-        FROM pg_partition_tree(t.tbl) AS p JOIN pg_trigger ON tgrelid = p.relid
-        WHERE tgname = format('pgherald_%s_row', t.id) AND tgenabled <> 'A' AND p.level > 0));
+        SELECT format('DROP TRIGGER IF EXISTS %I ON %s; %s', name, relation, definition)
+               || CASE mode WHEN 'O' THEN '' ELSE format('; ALTER TABLE %s ENABLE %s TRIGGER %I', relation,
+                                                         CASE mode WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, name) END
+        FROM pgherald.triggers_of(t) WHERE NOT is_right
+        UNION ALL
+        SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
+        WHERE tgrelid = t.tbl AND tgname LIKE format('pgherald\_%s\_%%', t.id)
+          AND tgname NOT IN (SELECT name FROM pgherald.triggers_of(t))));
+    PERFORM pgherald.execute_patiently(ARRAY(
+        SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname) FROM pgherald.idle_triggers_of(t)));
+
+    -- What was written without them: the rows that a partition has are known, what was deleted
+    -- is not.
+    IF t.since_xid <> pg_current_xact_id() THEN
+        IF t.tbl = ANY (mended) THEN
+            INSERT INTO pgherald.journal VALUES (txid_current(), true, false, t.channel, NULL);
+        ELSE
+            FOR place IN 1..cardinality(mended) LOOP
+                keys := pgherald.present_keys(t.id, mended[place]);
+                INSERT INTO pgherald.journal
+                    SELECT txid_current(), keys IS NULL, false, t.channel, k FROM unnest(coalesce(keys, ARRAY[NULL])) AS k;
+            END LOOP;
+        END IF;
+    END IF;
 END
 $make$;
 
@@ -419,7 +520,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     c pg_class;
-    of_id integer;
+    t pgherald.tracked_table;
 BEGIN
     SELECT * INTO c FROM pg_class WHERE oid = track.tbl;
     IF NOT pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald'), 'USAGE') THEN
@@ -445,24 +546,34 @@ BEGIN
                     HINT = format('GRANT %I TO %I', pg_get_userbyid(c.relowner), current_user);
     END IF;
     PERFORM pgherald.check_channel(track.channel);
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = track.key AND attnum > 0 AND NOT attisdropped) THEN
+    -- The name that an expression may use stays that of when tracking began.
+    SELECT * INTO t FROM pgherald.tracked_table WHERE tbl = c.oid AND channel = track.channel AND key = track.key;
+    t.name := coalesce(t.name, c.relname);
+    t.tbl := c.oid;
+    t.key := track.key;
+    t.by_column := true;
+    t.by_column := EXISTS (SELECT FROM pgherald.key_column(t));
+    IF NOT t.by_column THEN
         -- In WHERE, an aggregate or a function that returns a set is refused.
         BEGIN
-            EXECUTE format(E'SELECT FROM (SELECT * FROM %s WHERE false) AS %I WHERE ((%s\n))::text IS NULL', c.oid::regclass, c.relname, track.key);
+            EXECUTE format(E'SELECT FROM (SELECT %s FROM %s WHERE false) AS %I WHERE ((%s\n))::text IS NULL',
+                           (SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
+                            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'),
+                           c.oid::regclass, t.name, track.key);
         EXCEPTION WHEN OTHERS THEN
             RAISE invalid_parameter_value
                   USING MESSAGE = format('the key "%s" is neither a column of %s nor an expression over its row: %s',
                                          track.key, track.tbl, SQLERRM),
-                        HINT = 'Qualify names that are not in pg_catalog.';
+                        HINT = 'Qualify names that are not in pg_catalog. Triggers do not see virtual columns.';
         END;
     END IF;
 
     PERFORM pgherald.clear_dropped();
-    INSERT INTO pgherald.tracked_table AS t (tbl, channel, key, notify)
-        VALUES (track.tbl, track.channel, track.key, track.notify)
-        ON CONFLICT (tbl, channel, key) DO UPDATE SET notify = EXCLUDED.notify
-        RETURNING id INTO of_id;
-    PERFORM pgherald.make_triggers(of_id);
+    INSERT INTO pgherald.tracked_table AS old (tbl, channel, key, notify, by_column, name)
+        VALUES (track.tbl, track.channel, track.key, track.notify, t.by_column, t.name)
+        ON CONFLICT (tbl, channel, key) DO UPDATE SET notify = EXCLUDED.notify, by_column = EXCLUDED.by_column
+        RETURNING * INTO t;
+    PERFORM pgherald.make_triggers(t.id);
 END
 $$;
 
@@ -481,8 +592,8 @@ BEGIN
                    AND t.key = coalesce(untrack.key, t.key) RETURNING id
     LOOP
         PERFORM pgherald.execute_patiently(ARRAY(
-            SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
-            WHERE tgname LIKE format('pgherald\_%s\_%%', of_id) AND NOT tgisinternal AND tgparentid = 0));
+            SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+            WHERE pronamespace = 'pgherald'::regnamespace AND proname LIKE format('changed\_%s\_%%', of_id) AND tgparentid = 0));
         EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
                        ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
     END LOOP;
@@ -545,7 +656,7 @@ BEGIN
     PERFORM pgherald.check_caller();
     SELECT why INTO forgotten FROM pgherald.retention WHERE forgotten_xid >= oldest AND forgotten_xid < newest;
     IF NOT FOUND THEN
-        SELECT format('more was deleted from a table of the channel %s than is told key by key', channel) INTO forgotten
+        SELECT format('more was changed in a table of the channel %s than is told key by key', channel) INTO forgotten
         FROM pgherald.journal
         WHERE key IS NULL AND changed_xid >= first AND changed_xid < last
           AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since);
@@ -562,7 +673,7 @@ BEGIN
 
     -- What the table had when tracking began counts as changed by that.
     FOR tracked IN SELECT * FROM pgherald.tracked_table WHERE NOT unheard AND NOT pg_visible_in_snapshot(since_xid, changes_of_tracked.since)
-                                                        AND EXISTS (SELECT FROM pg_class WHERE oid = tbl) LOOP
+                                                        AND EXISTS (SELECT FROM pg_class WHERE oid = tbl AND relkind IN ('r', 'p')) LOOP
         keys := pgherald.present_keys(tracked.id, tracked.tbl);
         IF keys IS NULL THEN
             RAISE SQLSTATE 'PH001' USING MESSAGE = format('%s is tracked only since %s', tracked.tbl, date_trunc('second', tracked.since));
@@ -676,7 +787,7 @@ BEGIN
     more := folded = most;
     UPDATE pgherald.retention
         SET folded_upto = CASE WHEN more THEN done ELSE upto END, forgotten_xid = greatest(forgotten_xid, emptied::text::xid8),
-            why = CASE WHEN emptied IS NULL THEN why ELSE 'a table was truncated' END;
+            why = CASE WHEN emptied IS NULL THEN why ELSE 'more was changed in a table than is told key by key' END;
 
     WITH forgotten AS (
         DELETE FROM pgherald.message
@@ -710,7 +821,7 @@ BEGIN
     SELECT count(DISTINCT tbl), min(format('%s: %s', tbl, t.problem)) FILTER (WHERE t.problem IS NOT NULL),
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
-        INTO tables, problem, unserved FROM pgherald.tracked AS t;
+        INTO tables, problem, unserved FROM (SELECT * FROM pgherald.tracked OFFSET 0) AS t; -- each problem is looked for once
     fold_lag := coalesce((
         SELECT greatest(extract(epoch FROM clock_timestamp() - interval '1 minute' - min(at)), 0)
         FROM pgherald.moment, pgherald.retention

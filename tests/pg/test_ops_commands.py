@@ -10,11 +10,16 @@ import threading
 import pytest
 
 from harness.ops import Operator, metric, objects
+from harness.relay import TOP
 from harness.procs import DEADLINE, wait_until
 from test_limits import NOBODY, NOGROUP, as_user
 from harness.worker import CHANNEL, NOTIFY, Gap
 
 READERS = ["", "status", "workers", "channels", "upstream", "metrics", "config", "help", "version"]
+
+with open(os.path.join(TOP, "meson.build")) as build:
+    VERSION = re.search(r"version: '([\d.]+)'", build.read())[1]
+
 
 
 @pytest.fixture
@@ -207,7 +212,7 @@ def test_a_line_ends_a_tail(relay, operator):
     worker.publish("alice")
     tail.reads(lambda t: "pubkey=alice" in t)
     tail.say("version")
-    tail.reads(lambda t: t.endswith("\n\npgherald 0.1.0\n\n"))
+    tail.reads(lambda t: t.endswith(f"\n\npgherald {VERSION}\n\n"))
     worker.publish("bob")
     assert "bob" not in tail.asks("version")
 
@@ -346,7 +351,7 @@ def test_another_user_has_eight_tails(make_relay, operator):
     for one in ours:
         tails(one, worker)
     theirs[0].say("version")
-    theirs[0].reads(lambda text: text.endswith("pgherald 0.1.0\n\n"))
+    theirs[0].reads(lambda text: text.endswith(f"pgherald {VERSION}\n\n"))
     tails(theirs[8], worker)
 
 
@@ -401,7 +406,7 @@ def test_a_line_without_an_end(relay, operator):
 
 def test_commands_without_a_last_newline(relay, run):
     reply = run.call(["socat", "-", "UNIX-CONNECT:" + relay.ops_path], input="version\nversion json")
-    assert reply == 'pgherald 0.1.0\n\n{"version":"0.1.0"}\n\n'
+    assert reply == f'pgherald {VERSION}\n\n{{"version":"{VERSION}"}}\n\n'
 
 
 def test_a_full_ops_socket_makes_room_for_the_newest(relay, operator):
@@ -410,8 +415,17 @@ def test_a_full_ops_socket_makes_room_for_the_newest(relay, operator):
 
     def gets_in():
         try:
-            return operator(relay).asks("version") == "pgherald 0.1.0\n\n"
+            return operator(relay).asks("version") == f"pgherald {VERSION}\n\n"
         except (AssertionError, BrokenPipeError, ConnectionResetError):
             return False  # for the first seconds no connection counts as idle
     assert not gets_in()
     wait_until(gets_in, "the idlest gives way")
+
+
+def test_the_version_is_the_same_everywhere():
+    """meson.build has it; what other tools read has copies."""
+    for path, pattern in (("client/python/pyproject.toml", r'^version = "(.*)"'), ("client/python/pgherald/__init__.py", r'__version__ = "(.*)"'),
+                          ("client/node/package.json", r'"version": "(.*)"'), ("client/go/README.md", r"pgherald@v([\d.]+)"),
+                          ("debian/changelog", r"^pgherald \((.*)-1\)"), ("CHANGELOG.md", r"^## ([\d.]+)")):
+        with open(os.path.join(TOP, path)) as file:
+            assert re.search(pattern, file.read(), re.M)[1] == VERSION, path

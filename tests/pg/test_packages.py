@@ -136,7 +136,7 @@ def test_a_go_module_of_its_own_uses_it(run):
     with open(os.path.join(directory, "main.go"), "w") as file:
         file.write('package main\n\nimport (\n\t"fmt"\n\n\t"pgherald/notifier"\n)\n\nfunc main() { fmt.Println(notifier.Channel) }\n')
     made(lambda: go("mod", "init", "app", cwd=directory))
-    go("mod", "edit", "-require=pgherald@v0.1.0", f"-replace=pgherald={GO}", cwd=directory)
+    go("mod", "edit", "-require=pgherald@v0.2.0", f"-replace=pgherald={GO}", cwd=directory)
     with open(os.path.join(GO, "debian.mod")) as file, open(os.path.join(directory, "go.mod"), "a") as module:
         module.write("\n".join(line for line in file.read().split("\n") if line.startswith(("require", "replace"))))
     assert go("run", ".", cwd=directory) == CHANNEL + "\n"

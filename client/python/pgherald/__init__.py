@@ -34,7 +34,7 @@ __all__ = [
     "RefusedError", "RejectedError", "Request", "State", "TimedOutError",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .aio import AsyncClient, AsyncRequest
