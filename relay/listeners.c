@@ -3,10 +3,15 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/systemd.h"
+#include "instance.h"
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* FileDescriptorName= of the socket units */
 static const char *const names[LISTENERS_N] = {
@@ -45,6 +50,57 @@ static int without(
 	return 0;
 }
 
+/* Makes what is missing of /run/pgherald and of the directories in it, as systemd does. 0 or a
+ * negative errno. If the daemon's user may not, listener_claim() says so. */
+static int make_directory(const char *path)
+{
+	char directory[INSTANCE_PATH_SIZE];
+	const size_t base = strlen(INSTANCE_DIRECTORY);
+
+	if (strncmp(path, INSTANCE_DIRECTORY "/", base + 1) != 0 || strlen(path) >= sizeof directory)
+		return 0;
+	strcpy(directory, path);
+	for (char *slash = directory + base; slash; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		/* The umask may hide it from workers. One that exists belongs to somebody. */
+		if (mkdir(directory, 0755) == 0 && chmod(directory, 0755) < 0)
+			return -errno;
+		*slash = '/';
+	}
+	return 0;
+}
+
+/* What to do about a path that cannot be claimed: "; " and the advice, or nothing. */
+static void advise(char *buf, size_t size, const struct config *config, enum listener_name name, int error)
+{
+	static const char *const variables[LISTENERS_N] = {
+		[LISTENER_METRICS] = "PGHERALD_METRICS_SOCKET",
+		[LISTENER_OPS] = "PGHERALD_OPS_SOCKET",
+		[LISTENER_WORKERS] = "PGHERALD_SOCKET",
+	};
+	const char *path = path_of(config, name), *slash = strrchr(path, '/');
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	int len = slash ? (int)(slash - path) : 0;
+
+	*buf = '\0';
+	if (len == 0 || (error != -ENOENT && error != -EACCES && error != -EPERM && error != -EROFS))
+		return;
+	snprintf(buf, size,
+		"; as root, make the directory: install -d -o %u %.*s; or choose another path, such as "
+		"%s=%s/pgherald-%s.sock",
+		(unsigned)geteuid(), len, path, variables[name], runtime && *runtime ? runtime : "/tmp",
+		names[name]);
+}
+
+static void refuse(const struct config *config, enum listener_name name, int error)
+{
+	char advice[600];
+
+	advise(advice, sizeof advice, config, name, error);
+	diag(DIAG_ERROR, "start refused: cannot claim %s: %s%s", path_of(config, name), strerror(-error),
+		advice);
+}
+
 static int claim(struct listener *listener, const struct config *config, enum listener_name name)
 {
 	const char *path = path_of(config, name);
@@ -63,13 +119,16 @@ static int claim(struct listener *listener, const struct config *config, enum li
 	}
 	if (!path)
 		return 0;
-	int r = listener_claim(listener, path);
+	/* An ops socket at its default path was not asked for. */
+	int r = may_be_missing(config, name) ? 0 : make_directory(path);
+	if (r == 0)
+		r = listener_claim(listener, path);
 	if (r < 0)
 		r = without(listener, config, name, r);
 	if (r == -EADDRINUSE)
 		diag(DIAG_ERROR, "start refused: another relay serves %s", path);
 	else if (r < 0)
-		diag(DIAG_ERROR, "start refused: cannot claim %s: %s", path, strerror(-r));
+		refuse(config, name, r);
 	return r;
 }
 

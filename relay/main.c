@@ -5,6 +5,7 @@
 #include "base/diag.h"
 #include "base/log_file.h"
 #include "base/systemd.h"
+#include "ctl.h"
 #include "health_check.h"
 #include "listeners.h"
 #include "ops/check.h"
@@ -289,6 +290,8 @@ int main(int argc, char **argv)
 	/* There is no place to log it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
+	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
+		return ctl(argc - 1, argv + 1);
 	ignore_signals();
 	log_file_open();
 	int result = config_load(&p->config, argc, argv);

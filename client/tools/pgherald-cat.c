@@ -1,9 +1,8 @@
-/* pgherald-cat: print what a pgherald relay sends, as JSON lines; or publish one change or
+/* pgherald-cat: print what a pgherald relay tells its workers, or publish one change or
  * message. */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <inttypes.h>
+#include <math.h>
 #include <pgherald.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,174 +11,105 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
-static const char usage[] =
-	"Usage: pgherald-cat [OPTION]...\n"
-	"       pgherald-cat [OPTION]... --notify PUBKEY [CLIENT_ID]\n"
-	"       pgherald-cat [OPTION]... --send PAYLOAD\n"
-	"Print the changes that a pgherald relay tells, one JSON object a line; or publish one.\n"
-	"\n"
-	"  -s, --socket PATH    the relay's socket (default: $PGHERALD_SOCKET, else\n"
-	"                       /run/pgherald/relay.sock)\n"
-	"  -c, --channel NAME   a channel (default: data_sync_changes); repeat for more\n"
-	"  -p, --pubkey PUBKEY  only the changes of PUBKEY (default: all); repeat for more\n"
-	"  -n, --count N        end after N changes and messages\n"
-	"  -r, --cursor FILE    resume from the cursor in FILE if it is there, and keep it there\n"
-	"  -N, --name NAME      what the operator sees this connection called\n"
-	"      --notify PUBKEY [CLIENT_ID]\n"
-	"                       publish a change, and end when it is committed\n"
-	"      --send PAYLOAD   publish a message on a text channel, and end when it is committed\n"
-	"  -h, --help           show this and end\n"
-	"  -V, --version        show the version and end\n";
+#include "command_line.h"
+#include "exit_status.h"
+#include "instance.h"
+#include "lines.h"
 
-struct strings {
-	char **items;
-	size_t n;
-};
+/* How long it looks for a relay, and how long a request to publish may take unless --timeout says
+ * so. A relay that restarts is back by then. */
+#define PATIENCE_SECONDS 5.
+/* Between two looks for a relay */
+#define LOOK_NANOSECONDS 100000000
 
 struct cat {
-	struct strings channels, pubkeys;
-	const char *notify, *client_id, *send; /* what to publish, if anything */
-	const char *cursor_file;
-	unsigned long count; /* changes and messages still to print; 0: no limit */
+	struct command_line asked;
+	struct lines lines;
+	char path[INSTANCE_PATH_SIZE]; /* of the socket; empty: the local notifier */
+	char cursor[PGHERALD_CURSOR_SIZE];
+	double end;          /* seconds, CLOCK_MONOTONIC; INFINITY: there is none */
+	unsigned long heard; /* changes and messages */
 	size_t waiting;      /* subscriptions that are not live yet */
 	bool done;           /* there is nothing left to do */
-	bool cursor_kept;    /* done, and the file has the last cursor */
-	int status;          /* to exit with */
-	char away[256];      /* why there is no relay; empty: there is one */
+	bool cursor_kept;    /* done, and cursor is the last one */
+	bool was_connected;
+	bool is_deaf;   /* the relay does not hear PostgreSQL */
+	char away[256]; /* why there is no relay; empty: there is one, or none was tried */
+	enum exit_status status;
 };
 
-static void fail(struct cat *cat, const char *what, const char *why)
+static void fail(struct cat *cat, enum exit_status status, const char *what, const char *why)
 {
 	fprintf(stderr, "pgherald-cat: %s: %s\n", what, why);
-	cat->status = 1;
+	cat->status = status;
 	cat->done = true;
 }
 
-/* JSON lines */
-
-/* The length in bytes of the UTF-8 character at p; 0: it is malformed. */
-static size_t character(const unsigned char *p, const unsigned char *end)
+static double now(void)
 {
-	size_t len = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
+	struct timespec t;
 
-	if (len == 0 || (size_t)(end - p) < len)
-		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	/* Overlong forms, surrogates, and what lies beyond U+10FFFF */
-	if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
-		(*p == 0xf4 && p[1] > 0x8f))
-		return 0;
-	return len;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* The code point of up to three bytes of UTF-8. */
-static unsigned code_point(const unsigned char *p, size_t n)
+/* Why the relay is not connected to, and what to do. */
+static void say_no_relay(const struct cat *cat, const char *then)
 {
-	return n == 1   ? *p
-	       : n == 2 ? (*p & 0x1fu) << 6 | (p[1] & 0x3fu)
-			: (*p & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
-}
+	char advice[INSTANCE_TEXT_SIZE];
+	int r = instance_probe(cat->path);
 
-/* A control character, which a terminal obeys, or an invisible one: a mark of direction or of
- * zero width. */
-static bool is_hidden(unsigned code)
-{
-	return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xad || code == 0x61c ||
-	       (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
-	       (code >= 0x2060 && code <= 0x206f) || code == 0xfeff;
-}
-
-/* NULL is null. A byte that is not valid UTF-8 becomes U+FFFD, so each line is valid JSON. */
-static void print_string(const char *s, size_t len)
-{
-	if (!s) {
-		fputs("null", stdout);
-		return;
-	}
-	const unsigned char *p = (const unsigned char *)s, *end = p + len;
-	putchar('"');
-	while (p < end) {
-		size_t n = character(p, end);
-		if (n == 0)
-			fputs("\\ufffd", stdout);
-		else if (*p == '"' || *p == '\\')
-			printf("\\%c", *p);
-		else if (n <= 3 && is_hidden(code_point(p, n)))
-			printf("\\u%04x", code_point(p, n));
-		else
-			fwrite(p, 1, n, stdout);
-		p += n ? n : 1;
-	}
-	putchar('"');
-}
-
-static void print_member(const char *key, const char *s, size_t len)
-{
-	printf(",\"%s\":", key);
-	print_string(s, len);
-}
-
-static void print_text(const char *key, const char *s)
-{
-	print_member(key, s, strlen(s));
-}
-
-static void begin_line(const char *type)
-{
-	printf("{\"type\":\"%s\"", type);
-}
-
-static void print_seq(uint64_t seq)
-{
-	if (seq)
-		printf(",\"seq\":%" PRIu64, seq);
-	else
-		fputs(",\"seq\":null", stdout);
-}
-
-/* Flushes each line: a pipe may be read live. */
-static void end_line(struct cat *cat)
-{
-	fputs("}\n", stdout);
-	if (fflush(stdout) != 0 && !cat->done)
-		fail(cat, "standard output", strerror(errno));
+	instance_advise(advice, cat->path, r);
+	fprintf(stderr, "pgherald-cat: cannot connect to the relay at %s: %s%s%s\n", cat->path,
+		r < 0          ? strerror(-r)
+		: cat->away[0] ? cat->away
+			       : "it does not answer",
+		advice, then);
 }
 
 /* The cursor's file */
 
-static void read_cursor(struct cat *cat, char *buf, size_t size)
+static void read_cursor(struct cat *cat)
 {
-	FILE *file = fopen(cat->cursor_file, "re");
+	FILE *file = fopen(cat->asked.cursor_file, "re");
 
 	if (!file && errno != ENOENT)
-		fail(cat, cat->cursor_file, strerror(errno));
+		fail(cat, STATUS_FAILED, cat->asked.cursor_file, strerror(errno));
 	if (!file)
 		return;
-	if (!fgets(buf, (int)size, file))
-		fail(cat, cat->cursor_file, "no cursor in it");
-	buf[strcspn(buf, "\n")] = '\0';
+	if (!fgets(cat->cursor, sizeof cat->cursor, file))
+		fail(cat, STATUS_FAILED, cat->asked.cursor_file, "no cursor in it");
+	cat->cursor[strcspn(cat->cursor, "\n")] = '\0';
 	fclose(file);
 }
 
 /* Written to another file and renamed, so the cursor's file is always whole. */
-static void keep_cursor(struct cat *cat, struct pgherald *h)
+static void store_cursor(struct cat *cat)
 {
-	char text[PGHERALD_CURSOR_SIZE], aside[4096];
-
-	if (!cat->cursor_file || cat->cursor_kept || pgherald_cursor(h, text, sizeof text) < 0)
-		return;
-	cat->cursor_kept = cat->done;
-	int len = snprintf(aside, sizeof aside, "%s.new", cat->cursor_file);
+	const char *path = cat->asked.cursor_file;
+	char aside[4096];
+	int len = snprintf(aside, sizeof aside, "%s.new", path);
 	FILE *file = len < (int)sizeof aside ? fopen(aside, "we") : NULL;
-	bool good = file && fprintf(file, "%s\n", text) > 0;
+	bool good = file && fprintf(file, "%s\n", cat->cursor) > 0;
+
 	if (file && fclose(file) != 0)
 		good = false;
-	if (!good || rename(aside, cat->cursor_file) < 0)
-		fail(cat, cat->cursor_file, strerror(errno));
+	if (!good || rename(aside, path) < 0)
+		fail(cat, STATUS_FAILED, path, strerror(errno));
+}
+
+static void keep_cursor(struct cat *cat, struct pgherald *h)
+{
+	bool wanted = cat->asked.cursor_file || cat->asked.show_cursor;
+
+	if (!wanted || cat->cursor_kept || pgherald_cursor(h, cat->cursor, sizeof cat->cursor) < 0)
+		return;
+	cat->cursor_kept = cat->done;
+	if (cat->asked.cursor_file)
+		store_cursor(cat);
 }
 
 /* Callbacks. One dispatch may bring more than the last line to print. The rest is left to the
@@ -192,75 +122,70 @@ static bool is_over(struct cat *cat, struct pgherald *h)
 	return cat->done;
 }
 
-/* The end of a change or a message, which --count counts. */
-static void end_counted(struct cat *cat, bool recovered)
+/* result: of the function that printed a line */
+static void printed(struct cat *cat, int result)
 {
-	printf(",\"recovered\":%s", recovered ? "true" : "false");
-	end_line(cat);
-	if (cat->count == 0)
-		return;
-	cat->count--;
-	cat->done |= cat->count == 0;
+	if (result < 0 && !cat->done)
+		fail(cat, STATUS_FAILED, "standard output", strerror(-result));
+}
+
+static void printed_counted(struct cat *cat, int result)
+{
+	printed(cat, result);
+	cat->heard++;
+	cat->done |= cat->heard == cat->asked.count;
 }
 
 static void on_change(struct pgherald *h, const struct pgherald_change *change, void *data)
 {
 	struct cat *cat = data;
 
-	if (is_over(cat, h))
-		return;
-	begin_line("change");
-	print_seq(change->seq);
-	print_text("channel", change->channel);
-	print_member("pubkey", change->pubkey, change->pubkey_len);
-	print_member("client_id", change->client_id, change->client_id_len);
-	end_counted(cat, change->recovered);
+	if (!is_over(cat, h))
+		printed_counted(cat, lines_change(&cat->lines, change));
 }
 
 static void on_message(struct pgherald *h, const struct pgherald_message *message, void *data)
 {
 	struct cat *cat = data;
 
-	if (is_over(cat, h))
-		return;
-	begin_line("message");
-	print_seq(message->seq);
-	print_text("channel", message->channel);
-	print_member("payload", message->payload, message->payload_len);
-	end_counted(cat, message->recovered);
+	if (!is_over(cat, h))
+		printed_counted(cat, lines_message(&cat->lines, message));
 }
 
 static void on_gap(struct pgherald *h, const struct pgherald_gap *gap, void *data)
 {
 	struct cat *cat = data;
 
-	if (is_over(cat, h))
-		return;
-	begin_line("gap");
-	print_seq(gap->seq);
-	print_text("cause", gap->cause);
-	print_text("text", gap->text);
-	end_line(cat);
+	if (!is_over(cat, h))
+		printed(cat, lines_gap(&cat->lines, gap));
+}
+
+static void note_state(struct cat *cat, const struct pgherald_state *state)
+{
+	switch (state->event) {
+	case PGHERALD_CONNECTED:
+		cat->was_connected = true;
+		cat->away[0] = '\0';
+		break;
+	case PGHERALD_DISCONNECTED:
+		snprintf(cat->away, sizeof cat->away, "%s", state->text);
+		break;
+	default:
+		cat->is_deaf = state->event == PGHERALD_UPSTREAM_DOWN;
+	}
 }
 
 static void on_state(struct pgherald *h, const struct pgherald_state *state, void *data)
 {
 	struct cat *cat = data;
-	bool connected = state->event == PGHERALD_CONNECTED,
-	     disconnected = state->event == PGHERALD_DISCONNECTED;
+	bool is_first_failure = state->event == PGHERALD_DISCONNECTED && !cat->was_connected && !cat->away[0];
 
-	if (connected || disconnected)
-		snprintf(cat->away, sizeof cat->away, "%s", disconnected ? state->text : "");
-	if (is_over(cat, h) || cat->notify || cat->send)
+	note_state(cat, state);
+	if (is_over(cat, h) || is_publishing(&cat->asked))
 		return;
-	if (connected || disconnected) {
-		begin_line(connected ? "connected" : "disconnected");
-	} else {
-		begin_line("upstream");
-		print_text("state", state->event == PGHERALD_UPSTREAM_LIVE ? "live" : "down");
-	}
-	print_text("text", state->text);
-	end_line(cat);
+	if (is_first_failure)
+		say_no_relay(cat, "; waiting for it");
+	printed(cat, lines_state(&cat->lines, state));
 }
 
 static void on_subscribed(struct pgherald *h, const struct pgherald_result *result, void *arg)
@@ -269,15 +194,31 @@ static void on_subscribed(struct pgherald *h, const struct pgherald_result *resu
 
 	if (is_over(cat, h))
 		return;
-	if (result->error) {
-		fail(cat, "subscribe", result->text);
+	if (result->error)
+		fail(cat, STATUS_FAILED, "subscribe", result->text);
+	else if (--cat->waiting == 0)
+		printed(cat, lines_subscribed(&cat->lines, result->seq));
+}
+
+/* The time to publish is over. */
+static void publish_timed_out(struct cat *cat, double seconds)
+{
+	char why[160];
+
+	cat->done = true;
+	if (!cat->was_connected || cat->away[0]) {
+		say_no_relay(cat, "");
+		cat->status = STATUS_NO_RELAY;
 		return;
 	}
-	if (--cat->waiting > 0)
-		return;
-	begin_line("subscribed");
-	printf(",\"seq\":%" PRIu64, result->seq);
-	end_line(cat);
+	snprintf(why, sizeof why, "not known to be committed within %g s, and may still be%s", seconds,
+		cat->is_deaf ? "; the relay does not reach PostgreSQL" : "; is PostgreSQL slow or away?");
+	fail(cat, STATUS_TIMED_OUT, "publish", why);
+}
+
+static double publish_seconds(const struct cat *cat)
+{
+	return cat->asked.timeout > 0 ? cat->asked.timeout : PATIENCE_SECONDS;
 }
 
 static void on_published(struct pgherald *h, const struct pgherald_result *result, void *arg)
@@ -285,32 +226,64 @@ static void on_published(struct pgherald *h, const struct pgherald_result *resul
 	struct cat *cat = arg;
 
 	(void)h;
-	if (result->error == -ETIMEDOUT && cat->away[0]) /* it was never sent: say why */
-		fail(cat, "publish", cat->away);
-	else if (result->error)
-		fail(cat, "publish", result->text);
+	if (result->error == -ETIMEDOUT)
+		publish_timed_out(cat, publish_seconds(cat));
+	else if (result->error && result->error != -ECANCELED)
+		fail(cat, STATUS_FAILED, "publish", result->text);
 	cat->done = true;
+}
+
+static int subscribe(struct cat *cat, struct pgherald *h)
+{
+	const struct strings *channels = &cat->asked.channels, *pubkeys = &cat->asked.pubkeys;
+	int r = 0;
+
+	cat->waiting = channels->n * (pubkeys->n ? pubkeys->n : 1);
+	for (size_t i = 0; i < channels->n && r == 0; i++) {
+		const char *channel = channels->items[i];
+		if (pubkeys->n == 0)
+			r = pgherald_subscribe(h, channel, NULL, on_subscribed, cat);
+		for (size_t j = 0; j < pubkeys->n && r == 0; j++)
+			r = pgherald_subscribe(h, channel, pubkeys->items[j], on_subscribed, cat);
+	}
+	return r;
 }
 
 static int request(struct cat *cat, struct pgherald *h)
 {
-	int r = 0;
+	const struct command_line *asked = &cat->asked;
+	const char *channel = asked->channels.items[0];
 
-	if (cat->notify)
-		return pgherald_notify(
-			h, cat->channels.items[0], cat->notify, cat->client_id, on_published, cat);
-	if (cat->send)
-		return pgherald_send(
-			h, cat->channels.items[0], cat->send, strlen(cat->send), on_published, cat);
-	cat->waiting = cat->channels.n * (cat->pubkeys.n ? cat->pubkeys.n : 1);
-	for (size_t i = 0; i < cat->channels.n && r == 0; i++) {
-		const char *channel = cat->channels.items[i];
-		if (cat->pubkeys.n == 0)
-			r = pgherald_subscribe(h, channel, NULL, on_subscribed, cat);
-		for (size_t j = 0; j < cat->pubkeys.n && r == 0; j++)
-			r = pgherald_subscribe(h, channel, cat->pubkeys.items[j], on_subscribed, cat);
+	if (asked->notify)
+		return pgherald_notify(h, channel, asked->notify, asked->client_id, on_published, cat);
+	if (asked->send)
+		return pgherald_send(h, channel, asked->send, strlen(asked->send), on_published, cat);
+	return subscribe(cat, h);
+}
+
+/* The loop */
+
+/* --timeout, of those that do not publish. A request to publish has its own deadline. */
+static void time_is_over(struct cat *cat)
+{
+	char what[80];
+
+	cat->done = true;
+	if (!cat->was_connected) {
+		say_no_relay(cat, "");
+		cat->status = STATUS_NO_RELAY;
+	} else if (cat->asked.count > 0) {
+		snprintf(what, sizeof what, "heard %lu of %lu", cat->heard, cat->asked.count);
+		fail(cat, STATUS_TIMED_OUT, what, "the time of --timeout is over");
 	}
-	return r;
+}
+
+/* Milliseconds until the end, for poll(), rounded up. */
+static int milliseconds_left(const struct cat *cat)
+{
+	double left = (cat->end - now()) * 1e3;
+
+	return isinf(cat->end) ? -1 : left > 0 ? (int)left + 1 : 0;
 }
 
 /* Until there is nothing left to do, or SIGINT or SIGTERM asks to end. */
@@ -326,109 +299,124 @@ static void loop(struct cat *cat, struct pgherald *h)
 	struct pollfd fds[] = {{.fd = pgherald_fd(h), .events = POLLIN},
 		{.fd = signalfd(-1, &signals, SFD_CLOEXEC), .events = POLLIN}};
 	while (!cat->done && r >= 0) {
-		r = poll(fds, 2, -1) < 0 ? -errno : pgherald_dispatch(h);
+		r = poll(fds, 2, milliseconds_left(cat)) < 0 ? -errno : pgherald_dispatch(h);
 		if (fds[1].revents)
 			cat->done = true;
 		if (r > 0)
 			keep_cursor(cat, h);
+		if (!cat->done && now() >= cat->end)
+			time_is_over(cat);
 	}
 	if (r < 0)
-		fail(cat, "lost", pgherald_strerror(r));
+		fail(cat, STATUS_FAILED, "lost", pgherald_strerror(r));
 	keep_cursor(cat, h);
 	close(fds[1].fd);
 }
 
-/* Command line */
+/* The start */
 
-static void add_string(struct strings *strings, char *s)
+/* Waits a little for a relay that is being started. */
+static void find_socket(struct cat *cat)
 {
-	char **items = realloc(strings->items, (strings->n + 1) * sizeof *items);
+	static const struct timespec pause = {.tv_nsec = LOOK_NANOSECONDS};
+	char why[INSTANCE_TEXT_SIZE];
+	double limit = now() + PATIENCE_SECONDS;
+	int r;
 
-	if (!items) {
-		perror("pgherald-cat");
-		exit(1);
+	if (limit > cat->end)
+		limit = cat->end;
+	while ((r = instance_find("relay.sock", cat->path, why)) == -ENOENT && now() < limit)
+		nanosleep(&pause, NULL);
+	if (r == 0)
+		return;
+	fprintf(stderr, "pgherald-cat: %s\n", why);
+	cat->status = r == -EMLINK ? STATUS_MISUSED : STATUS_NO_RELAY;
+	cat->done = true;
+}
+
+static void choose_socket(struct cat *cat)
+{
+	const struct command_line *asked = &cat->asked;
+	const char *path = asked->socket ? asked->socket : getenv("PGHERALD_SOCKET");
+
+	if (asked->instance) {
+		if (instance_path(cat->path, asked->instance, "relay.sock") < 0)
+			fail(cat, STATUS_MISUSED, asked->instance,
+				"no valid instance; --instance takes the NAME of pgherald@NAME");
+	} else if (!path) {
+		find_socket(cat);
+	} else if (snprintf(cat->path, sizeof cat->path, "%s", path) >= (int)sizeof cat->path) {
+		fail(cat, STATUS_MISUSED, path, "the path of the socket is too long");
 	}
-	strings->items = items;
-	items[strings->n++] = s;
 }
 
-static int misused(const char *what)
+static bool is_terminal_with_colors(void)
 {
-	fprintf(stderr, "pgherald-cat: %s (try --help)\n", what);
-	return 2;
+	const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+
+	return isatty(STDOUT_FILENO) && !(no_color && *no_color) && term && strcmp(term, "dumb") != 0;
 }
 
-/* 0: go on; -1: exit with success; another value: exit with that. */
-static int parse(struct cat *cat, struct pgherald_options *options, int argc, char **argv)
+static void prepare(struct cat *cat)
 {
-	enum { NOTIFY = 256, SEND };
-	static const struct option longs[] = {
-		{"socket", required_argument, NULL, 's'},
-		{"channel", required_argument, NULL, 'c'},
-		{"pubkey", required_argument, NULL, 'p'},
-		{"count", required_argument, NULL, 'n'},
-		{"cursor", required_argument, NULL, 'r'},
-		{"name", required_argument, NULL, 'N'},
-		{"notify", required_argument, NULL, NOTIFY},
-		{"send", required_argument, NULL, SEND},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'V'},
-		{0},
+	const struct command_line *asked = &cat->asked;
+
+	cat->lines.json = asked->json || (!asked->human && !isatty(STDOUT_FILENO));
+	cat->lines.color = is_terminal_with_colors();
+	cat->end = asked->timeout > 0 ? now() + asked->timeout : INFINITY;
+	choose_socket(cat);
+	if (!cat->done && asked->cursor_file)
+		read_cursor(cat);
+	if (cat->done || !asked->since)
+		return;
+	if (snprintf(cat->cursor, sizeof cat->cursor, "%s", asked->since) >= (int)sizeof cat->cursor)
+		fail(cat, STATUS_MISUSED, "--since", "this is not a cursor that --show-cursor printed");
+}
+
+static void open_handle(struct cat *cat, struct pgherald **h)
+{
+	const struct pgherald_options options = {
+		.size = sizeof options,
+		.socket = cat->path,
+		.name = cat->asked.name ? cat->asked.name : "pgherald-cat",
+		.cursor = cat->cursor[0] ? cat->cursor : NULL,
+		.deadline_ms = (unsigned)(publish_seconds(cat) * 1e3),
+		.data = cat,
+		.on_change = on_change,
+		.on_message = on_message,
+		.on_gap = on_gap,
+		.on_state = on_state,
 	};
-	static char default_channel[] = "data_sync_changes";
-	char *end;
-	int c;
+	int r = pgherald_open(&options, h);
 
-	while ((c = getopt_long(argc, argv, "s:c:p:n:r:N:hV", longs, NULL)) >= 0) {
-		switch (c) {
-		case 's':
-			options->socket = optarg;
-			break;
-		case 'c':
-			add_string(&cat->channels, optarg);
-			break;
-		case 'p':
-			add_string(&cat->pubkeys, optarg);
-			break;
-		case 'n':
-			errno = 0;
-			cat->count = strtoul(optarg, &end, 10);
-			if (errno || *optarg < '0' || *optarg > '9' || *end || cat->count == 0)
-				return misused("--count takes a number from 1 up");
-			break;
-		case 'r':
-			cat->cursor_file = optarg;
-			break;
-		case 'N':
-			options->name = optarg;
-			break;
-		case NOTIFY:
-			cat->notify = optarg;
-			break;
-		case SEND:
-			cat->send = optarg;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return -1;
-		case 'V':
-			puts("pgherald-cat " PGHERALD_VERSION);
-			return -1;
-		default:
-			return 2;
-		}
-	}
-	if (cat->channels.n == 0)
-		add_string(&cat->channels, default_channel);
-	if (cat->notify && optind < argc)
-		cat->client_id = argv[optind++];
-	if (optind < argc)
-		return misused("too many arguments");
-	if (cat->notify && cat->send)
-		return misused("--notify and --send exclude each other");
-	if ((cat->notify || cat->send) && (cat->channels.n > 1 || cat->pubkeys.n || cat->cursor_file))
-		return misused("publishing takes one channel, and no --pubkey and no --cursor");
-	return 0;
+	if (r == -EBADMSG && cat->asked.since)
+		fail(cat, STATUS_MISUSED, "--since", "this is not a cursor that --show-cursor printed");
+	else if (r == -EBADMSG)
+		fail(cat, STATUS_FAILED, cat->asked.cursor_file, pgherald_strerror(r));
+	else if (r < 0)
+		fail(cat, STATUS_FAILED, "cannot open", pgherald_strerror(r));
+}
+
+static void serve(struct cat *cat)
+{
+	struct pgherald *h = NULL;
+
+	open_handle(cat, &h);
+	if (cat->done)
+		return;
+	/* A request to publish ends by the library's deadline, which knows more. */
+	if (is_publishing(&cat->asked))
+		cat->end = INFINITY;
+	int r = request(cat, h);
+	if (r < 0)
+		fail(cat, STATUS_FAILED, "cannot ask for it", pgherald_strerror(r));
+	else
+		loop(cat, h);
+	cat->done = true;
+	cat->cursor_kept = true;
+	pgherald_close(h);
+	if (cat->asked.show_cursor && cat->cursor[0])
+		printed(cat, lines_cursor(&cat->lines, cat->cursor));
 }
 
 /* If any of the descriptors 0 to 2 is closed, open /dev/null there. Otherwise a file or socket
@@ -443,48 +431,17 @@ static bool open_standard_streams(void)
 
 int main(int argc, char **argv)
 {
-	struct cat cat = {0};
-	struct pgherald_options options = {
-		.size = sizeof options,
-		.name = "pgherald-cat",
-		.data = &cat,
-		.on_change = on_change,
-		.on_message = on_message,
-		.on_gap = on_gap,
-		.on_state = on_state,
-	};
-	char cursor[PGHERALD_CURSOR_SIZE] = "";
-	struct pgherald *h = NULL;
+	static struct cat cat;
 
 	/* There is no place to report it. */
 	if (!open_standard_streams())
 		return EXIT_FAILURE;
-	int r = parse(&cat, &options, argc, argv);
-	if (r != 0) {
-		cat.status = r < 0 ? 0 : r;
-		goto end;
+	int r = command_line_parse(&cat.asked, argc, argv);
+	if (r == 0) {
+		prepare(&cat);
+		if (!cat.done)
+			serve(&cat);
 	}
-	if (cat.cursor_file) {
-		read_cursor(&cat, cursor, sizeof cursor);
-		if (cat.done)
-			goto end;
-		options.cursor = cursor[0] ? cursor : NULL;
-	}
-	r = pgherald_open(&options, &h);
-	if (r < 0) {
-		fail(&cat, "cannot open", pgherald_strerror(r));
-		goto end;
-	}
-	r = request(&cat, h);
-	if (r < 0)
-		fail(&cat, "cannot ask for it", pgherald_strerror(r));
-	else
-		loop(&cat, h);
-	cat.done = true;
-	cat.cursor_kept = true;
-	pgherald_close(h);
-end:
-	free(cat.channels.items);
-	free(cat.pubkeys.items);
-	return cat.status;
+	command_line_free(&cat.asked);
+	return r < 0 ? STATUS_DONE : r > 0 ? r : (int)cat.status;
 }

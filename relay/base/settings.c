@@ -412,6 +412,7 @@ static int (*const parsers[N_KINDS])(const struct setting *, const char *value, 
 static void print_help(void)
 {
 	printf("Usage: pgherald [OPTION]...\n"
+	       "       pgherald ctl [OPTION]... COMMAND    (see pgherald ctl --help)\n"
 	       "Hold this host's one LISTEN connection to PostgreSQL, and repeat what it hears to local workers.\n\n");
 	for (const struct setting *s = settings; s < settings + N_SETTINGS; s++)
 		printf("  --%-22s %s\n  %-24s environment %s%s%s\n", s->flag, s->help, "", s->name,

@@ -402,7 +402,7 @@ CREATE OR REPLACE VIEW pgherald.tracked AS
 -- Makes the functions and the triggers of a tracked table, or mends them. track() calls it, and an
 -- upgrade. The functions run as their owner, and take nothing from a row but values.
 CREATE OR REPLACE FUNCTION pgherald.make_triggers(of_id integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $make$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $make$
 DECLARE
     t pgherald.tracked_table;
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);

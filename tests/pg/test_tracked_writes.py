@@ -184,6 +184,13 @@ def test_what_cannot_be_tracked(docs, arguments, complaint):
     assert docs.sql("SELECT tbl::text FROM pgherald.tracked") == [("docs",)]
 
 
+def test_track_says_nothing_when_all_is_well(data, run, db):
+    db.sql("CREATE TABLE docs (owner text)")
+    output = run.call(["psql", "-XAtq", "-h", db.server.directory, "-p", str(db.server.port), "-U", "app", "-d", db.name,
+                       "-c", "SELECT pgherald.track('docs', 'docs', 'owner')"])
+    assert output.strip() == ""
+
+
 def test_tracking_twice_is_once_and_two_keys_are_two(docs):
     docs.sql("SELECT pgherald.track('docs', 'docs', 'owner'), pgherald.track('docs', 'docs', 'id', notify => true)")
     assert docs.sql("SELECT tbl::text, channel, key, notify, problem FROM pgherald.tracked") == [

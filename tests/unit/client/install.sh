@@ -70,4 +70,6 @@ expect_alice() {
 	c++ -Wall -Wextra -Werror -pedantic $flags $cflags -o plus plus.cc $libs
 	./plus
 }
-"$(find "$root" -name pgherald-cat)" --notify alice
+# It has the library in it.
+unset LD_LIBRARY_PATH
+"$(find "$root" -path "*/bin/pgherald-cat")" --notify alice
