@@ -419,7 +419,7 @@ def labels(line):
 def test_the_commands_of_quick_start_and_of_the_operator(run, cleanup, programs, db):
     start, status = block("README.md", "sh", "--notify alice phone"), block("README.md", "sh", "echo status")
     terminal = Commands(run, programs, db).start(run, cleanup, by_hand(start), status)
-    terminal.prints(r'"type":"change".*"pubkey":"alice".*"client_id":"phone"')
+    terminal.prints("data_sync_changes: alice changed, by phone")
     terminal.prints(r"(?m)^heard .*\n(?:.*\n)+\n")
     real = dict(map(labels, terminal.text().splitlines()))
     screen, = (text for text in blocks("README.md", "") if text.startswith("version"))
@@ -430,4 +430,4 @@ def test_the_commands_of_quick_start_and_of_the_operator(run, cleanup, programs,
 def test_the_commands_of_a_table(run, cleanup, programs, db):
     db.sql("CREATE TABLE documents (id int PRIMARY KEY, owner_id text, title text); INSERT INTO documents VALUES (7, 'alice', 'old')")
     terminal = Commands(run, programs, db).start(run, cleanup, by_hand(block("README.md", "sh", "pgherald.track")))
-    terminal.prints(r'"type":"change".*"pubkey":"alice"', 30)
+    terminal.prints("documents: alice changed", 30)
