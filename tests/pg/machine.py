@@ -22,6 +22,12 @@ Requires=pgherald@main.service
 After=pgherald@main.service
 """
 
+WITHOUT_SERVICE = """
+[Unit]
+Requires=basic.target
+After=basic.target
+"""
+
 
 def why_not():
     """The reason why a machine cannot run here; None if it can."""
@@ -80,8 +86,9 @@ class Machine:
             options.append(f"--bind={self._postgres.directory}:/srv/postgresql")
         return options
 
-    def boot(self, wait=True):
-        self.write("/etc/systemd/system/test.target", TARGET)
+    def boot(self, wait=True, installed=True):
+        """Without the service if it is not installed yet."""
+        self.write("/etc/systemd/system/test.target", TARGET if installed else WITHOUT_SERVICE)
         log = open(os.path.join(self.directory, "log"), "ab")
         self._process = self.run.spawn(
             ["systemd-nspawn", *self._options(), "/lib/systemd/systemd", "--unit=test.target"],

@@ -497,3 +497,54 @@ def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup,
     assert m.call("sh", "-c", "ls /etc/pgherald") == "main.conf\n"
     m.call("dpkg", "--purge", "pgherald")
     assert m.call("sh", "-c", "ls -d /etc/pgherald /lib/systemd/system/pgherald* /usr/bin/pgherald 2>/dev/null || true") == ""
+
+
+HEARS = ["journalctl", "--unit=hears", "--output=cat", "--no-pager"]
+
+
+@needs_machine
+@pytest.mark.long
+def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
+    """Each command of the guide as it stands there, on a machine that has never had pgherald."""
+    with open(os.path.join(TOP, "docs", "getting-started.md"), encoding="utf-8") as file:
+        blocks = re.findall(r"^```sh\n(.*?)^```$", file.read(), re.M | re.S)
+    m = cleanup.add(Machine(run, own_pg))
+    for deb in glob.glob(os.path.join(packages, "*.deb")):
+        shutil.copy(deb, m.path("/srv"))
+    m.boot(wait=False, installed=False)
+    own_pg.sql("CREATE DATABASE template1 TEMPLATE template0")  # as every server has it but those of the tests
+
+    expected = {"echo status": r"(?m)^upstream +live", "'carol'": r'"pubkey":"carol".*"recovered":true',
+                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok\n\Z"}
+    exports = ""
+    for block in blocks:
+        text = exports + block.replace("db.example", f"127.0.0.1:{own_pg.port}")
+        told = [m.call("bash", "-ec", "cd /srv\n" + text)]
+        exports = "".join(line + "\n" for line in text.splitlines() if line.startswith("export "))
+        for what, wanted in expected.items():
+            if what in block:
+                def goes_on():
+                    if "journalctl" in block:
+                        told.append(m.call(*HEARS))
+                    return re.search(wanted, told[-1])
+                wait_until(goes_on, lambda: f"{block}: {told[-1]}", 30)
+                break
+    with open(os.path.join(TOP, "docs", "getting-started.md"), encoding="utf-8") as file:
+        assert m.call("cat", "/usr/share/doc/pgherald/docs/getting-started.md") == file.read(), "the guide is installed, and not compressed"
+    assert '"pubkey":"bob"' in m.call(*HEARS) and '"type":"gap"' not in m.call(*HEARS)
+
+
+@needs_machine
+@pytest.mark.long
+def test_the_readme_installs_from_the_tree(run, cleanup):
+    """As README.md says; then pgherald-cat finds its library, and cc finds what a program needs."""
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+        page = file.read()
+    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if text.startswith("meson setup"))
+    m = cleanup.add(Machine(run))
+    shutil.copytree(TOP, m.path("/srv/source"), ignore=shutil.ignore_patterns("build*", ".git", "__pycache__", "node_modules"))
+    m.write("/srv/source/app.c", re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
+    for command in (*commands.splitlines(), re.search(r"`(cc app\.c .*?)`", page)[1]):
+        m.call_before("bash", "-ec", "cd /srv/source\n" + command)
+    assert re.search(r"\d\.\d", m.call_before("bash", "-ec", "pgherald --version && pgherald-cat --version"))
+    assert "not found" not in m.call_before("ldd", "/srv/source/a.out")
