@@ -57,21 +57,6 @@
 \set ON_ERROR_STOP on
 BEGIN;
 
--- Nothing is changed before it is clear that everything may be.
-DO $$
-BEGIN
-    IF pg_catalog.to_regnamespace('pgherald') IS NULL
-       AND NOT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') THEN
-        RAISE EXCEPTION 'the role % may not create a schema in the database %', current_user, pg_catalog.current_database()
-              USING HINT = pg_catalog.format('GRANT CREATE ON DATABASE %I TO %I', pg_catalog.current_database(), current_user);
-    ELSIF EXISTS (SELECT FROM pg_catalog.pg_namespace
-                  WHERE nspname OPERATOR(pg_catalog.=) 'pgherald' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')) THEN
-        RAISE EXCEPTION 'the schema pgherald belongs to another role than %', current_user
-              USING HINT = 'Run this as the owner of the schema pgherald.';
-    END IF;
-END
-$$;
-
 -- What restarts, failovers and other relays need.
 \set own 1
 \set tracked 1

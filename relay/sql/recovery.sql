@@ -55,6 +55,7 @@ BEGIN
 END
 $$;
 
+SELECT set_config('pgherald.own', CASE WHEN :{?own} THEN 'yes' ELSE 'no' END, false) \g /dev/null
 \if :{?own}
 \else
     DO $$
@@ -66,6 +67,25 @@ $$;
     END
     $$;
 \endif
+
+-- Nothing is changed before it is clear that everything may be.
+DO $$
+DECLARE
+    users regclass := nullif(current_setting('pgherald.users'), '')::oid::regclass;
+BEGIN
+    IF to_regnamespace('pgherald') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE') THEN
+        RAISE EXCEPTION 'the role % may not create a schema in the database %', current_user, current_database()
+              USING HINT = format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user);
+    ELSIF to_regnamespace('pgherald') IS NOT NULL AND NOT has_schema_privilege('pgherald', 'CREATE') THEN
+        RAISE EXCEPTION 'the schema pgherald belongs to another role than %', current_user
+              USING HINT = 'Run this as the owner of the schema pgherald.';
+    ELSIF current_setting('pgherald.own') = 'no'
+          AND NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = users), 'USAGE') THEN
+        RAISE EXCEPTION 'the role % does not own %', current_user, users
+              USING HINT = 'Run this as the owner of the table.';
+    END IF;
+END
+$$;
 
 CREATE SCHEMA IF NOT EXISTS pgherald;
 

@@ -749,6 +749,14 @@ def test_all_of_it_or_nothing(run, db):
         data.migrate("pgherald")
         with pytest.raises(Exception, match="belongs to another role"):
             data.migrate("pgherald", user="nobodys")
+        with pytest.raises(Exception, match="belongs to another role"):
+            data.migrate("recovery", user="nobodys")
+        data.migrate("pgherald_down")
+        db.sql(f"GRANT CREATE ON DATABASE {db.name} TO nobodys", user="postgres")
+        with pytest.raises(Exception, match="does not own"):
+            data.migrate("recovery", user="nobodys")
+        assert db.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgherald'") == [(0,)]
+        db.sql(f"REVOKE CREATE ON DATABASE {db.name} FROM nobodys", user="postgres")
     finally:
         db.sql("DROP ROLE nobodys", user="postgres")
 
