@@ -50,7 +50,7 @@ void peers_start(void)
 	config = (struct config){.mode = MODE_LOCAL,
 		.backlog_size = BACKLOG_SIZE_MIN * 16,
 		.n_channels = 2,
-		.channels = {{"data", CHANNEL_CHANGES}, {"log", CHANNEL_TEXT}},
+		.channels = {{.name = "data", .kind = CHANNEL_CHANGES}, {.name = "log", .kind = CHANNEL_TEXT}},
 		.workers_max = 4096,
 		.workers_per_uid_max = 4096,
 		.subscriptions_max = 1 << 20,
