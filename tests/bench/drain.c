@@ -104,7 +104,7 @@ static void open_fanout(struct config *config)
 	*config = (struct config){.mode = MODE_POSTGRES,
 		.backlog_size = (size_t)16 << 20,
 		.n_channels = 1,
-		.channels = {{BENCH_CHANNEL, CHANNEL_CHANGES}}};
+		.channels = {{.name = BENCH_CHANNEL, .kind = CHANNEL_CHANGES}}};
 	decode = (struct decode){.config = config};
 	if (fanout_open(&fanout, ev_default_loop(EVFLAG_AUTO), config, &requests, NULL) < 0)
 		die("no fan-out");
