@@ -674,12 +674,13 @@ static int take_again(const char *name, const char *value)
 	return take_or_unset(fresh, (size_t)i, value);
 }
 
+/* environ is NULL after clearenv(). */
 static int refuse_misspelt_environment(void)
 {
 	char name[64];
 	int r = 0;
 
-	for (char **variable = environ; r == 0 && *variable; variable++) {
+	for (char **variable = environ; r == 0 && variable && *variable; variable++) {
 		size_t len = strcspn(*variable, "=");
 		if (len >= sizeof name)
 			continue;
