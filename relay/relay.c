@@ -194,7 +194,7 @@ static void on_proved(void *context, const struct token *token)
 	if (!r->upstream.recoverable && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.changes_since(pg_snapshot), so missed changes are announced as gaps; "
-			"to have them recovered, install pgherald.sql and track your tables");
+			"to have them recovered, install pgherald.sql and track your tables, or recovery.sql for the data-sync tables");
 	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so %s; run recovery.sql "

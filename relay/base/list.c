@@ -5,6 +5,9 @@
 #include <string.h>
 
 #define BLANKS " \t\r\n"
+/* What a backslash takes as it is. Before anything else it is a backslash: names had them before it
+ * meant anything. */
+#define ESCAPED BLANKS "\\\",:=@*"
 
 void list_open(struct list *l, const char *text)
 {
@@ -38,7 +41,8 @@ static int wrong(char *why, size_t size, const char *text)
 static bool take(struct list *l, const char *ends, char *c)
 {
 	const char *next = l->next;
-	bool escapes = l->quoted ? next[0] == '"' && next[1] == '"' : next[0] == '\\' && next[1];
+	bool escapes = l->quoted ? next[0] == '"' && next[1] == '"'
+				 : next[0] == '\\' && next[1] && strchr(ESCAPED, next[1]);
 
 	if (!escapes && (l->quoted ? *next == '"' : strchr(ends, *next) != NULL))
 		return false;
@@ -61,7 +65,7 @@ int list_word(struct list *l, const char *ends, char *word, size_t size, char *w
 			return wrong(why, why_size, "a name is too long");
 		word[len++] = c;
 		/* Blanks at the end do not count, unless they are written with a backslash. */
-		if (l->quoted || !strchr(BLANKS, c) || *at == '\\')
+		if (l->quoted || !strchr(BLANKS, c) || (*at == '\\' && c != '\\'))
 			end = len;
 	}
 	word[end] = '\0';

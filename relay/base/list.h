@@ -1,5 +1,5 @@
 /* Lists of names in a setting, separated by commas. Blanks around a name do not count. A backslash
- * takes the character that follows as it is; so do double quotes around a name, in which two of
+ * takes a blank or a sign that follows as it is; so do double quotes around a name, in which two of
  * them stand for one. settings.c and access.c read their lists by this. */
 #pragma once
 

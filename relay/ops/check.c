@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+/* What continues a row stands under its third column. */
+#define INDENT "                                 "
+
 static void row(FILE *out, const char *what, const char *state, const char *more)
 {
 	fprintf(out, "%-24s%-9s%s\n", what, state, more);
@@ -33,9 +36,9 @@ static void print_grant(const struct parts *p, FILE *out, const char *trouble)
 {
 	if (strstr(trouble, "permission denied") || strstr(trouble, "may not read"))
 		fprintf(out,
-			"%-33sGRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %s\n"
-			"%-33sand, if it reads tables of yours, GRANT SELECT on them\n",
-			"", PQuser(p->upstream->session.conn), "");
+			INDENT "GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO %s\n" INDENT
+			       "and, if it reads tables of yours, GRANT SELECT on them\n",
+			PQuser(p->upstream->session.conn));
 }
 
 static void print_recovery(const struct parts *p, FILE *out)
@@ -71,7 +74,7 @@ static void print_tracking(const struct parts *p, FILE *out)
 	snprintf(text, sizeof text, "%llu", (unsigned long long)t->n_tables);
 	row(out, "tracked tables", *t->problem ? "weaker" : "works", *t->problem ? t->problem : text);
 	if (*t->unserved)
-		fprintf(out, "%-33sa table is tracked for %s, which is not in PGHERALD_CHANNELS\n", "",
+		fprintf(out, INDENT "a table is tracked for %s, which is not in PGHERALD_CHANNELS\n",
 			t->unserved);
 }
 
@@ -80,11 +83,10 @@ static void print_rights(const struct parts *p, FILE *out)
 	const struct rights_sql missing = rights_missing(p->told);
 	const char *user = PQuser(p->upstream->session.conn);
 
-	if (p->upstream->has_key)
-		row(out, "other relays", "works", "they are recognised by their key");
-	else
-		fprintf(out, "%-24s%-9sthey are not recognised: GRANT SELECT ON pgherald.relay_key TO %s\n",
-			"other relays", "weaker", user);
+	row(out, "other relays", p->upstream->has_key ? "works" : "weaker",
+		p->upstream->has_key ? "they are recognised by their key" : "they are not recognised");
+	if (!p->upstream->has_key)
+		fprintf(out, INDENT "GRANT SELECT ON pgherald.relay_key TO %s\n", user);
 	row(out, "functions", strcmp(missing.text, "none") == 0 ? "works" : "weaker",
 		strcmp(missing.text, "none") == 0 ? "the server withholds none that is needed"
 						  : missing.text);
@@ -94,7 +96,7 @@ static void print_rights(const struct parts *p, FILE *out)
 			    1U << right))
 			continue;
 		rights_grant(right, PQserverVersion(p->upstream->session.conn), user, grant, sizeof grant);
-		fprintf(out, "%-33s%s\n", "", grant);
+		fprintf(out, INDENT "%s\n", grant);
 	}
 }
 
