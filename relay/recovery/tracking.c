@@ -24,7 +24,7 @@
 	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust"
 #define FOLD_FORMAT                                                                                          \
 	SESSION_PRIMARY "SELECT folded, more" TRUST_FORMAT                                                   \
-			", LATERAL (SELECT * FROM pgherald.fold() WHERE trust.trusted OFFSET 0) AS f;"
+			", LATERAL (SELECT folded, more FROM pgherald.fold() WHERE trust.trusted OFFSET 0) AS f;"
 #define LOOK_FORMAT                                                                                          \
 	SESSION_PRIMARY "SELECT tables, unserved, fold_lag, problem" TRUST_FORMAT                            \
 			", LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                           \
