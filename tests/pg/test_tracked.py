@@ -11,9 +11,6 @@ from harness.worker import Message
 
 FAST = {"PGHERALD_CHECKPOINT_INTERVAL": "0.25", "PGHERALD_CHANNELS": "docs,msgs:text"}
 
-pytestmark = pytest.mark.versions
-
-
 @pytest.fixture
 def data(run, db):
     data = DataSync(run, db)
@@ -45,6 +42,7 @@ def passes(worker, data):
     return worker.passes(data)
 
 
+@pytest.mark.versions
 def test_every_host_hears_what_nobody_notified(start_relay, db, bouncer, data):
     hosts = [start_relay(db, bouncer, **FAST) for _ in range(2)]
     pairs = [workers_of(host) for host in hosts]
@@ -92,6 +90,7 @@ def test_notify_in_the_transaction(start_relay, db, bouncer, data):
     assert sorted(worker.pubkeys) == ["same", "u1", "u2"]
 
 
+@pytest.mark.versions
 def test_an_outage_is_made_good(start_relay, db, bouncer, data):
     """The relay dies. Meanwhile rows are deleted, keys are changed, messages are sent: by
     programs that know nothing of pgherald."""
@@ -226,6 +225,7 @@ def test_the_relays_role_needs_one_right(start_relay, make_relay, db, data, read
     wait_until(lambda: status(relay)["tracking"]["folded"] > 0, "the fold")
 
 
+@pytest.mark.versions
 def test_the_relay_folds(start_relay, db, bouncer, data):
     relay = start_relay(db, bouncer, **FAST)
     def folded():
