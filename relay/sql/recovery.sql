@@ -76,18 +76,17 @@ BEGIN
     IF to_regnamespace('pgherald') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE') THEN
         RAISE EXCEPTION 'the role % may not create a schema in the database %', current_user, current_database()
               USING HINT = format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user);
-    ELSIF to_regnamespace('pgherald') IS NOT NULL AND NOT has_schema_privilege('pgherald', 'CREATE') THEN
-        RAISE EXCEPTION 'the schema pgherald belongs to another role than %', current_user
-              USING HINT = 'Run this as the owner of the schema pgherald.';
     ELSIF current_setting('pgherald.own') = 'no'
           AND NOT pg_has_role((SELECT relowner FROM pg_class WHERE oid = users), 'USAGE') THEN
         RAISE EXCEPTION 'the role % does not own %', current_user, users
               USING HINT = 'Run this as the owner of the table.';
     END IF;
+    -- IF NOT EXISTS would ask for the right to create it all the same.
+    IF to_regnamespace('pgherald') IS NULL THEN
+        CREATE SCHEMA pgherald;
+    END IF;
 END
 $$;
-
-CREATE SCHEMA IF NOT EXISTS pgherald;
 
 -- Refuses a schema in which a role that we do not trust owns anything: it could replace that
 -- later, or read it.
@@ -111,6 +110,10 @@ BEGIN
                         stranger.kind, CASE stranger.kind WHEN 'schema' THEN '' ELSE 'pgherald.' END || stranger.name,
                         pg_get_userbyid(stranger.owner)
               USING HINT = 'Look at what is in the schema pgherald, and drop it. If you trust its owner, run this as that role.';
+    END IF;
+    IF NOT has_schema_privilege('pgherald', 'CREATE') THEN
+        RAISE EXCEPTION 'the schema pgherald belongs to another role than %', current_user
+              USING HINT = 'Run this as the owner of the schema pgherald.';
     END IF;
 END
 $$;

@@ -749,7 +749,7 @@ def test_all_of_it_or_nothing(run, db):
         data.migrate("pgherald")
         with pytest.raises(Exception, match="belongs to another role"):
             data.migrate("pgherald", user="nobodys")
-        with pytest.raises(Exception, match="belongs to another role"):
+        with pytest.raises(Exception, match="does not own"):
             data.migrate("recovery", user="nobodys")
         data.migrate("pgherald_down")
         db.sql(f"GRANT CREATE ON DATABASE {db.name} TO nobodys", user="postgres")
