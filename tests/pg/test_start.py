@@ -187,7 +187,8 @@ def test_blanks_around_a_url_do_not_count(make_relay, db, before, after):
 
 
 def test_a_url_of_blanks_is_none(make_relay):
-    assert "mode=local" in make_relay(DATABASE_DIRECT_URL=" \n").start().log()
+    relay = make_relay(DATABASE_DIRECT_URL=" \n").start()
+    wait_until(lambda: "mode=local" in relay.log(), "the line that it is ready")
 
 
 def test_no_part_of_a_password_is_printed_however_it_is_written(start, db, pg, bouncer):
@@ -286,7 +287,8 @@ def test_local_mode_is_asked_for(make_relay, db):
     for relay in (make_relay(), make_relay(flags=["--local"], DATABASE_DIRECT_URL=db.direct_url),
                   make_relay(PGHERALD_LOCAL="yes", DATABASE_URL=db.direct_url)):
         relay.start()
-        assert "mode=local" in relay.log() and relay.ops("status").split("\n")[1].startswith("mode         local")
+        wait_until(lambda relay=relay: "mode=local" in relay.log(), "the line that it is ready")
+        assert relay.ops("status").split("\n")[1].startswith("mode         local")
 
 
 @pytest.mark.parametrize("place", ["environment", "flag", "file"])
