@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,6 +27,27 @@ int instance_path(char path[INSTANCE_PATH_SIZE], const char *name, const char *f
 		return -EINVAL;
 	int len = snprintf(path, INSTANCE_PATH_SIZE, INSTANCE_DIRECTORY "/%s/%s", name, file);
 	return len < INSTANCE_PATH_SIZE ? 0 : -ENAMETOOLONG;
+}
+
+int instance_connect(const char *path, unsigned send_seconds, unsigned receive_seconds)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	const struct timeval send_limit = {.tv_sec = send_seconds},
+			     receive_limit = {.tv_sec = receive_seconds};
+
+	if (strlen(path) >= sizeof address.sun_path)
+		return -ENAMETOOLONG;
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send_limit, sizeof send_limit);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &receive_limit, sizeof receive_limit);
+	if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+		return fd;
+	int r = -errno;
+	close(fd);
+	return r;
 }
 
 int instance_probe(const char *path)

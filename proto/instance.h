@@ -24,6 +24,10 @@ int instance_find(const char *file, char path[INSTANCE_PATH_SIZE], char why[INST
 /* Connect to the socket and close the connection. 0 or a negative errno. */
 int instance_probe(const char *path);
 
+/* Connect to the socket. A connect() and each send() take at most send_seconds, each recv() at most
+ * receive_seconds; 0: no limit. The descriptor, which is the caller's, or a negative errno. */
+int instance_connect(const char *path, unsigned send_seconds, unsigned receive_seconds);
+
 /* Write what to do about a socket that a connect() failed at with error, a negative errno:
  * "; " and the advice, or nothing. */
 void instance_advise(char advice[INSTANCE_TEXT_SIZE], const char *path, int error);

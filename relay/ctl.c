@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* For the connect, and for each part of a reply. A relay answers at once. */
@@ -143,26 +141,6 @@ static int find_socket(struct command *c)
 	return r == 0 ? 0 : r == -EMLINK ? MISUSED : NO_RELAY;
 }
 
-/* The connected socket, or a negative errno. */
-static int connect_to(const struct command *c)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	const struct timeval limit = {.tv_sec = REPLY_SECONDS};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -errno;
-	memcpy(address.sun_path, c->path, sizeof address.sun_path);
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	if (!c->endless)
-		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-	if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-		return fd;
-	int r = -errno;
-	close(fd);
-	return r;
-}
-
 static const char *reason(int error)
 {
 	return error == EAGAIN ? "no answer in 5 s" : strerror(error);
@@ -198,7 +176,7 @@ static int print_reply(FILE *reply, const char *path)
 static int ask(const struct command *c)
 {
 	char advice[INSTANCE_TEXT_SIZE];
-	int fd = connect_to(c);
+	int fd = instance_connect(c->path, REPLY_SECONDS, c->endless ? 0 : REPLY_SECONDS);
 
 	if (fd < 0) {
 		instance_advise(advice, c->path, fd);

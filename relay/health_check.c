@@ -1,38 +1,17 @@
 #include "health_check.h"
 
+#include "instance.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* For the connect, and for each read. A relay that hangs is not healthy. */
 #define SECONDS 5
-
-/* The connected socket, or a negative errno. */
-static int connect_to(const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	const struct timeval limit = {.tv_sec = SECONDS};
-
-	if (strlen(path) >= sizeof address.sun_path)
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-		return fd;
-	int r = -errno;
-	close(fd);
-	return r;
-}
 
 /* Reads to the end, or until buf is full. 0 or a negative errno. */
 static int exchange(int fd, char *buf, size_t size)
@@ -50,7 +29,8 @@ static int exchange(int fd, char *buf, size_t size)
 int health_check(const char *path)
 {
 	char answer[1024] = "";
-	int fd = connect_to(path), r = fd < 0 ? fd : exchange(fd, answer, sizeof answer);
+	int fd = instance_connect(path, SECONDS, SECONDS),
+	    r = fd < 0 ? fd : exchange(fd, answer, sizeof answer);
 
 	if (fd >= 0)
 		close(fd);

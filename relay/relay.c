@@ -145,12 +145,15 @@ static void recover(struct relay *r, const struct token *token)
 
 /* Something was committed over the publishing connection. That it is connected tells nothing: a pooler
  * accepts connections also while PostgreSQL is away. */
-static void tell_publisher_back(struct relay *r)
+static void note_published(struct relay *r)
 {
-	if (!r->publisher_away)
+	if (r->published)
 		return;
+	r->published = true;
+	upstream_hurry(&r->upstream);
+	if (r->publisher_away)
+		diag(DIAG_NOTICE, "the publishing connection is back");
 	r->publisher_away = false;
-	diag(DIAG_NOTICE, "the publishing connection is back");
 }
 
 /* Canary */
@@ -182,7 +185,7 @@ static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
 
-	tell_publisher_back(r);
+	note_published(r);
 	look_at_rights(r);
 	reconcile_reset(&r->reconcile);
 	if (r->ready) {
@@ -281,7 +284,7 @@ static bool on_turn(void *context, const struct canary_turn *turn)
 	if (r->upstream.state != UPSTREAM_LIVE)
 		return false;
 	if (turn->own) {
-		tell_publisher_back(r);
+		note_published(r);
 		look_at_rights(r);
 		tracking_fold(&r->tracking);
 	}
@@ -307,12 +310,7 @@ static void on_published(
 	struct relay *r = context;
 
 	if (code == WIRE_ERROR_NONE)
-		tell_publisher_back(r);
-	/* A pooler connects also while PostgreSQL is away; the first success tells that it is back. */
-	if (code == WIRE_ERROR_NONE && !r->published) {
-		r->published = true;
-		upstream_hurry(&r->upstream);
-	}
+		note_published(r);
 	/* What no NOTIFY carries is skipped: the other announcements must not wait for it. */
 	if (origin->source == 0)
 		reconcile_published(&r->reconcile,

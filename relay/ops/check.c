@@ -13,6 +13,13 @@ static void row(FILE *out, const char *what, const char *state, const char *more
 	fprintf(out, "%-24s%-9s%s\n", what, state, more);
 }
 
+/* otherwise: the state if it does not work. */
+static void row_if(
+	FILE *out, const char *what, bool works, const char *good, const char *otherwise, const char *bad)
+{
+	row(out, what, works ? "works" : otherwise, works ? good : bad);
+}
+
 bool check_is_complete(const struct parts *p)
 {
 	return p->config->mode == MODE_LOCAL || (!p->recovery->sink && !tracking_is_asking(p->tracking));
@@ -54,12 +61,11 @@ static void print_recovery(const struct parts *p, FILE *out)
 	} else {
 		row(out, "recovery", "works", "what is missed in an outage is asked for");
 	}
-	row(out, "restarts of PostgreSQL", canary_survives_restarts(p->canary) ? "works" : "weaker",
-		canary_survives_restarts(p->canary) ? "recovery is exact after a restart and a failover too"
-						    : "a restart or failover is a gap");
-	row(out, "reconciliation", p->reconcile->enabled ? "works" : "missing",
-		p->reconcile->enabled ? "changes that no program notified are announced"
-				      : "a change that no program notifies is not announced");
+	row_if(out, "restarts of PostgreSQL", canary_survives_restarts(p->canary),
+		"recovery is exact after a restart and a failover too", "weaker",
+		"a restart or failover is a gap");
+	row_if(out, "reconciliation", p->reconcile->enabled, "changes that no program notified are announced",
+		"missing", "a change that no program notifies is not announced");
 }
 
 static void print_tracking(const struct parts *p, FILE *out)
@@ -83,13 +89,12 @@ static void print_rights(const struct parts *p, FILE *out)
 	const struct rights_sql missing = rights_missing(p->told);
 	const char *user = PQuser(p->upstream->session.conn);
 
-	row(out, "other relays", p->upstream->has_key ? "works" : "weaker",
-		p->upstream->has_key ? "they are recognised by their key" : "they are not recognised");
+	row_if(out, "other relays", p->upstream->has_key, "they are recognised by their key", "weaker",
+		"they are not recognised");
 	if (!p->upstream->has_key)
 		fprintf(out, INDENT "GRANT SELECT ON pgherald.relay_key TO %s\n", user);
-	row(out, "functions", strcmp(missing.text, "none") == 0 ? "works" : "weaker",
-		strcmp(missing.text, "none") == 0 ? "the server withholds none that is needed"
-						  : missing.text);
+	row_if(out, "functions", p->told->missing == 0, "the server withholds none that is needed", "weaker",
+		missing.text);
 	for (enum right right = 0; right < RIGHTS_N; right++) {
 		char grant[200];
 		if (!(p->told->missing & (p->upstream->rights.withheld | p->canary->rights.withheld) &

@@ -62,6 +62,7 @@ BEGIN;
 \set tracked 1
 \ir recovery.sql
 \unset own
+\unset tracked
 
 SELECT pg_catalog.set_config('pgherald.searched', pg_catalog.current_setting('search_path'), true) \g /dev/null
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -485,6 +486,14 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION pgherald.drop_functions(of_id integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
+                   ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
+END
+$$;
+
 -- Forgets tables that were dropped.
 CREATE OR REPLACE FUNCTION pgherald.clear_dropped() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -494,8 +503,7 @@ BEGIN
     FOR of_id IN DELETE FROM pgherald.tracked_table
                  WHERE NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = tbl) RETURNING id
     LOOP
-        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
-                       ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
+        PERFORM pgherald.drop_functions(of_id);
     END LOOP;
 END
 $$;
@@ -566,7 +574,6 @@ CREATE OR REPLACE FUNCTION pgherald.untrack(tbl regclass, channel text DEFAULT N
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_id integer;
-    relation regclass;
 BEGIN
     IF NOT pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald'), 'USAGE') THEN
         RAISE insufficient_privilege USING MESSAGE = format('the role %s may not untrack a table', current_user);
@@ -579,8 +586,7 @@ BEGIN
         PERFORM pgherald.execute_patiently(ARRAY(
             SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
             WHERE pronamespace = 'pgherald'::regnamespace AND proname LIKE format('changed\_%s\_%%', of_id) AND tgparentid = 0));
-        EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
-                       ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
+        PERFORM pgherald.drop_functions(of_id);
     END LOOP;
     IF of_id IS NULL THEN
         RAISE NOTICE '% was not tracked', untrack.tbl;
@@ -713,7 +719,7 @@ DECLARE
     foldable xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - interval '1 minute' ORDER BY at DESC LIMIT 1);
     old_message xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.messages ORDER BY at DESC LIMIT 1);
     old_gone xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.deleted ORDER BY at DESC LIMIT 1);
-    done bigint := (SELECT folded_upto FROM pgherald.retention);
+    done bigint := kept.folded_upto;
     upto bigint := coalesce(pgherald.number_of(foldable), 0);
     unsettled bigint := coalesce(pgherald.number_of(known.upto), 0);
     last xid8;

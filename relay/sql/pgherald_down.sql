@@ -31,6 +31,7 @@ SET LOCAL client_min_messages = warning;
                     pgherald.is_misplaced(), pgherald.number_of(xid8), pgherald.is_of_future(xid8),
                     pgherald.retain(interval, interval), pgherald.send(text, text, boolean),
                     pgherald.untrack(regclass, text, text), pgherald.track(regclass, text, text, boolean), pgherald.clear_dropped(),
+                    pgherald.drop_functions(integer),
                     pgherald.check_channel(text), pgherald.make_triggers(integer), pgherald.present_keys(integer, regclass),
                     pgherald.problem_of(pgherald.tracked_table), pgherald.idle_triggers_of(pgherald.tracked_table),
                     pgherald.triggers_of(pgherald.tracked_table), pgherald.key_sql(pgherald.tracked_table, text),
