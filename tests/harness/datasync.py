@@ -82,12 +82,15 @@ class DataSync:
         """The same, but the transaction stays open."""
         return Transaction(self, users)
 
-    def write_many(self, first, last, prefix="u"):
-        """Commit a change of each of the users u<first> .. u<last>."""
-        self.database.sql("INSERT INTO user_revisions (user_id, revision)"
-                          " SELECT %s || i, 1 FROM generate_series(%s, %s) AS i"
-                          " ON CONFLICT (user_id) DO UPDATE SET revision = user_revisions.revision + 1",
-                          (prefix, first, last))
+    def write_many(self, first, last, prefix="u", notify=False):
+        """Commit a change of each of the users u<first> .. u<last>, in one transaction with its notifications."""
+        statements = ("INSERT INTO user_revisions (user_id, revision)"
+                      " SELECT %s || i, 1 FROM generate_series(%s, %s) AS i"
+                      " ON CONFLICT (user_id) DO UPDATE SET revision = user_revisions.revision + 1")
+        if notify:
+            statements += f"; SELECT count(pg_notify('{CHANNEL}', json_build_object('p', %s || i)::text)) FROM generate_series(%s, %s) AS i"
+        users = (prefix, first, last)
+        self.database.sql(statements, users * 2 if notify else users)
 
     def notify(self, user):
         self.database.notify(CHANNEL, '{"p":"%s"}' % user)

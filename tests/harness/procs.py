@@ -150,7 +150,7 @@ class Run:
         """Run a command to its end and return its output."""
         process = self.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              encoding="utf-8", errors="replace", **options)
-        output, _ = process.communicate(input, timeout=120)
+        output, _ = process.communicate(input, timeout=600)
         if process.returncode != 0:
             raise AssertionError(f"{argv[0]} ended with {process.returncode}: {output}")
         return output
