@@ -23,9 +23,9 @@ def demo(run, cleanup):
     return start
 
 
-def test_it_shows_what_it_promises_within_30_seconds(demo):
+def test_it_shows_what_it_promises(demo):
     process = demo()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     for pubkey, recovered in (("alice", "false"), *((key, "true") for key in ("alice", "bob", "carol", "dave")), ("frank", "false")):
         heard = re.findall(rf'^ +([AB12 ]+?) +{{.*"pubkey":"{pubkey}",.*"recovered":{recovered}', output, re.M)
@@ -38,7 +38,8 @@ def test_it_shows_what_it_promises_within_30_seconds(demo):
     assert len(output.splitlines()) < 70, "one screen"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [
+    signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGKILL))])
 def test_kept_it_can_be_played_with_and_ends_with_all_it_started(demo, run, number):
     process = demo("--keep")
     output = ""
@@ -60,12 +61,12 @@ def test_kept_it_can_be_played_with_and_ends_with_all_it_started(demo, run, numb
 
 def test_a_database_of_the_users_own(demo, db, bouncer):
     process = demo(DATABASE_URL=bouncer.url(db), DATABASE_DIRECT_URL=db.direct_url)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "throwaway" not in output and PASSWORD not in output
 
 
 def test_it_says_what_failed(demo):
     process = demo(DATABASE_URL="postgresql://127.0.0.1:1/x", DATABASE_DIRECT_URL="postgresql://127.0.0.1:1/x")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "FAILED" in output, output

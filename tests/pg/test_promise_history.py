@@ -114,11 +114,12 @@ def branches(run, own_pg, make_relay, cleanup):
     return make
 
 
-@pytest.mark.parametrize("ways", [("immediate", "immediate"), ("fast", "fast")], ids="-".join)
-@pytest.mark.parametrize("reconcile", ["yes", "no"])
-def test_two_failovers_to_timelines_of_one_number(branches, ways, reconcile):
+@pytest.mark.parametrize("reconcile, way", [
+    ("yes", "immediate"), ("no", "fast"),
+    pytest.param("yes", "fast", marks=pytest.mark.long), pytest.param("no", "immediate", marks=pytest.mark.long)])
+def test_two_failovers_to_timelines_of_one_number(branches, reconcile, way):
     """The relay comes from one to the other."""
-    site = branches(ways, PGHERALD_RECONCILE=reconcile)
+    site = branches((way, way), PGHERALD_RECONCILE=reconcile)
     site.second_branch()
     site.relay.thaw()
     site.live()

@@ -75,8 +75,9 @@ def fleet(run, own_pg, make_relay, cleanup):
     return Fleet(run, own_pg, make_relay, cleanup)
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-@pytest.mark.parametrize("relays", [2, 3])
+@pytest.mark.parametrize("relays, mode", [
+    (2, "immediate"), (3, "fast"),
+    pytest.param(2, "fast", marks=pytest.mark.long), pytest.param(3, "immediate", marks=pytest.mark.long)])
 def test_relays_after_a_failover_whose_new_primary_was_restarted_before_they_looked(fleet, relays, mode):
     """Neither relay can learn from the other that the old run goes on."""
     for _ in range(relays):
