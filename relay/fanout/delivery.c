@@ -26,6 +26,8 @@ _Static_assert(SPANS_MAX <= IOV_MAX, "the kernel takes all spans of a sendmsg()"
  * scan looks at, and calls of sendmsg(). A worker that keeps up needs one of them. */
 #define SCAN_MAX 1024
 #define SENDS_MAX 4
+/* Bytes. Nearly all answers are smaller. */
+#define SMALL_FRAME 512
 
 static struct diag_limit overrun_limit;
 
@@ -60,21 +62,38 @@ void delivery_mark(struct worker *w)
 	TAILQ_INSERT_HEAD(&f->dirty, w, next_dirty);
 }
 
-void delivery_queue(struct worker *w, const struct wire_frame *frame)
+static void queue(struct worker *w, const unsigned char *bytes, int len)
 {
-	unsigned char buf[WIRE_FRAME_MAX];
-
-	if (w->ended)
-		return;
-	int len = wire_encode(frame, buf, sizeof buf);
-	assert(len > 0);
 	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
-	if (private_queue_append(&w->private, after, buf, (size_t)len) < 0) {
+
+	assert(len > 0);
+	if (private_queue_append(&w->private, after, bytes, (size_t)len) < 0) {
 		worker_end(w, WIRE_BYE_NONE, "out of memory");
 		return;
 	}
 	room_account(w);
 	delivery_mark(w);
+}
+
+/* Not inlined: so much stack costs time, each page of it is touched. */
+static __attribute__((noinline)) void queue_large(struct worker *w, const struct wire_frame *frame)
+{
+	unsigned char buf[WIRE_FRAME_MAX];
+
+	queue(w, buf, wire_encode(frame, buf, sizeof buf));
+}
+
+void delivery_queue(struct worker *w, const struct wire_frame *frame)
+{
+	unsigned char buf[SMALL_FRAME];
+
+	if (w->ended)
+		return;
+	int len = wire_encode(frame, buf, sizeof buf);
+	if (len == -EMSGSIZE)
+		queue_large(w, frame);
+	else
+		queue(w, buf, len);
 }
 
 void delivery_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_code code, const char *text)

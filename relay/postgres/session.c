@@ -265,6 +265,7 @@ static void drain(struct session *s)
 	PGnotify *notify;
 
 	while (s->conn && (notify = PQnotifies(s->conn))) {
+		s->n_heard++;
 		if (s->events->heard)
 			s->events->heard(s->context, notify);
 		PQfreemem(notify);
@@ -331,6 +332,9 @@ static bool read_on(struct session *s, unsigned n, double began)
 {
 	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
 		return false;
+	/* A single notification does not fill libpq's buffer, so it was all. */
+	if (s->n_heard <= 1)
+		return false;
 	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
 		return true;
@@ -346,6 +350,7 @@ static void read_now(struct session *s)
 
 	stop_read_next(s);
 	do {
+		s->n_heard = 0;
 		alive = PQconsumeInput(s->conn);
 		/* A connection that was lost may have delivered data first. */
 		take_results(s);

@@ -83,6 +83,7 @@ struct session {
 	bool paused;
 	unsigned reads_on;            /* how often to read in an iteration, while there is more */
 	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
+	unsigned n_heard;             /* notifications in what the last read brought */
 	unsigned n_late;              /* how often the deadline has passed while unread data was there */
 	bool unsent;                  /* a statement could not be sent: the connection is given up */
 	struct session_text farewell; /* the server's reason to end the session, if it gave one */
