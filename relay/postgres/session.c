@@ -301,8 +301,10 @@ static void take_results(struct session *s)
 			ev_timer_stop(s->loop, &s->deadline);
 		}
 		/* libpq keeps notifications that come while a statement runs. The owner hears
-		 * them before the statement's end. */
-		drain(s);
+		 * them before the statement's end. To look after each of many rows costs as much as
+		 * the row. */
+		if (s->events->heard || !result)
+			drain(s);
 		if (s->conn && hand_out)
 			on_result(s->context, result);
 		PQclear(result);
