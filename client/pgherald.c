@@ -126,7 +126,7 @@ int pgherald_open(const struct pgherald_options *given, struct pgherald **out)
 		destroy(h);
 		return r;
 	}
-	/* So that the app's loop calls the first dispatch, which connects. */
+	/* The first dispatch connects. */
 	wake_at(&h->wake, WAKE_NOW);
 	*out = h;
 	return 0;
@@ -157,11 +157,14 @@ static int check_usable(const struct pgherald *h)
 	return h->closed ? -ESHUTDOWN : 0;
 }
 
-int pgherald_fd(const struct pgherald *h)
+int pgherald_fd(struct pgherald *h)
 {
 	int r = check_usable(h);
 
-	return r < 0 ? r : h->wake.epoll;
+	if (r < 0)
+		return r;
+	wake_watched(&h->wake);
+	return h->wake.epoll;
 }
 
 static void expire(struct pgherald *h)
@@ -341,7 +344,12 @@ static int queue_publish(struct pgherald *h, const struct wire_frame *frame, pgh
 	if (r < 0)
 		return r;
 	h->next_id++;
-	wake_for_request(h);
+	/* Who polls comes to dispatch only after its loop, so the first request goes at once.
+	 * Those that follow until its answer go together. pgherald_wait() sends all of them. */
+	if (h->dispatching || !h->wake.watched || !h->socket || !session_send_first(h))
+		wake_for_request(h);
+	else
+		wake_at(&h->wake, deadline);
 	return 0;
 }
 

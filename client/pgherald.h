@@ -21,9 +21,10 @@
  *
  * What holds for all of it:
  *
- * - The library sends and runs callbacks only inside pgherald_dispatch() and pgherald_wait();
- *   pgherald_close() runs completions. Other calls only queue, and make the descriptor readable
- *   so that the app's loop comes to dispatch.
+ * - The library runs callbacks only inside pgherald_dispatch() and pgherald_wait();
+ *   pgherald_close() runs completions. Other calls queue, and make the descriptor readable so
+ *   that the app's loop comes to dispatch. A request to publish is sent at once if the app polls
+ *   and no other request waits for its answer.
  * - A callback may call every function on the handle except dispatch and wait, pgherald_close()
  *   included.
  * - The library connects, reconnects and resumes by itself, inside dispatch. It starts no
@@ -202,7 +203,7 @@ void pgherald_close(struct pgherald *h);
  * to the library: only poll it. No callback runs.
  *
  * Returns the descriptor, or -ECHILD or -ESHUTDOWN. */
-int pgherald_fd(const struct pgherald *h);
+int pgherald_fd(struct pgherald *h);
 
 /* Send what is queued, receive what has arrived, and run the callbacks for it. It never blocks.
  * One call handles a bounded amount; if there is more, the descriptor stays readable. Every

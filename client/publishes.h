@@ -7,6 +7,7 @@
 #include "pgherald.h"
 #include "wire.h"
 
+#include <stdbool.h>
 #include <sys/queue.h>
 
 struct publish {
@@ -34,6 +35,12 @@ void publishes_free(struct publishes *pubs);
 /* Queue a copy of a NOTIFY or SEND. Returns 0, -ENOBUFS if the limit is reached, or -ENOMEM. */
 int publishes_add(struct publishes *pubs, const struct wire_frame *frame, uint64_t deadline,
 	pgherald_done *done, void *arg);
+
+/* Whether one that was sent has no answer yet. */
+static inline bool publishes_in_flight(const struct publishes *pubs)
+{
+	return !TAILQ_EMPTY(&pubs->sent);
+}
 
 /* The next to send, or NULL. publishes_sent(): it was handed to the socket. */
 struct publish *publishes_next(struct publishes *pubs);

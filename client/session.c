@@ -361,3 +361,14 @@ void session_flush(struct pgherald *h)
 		wake_on_output(&h->wake, s->stream.fd, s->output_blocked);
 	}
 }
+
+bool session_send_first(struct pgherald *h)
+{
+	struct session *s = &h->session;
+
+	if (!s->welcomed || s->stream.out_end > 0 || publishes_in_flight(&h->pubs))
+		return false;
+	fill(h);
+	/* The next dispatch meets an error again, and ends the connection. */
+	return stream_flush(&s->stream) == 0 && !publishes_next(&h->pubs);
+}

@@ -32,6 +32,11 @@ bool session_turn(struct pgherald *h, uint64_t now, enum wake_socket socket);
  * after it. */
 void session_flush(struct pgherald *h);
 
+/* Outside of a dispatch: send what is due, if the socket has taken all before and no request to
+ * publish waits for its answer. False if something is left for the next dispatch. No callback
+ * runs. */
+bool session_send_first(struct pgherald *h);
+
 /* Close the connection for good. No callback runs. */
 void session_end(struct pgherald *h);
 

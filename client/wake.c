@@ -100,8 +100,22 @@ void wake_at(struct wake *wake, uint64_t when)
 {
 	if (when != WAKE_NOW && when < wake->due)
 		set_timer(wake, when);
-	if (when == WAKE_NOW && !wake->rung)
+	if (when != WAKE_NOW)
+		return;
+	if (!wake->watched)
+		wake->asked = true;
+	else if (!wake->rung)
 		ring(wake);
+}
+
+void wake_watched(struct wake *wake)
+{
+	if (wake->watched)
+		return;
+	wake->watched = true;
+	if (wake->asked)
+		ring(wake);
+	wake->asked = false;
 }
 
 void wake_settle(struct wake *wake, uint64_t next)
@@ -122,9 +136,16 @@ void wake_settle(struct wake *wake, uint64_t next)
 int wake_wait(struct wake *wake, int timeout_ms, enum wake_socket *socket)
 {
 	struct epoll_event events[3];
-	int n = epoll_wait(wake->epoll, events, 3, timeout_ms);
+	bool asked = wake->asked;
 
 	*socket = WAKE_QUIET;
+	wake->asked = false;
+	/* What the socket has is for the next wait. A dispatch must look at it now: an app may
+	 * queue something before each. */
+	if (asked && timeout_ms != 0)
+		return 0;
+	int n = epoll_wait(wake->epoll, events, 3, timeout_ms);
+
 	for (int i = 0; i < n; i++) {
 		if (events[i].data.fd == wake->timer || events[i].data.fd == wake->doorbell)
 			continue;

@@ -1,7 +1,9 @@
 /* The one descriptor that an app polls. It is an epoll that watches the relay's socket, a timer
  * and a doorbell, so it stays the same while sockets come and go. The callers decide when the
  * timer fires. The doorbell is an eventfd. It replaces a timer that fires at once: each request
- * rings it, and setting a timer costs several times as much.
+ * rings it, and setting a timer costs several times as much. While the app has not asked for the
+ * descriptor, no loop polls it: a request only notes that there is something to do, and
+ * pgherald_wait() does it before it waits.
  *
  * After a fork both processes share the epoll's interest list, the timer and the doorbell.
  * Only wake_close() is safe in the child. */
@@ -19,6 +21,8 @@
 struct wake {
 	int epoll, timer, doorbell;
 	bool rung;
+	bool watched; /* the app has the descriptor */
+	bool asked;   /* there is something to do now, and the doorbell was not rung for it */
 	uint64_t due; /* when the timer fires; WAKE_NEVER if it is off */
 };
 
@@ -39,12 +43,16 @@ void wake_close(struct wake *wake);
 /* Make the descriptor readable at this time, or earlier. */
 void wake_at(struct wake *wake, uint64_t when);
 
+/* The app gets the descriptor, and may poll it from now on. */
+void wake_watched(struct wake *wake);
+
 /* At the end of a dispatch: the descriptor is no longer readable for what was done. next is
  * when it must be readable again, or WAKE_NEVER. */
 void wake_settle(struct wake *wake, uint64_t next);
 
-/* Wait until the descriptor is readable, or timeout_ms milliseconds have passed (negative:
- * no limit). *socket says what happened to the socket. Returns 0 or -EINTR. */
+/* Wait until there is something to do, or timeout_ms milliseconds have passed (negative: no
+ * limit). *socket says what happened to the socket. With a timeout of 0 it has always looked at
+ * the socket. Returns 0 or -EINTR. */
 int wake_wait(struct wake *wake, int timeout_ms, enum wake_socket *socket);
 
 /* Watch this socket, one at a time. Returns 0, -ENOMEM or -ENOSPC. wake_on_output(): whether

@@ -6,6 +6,7 @@
 #include "fanout/delivery.h"
 #include "fanout/reader.h"
 #include "fanout/room.h"
+#include "wire_change.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -311,21 +312,30 @@ void connection_published(struct fanout *f, struct worker_ref ref, uint64_t requ
 		delivery_ok(w, request);
 }
 
-static bool subscribed(const struct worker *w, struct decoded *d)
+bool connection_wants_all(const struct worker *w, uint64_t topics)
 {
-	return (w->all_mask >> d->topic & 1) ||
-	       (w->n_edges > 0 && d->change.pubkey.ptr &&
-		       router_has(&w->fanout->router, decoded_key(d, &w->fanout->router), w->slot));
+	return (topics & ~w->all_mask) == 0;
 }
 
-void connection_recovered(struct worker *w, struct decoded *d)
+static bool subscribed(const struct worker *w, unsigned topic, uint64_t key, struct wire_str frame)
 {
-	struct wire_frame frame;
+	const struct router *router = &w->fanout->router;
+	struct wire_change change;
 
-	if (subscribed(w, d)) {
-		decoded_frame(d, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
-		delivery_queue(w, &frame);
-	}
+	if (w->all_mask >> topic & 1)
+		return true;
+	if (w->n_edges == 0)
+		return false;
+	/* Of a message there is no key. */
+	if (!key && wire_change_read(frame.ptr, frame.len, &change) == frame.len)
+		key = router_key(router, topic, change.pubkey);
+	return key && router_has(router, key, w->slot);
+}
+
+void connection_recovered(struct worker *w, unsigned topic, uint64_t key, struct wire_str frame)
+{
+	if (subscribed(w, topic, key, frame))
+		delivery_queue_bytes(w, frame);
 }
 
 void connection_caught_up(

@@ -6,8 +6,6 @@
 
 #include "fanout/fanout.h"
 
-struct decoded;
-
 /* Takes fd over. NULL: the worker may not connect, and was told so with BYE; or out of memory.
  * fanout owns the worker. */
 struct worker *connection_open(struct fanout *fanout, int fd);
@@ -26,8 +24,11 @@ void connection_review(struct fanout *fanout, uint64_t gone);
 void connection_published(struct fanout *fanout, struct worker_ref worker, uint64_t request,
 	enum wire_error_code code, const char *text);
 
-/* What catch_up.c found: one change or message. Only while room_takes_more(). */
-void connection_recovered(struct worker *worker, struct decoded *decoded);
+/* Whether the worker subscribes to all of these topics as a whole, a bit for each. */
+bool connection_wants_all(const struct worker *worker, uint64_t topics);
+/* What catch_up.c found: one change or message, as a frame. key: the router's; 0: not known.
+ * Queues it if the worker subscribes to it. Only while room_takes_more(). */
+void connection_recovered(struct worker *worker, unsigned topic, uint64_t key, struct wire_str frame);
 /* Catching up is over: the worker has what it missed up to seq, and is live from there. token:
  * the checkpoint that it has passed with that; NULL: none is known. cause and text: of the GAP
  * for it, unless cause is WIRE_GAP_NONE. token and text are borrowed until this returns. */

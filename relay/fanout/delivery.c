@@ -26,6 +26,8 @@ _Static_assert(SPANS_MAX <= IOV_MAX, "the kernel takes all spans of a sendmsg()"
  * scan looks at, and calls of sendmsg(). A worker that keeps up needs one of them. */
 #define SCAN_MAX 1024
 #define SENDS_MAX 4
+/* Bytes. Nearly all answers are smaller. */
+#define SMALL_FRAME 512
 
 static struct diag_limit overrun_limit;
 
@@ -60,21 +62,39 @@ void delivery_mark(struct worker *w)
 	TAILQ_INSERT_HEAD(&f->dirty, w, next_dirty);
 }
 
-void delivery_queue(struct worker *w, const struct wire_frame *frame)
+void delivery_queue_bytes(struct worker *w, struct wire_str frames)
 {
-	unsigned char buf[WIRE_FRAME_MAX];
+	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
 
 	if (w->ended)
 		return;
-	int len = wire_encode(frame, buf, sizeof buf);
-	assert(len > 0);
-	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
-	if (private_queue_append(&w->private, after, buf, (size_t)len) < 0) {
+	if (private_queue_append(&w->private, after, frames.ptr, frames.len) < 0) {
 		worker_end(w, WIRE_BYE_NONE, "out of memory");
 		return;
 	}
 	room_account(w);
 	delivery_mark(w);
+}
+
+/* Not inlined: so much stack costs time, each page of it is touched. */
+static __attribute__((noinline)) void queue_large(struct worker *w, const struct wire_frame *frame)
+{
+	char buf[WIRE_FRAME_MAX];
+	int len = wire_encode(frame, buf, sizeof buf);
+
+	assert(len > 0);
+	delivery_queue_bytes(w, (struct wire_str){buf, (uint32_t)len});
+}
+
+void delivery_queue(struct worker *w, const struct wire_frame *frame)
+{
+	char buf[SMALL_FRAME];
+	int len = wire_encode(frame, buf, sizeof buf);
+
+	if (len < 0)
+		queue_large(w, frame);
+	else
+		delivery_queue_bytes(w, (struct wire_str){buf, (uint32_t)len});
 }
 
 void delivery_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_code code, const char *text)
@@ -413,6 +433,34 @@ void delivery_flush(struct worker *w)
 	send_what_is_owed(w);
 	if (w->catch_up && room_takes_more(w))
 		f->requests->takes_more(f->requests_context, w);
+}
+
+uint32_t delivery_send(struct worker *w, struct wire_str frames)
+{
+	assert(w->state == WORKER_CATCHING_UP);
+	if (w->private.n > 0 && !w->blocked)
+		send_what_is_owed(w);
+	if (w->ended || w->blocked || w->private.n > 0)
+		return 0;
+	ssize_t n = send(w->fd, frames.ptr, frames.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		worker_end(w, WIRE_BYE_NONE, strerrordesc_np(errno));
+		return 0;
+	}
+	if (n > 0) {
+		w->fanout->n_wakes++;
+		w->progress = clock_now();
+	}
+	if (n < (ssize_t)frames.len)
+		block(w);
+	return n > 0 ? (uint32_t)n : 0;
+}
+
+void delivery_rest(struct worker *w, struct wire_str rest)
+{
+	if (private_queue_prepend(&w->private, rest.ptr, rest.len) < 0)
+		worker_end(w, WIRE_BYE_NONE, "out of memory");
+	room_account(w);
 }
 
 struct delivery_lag delivery_lag(const struct worker *w)

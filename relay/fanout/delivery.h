@@ -1,7 +1,7 @@
 /* Delivery: what a worker is sent, and the only place that writes to its socket, except for
  * BYE. It merges two sources into one stream: the backlog, from the worker's cursor on, and the
- * private queue. fanout.c decides when scanners are sent to. fanout.c, reader.c and
- * connection.c flush; those and requests.c queue. */
+ * private queue. While a worker catches up, the spool is instead of the backlog. fanout.c decides when
+ * scanners are sent to. fanout.c, reader.c and connection.c flush; those and requests.c queue. */
 #pragma once
 
 #include "fanout/worker.h"
@@ -9,6 +9,13 @@
 /* Queues a copy of the frame for this worker alone, after what it is owed of the backlog up to
  * now. Ends the worker when out of memory. */
 void delivery_queue(struct worker *worker, const struct wire_frame *frame);
+/* The same for frames that are encoded. */
+void delivery_queue_bytes(struct worker *worker, struct wire_str frames);
+/* Sends frames that come next, straight from where they are. Only while the worker catches up.
+ * Returns how many bytes the socket took: 0 if something waits to be sent first. If it took
+ * half of a frame, call delivery_rest() with the other half. May end the worker. */
+uint32_t delivery_send(struct worker *worker, struct wire_str frames);
+void delivery_rest(struct worker *worker, struct wire_str rest);
 /* Queues OK, with the seq that the worker has reached once it was sent everything that it is
  * owed up to now. */
 void delivery_ok(struct worker *worker, uint64_t request);

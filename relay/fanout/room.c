@@ -29,7 +29,7 @@ static void count_parked(struct fanout *f)
 
 bool room_takes_more(struct worker *w)
 {
-	if (w->ended)
+	if (w->ended || w->blocked)
 		return false;
 	/* delivery_flush() asks again after the worker has read. */
 	if (private_queue_waiting(&w->private) > w->fanout->config->worker_queue_size / 2)

@@ -346,34 +346,47 @@ static bool send_arrays(struct publisher *p)
 	return true;
 }
 
+/* The statements of the requests in flight, as one string. NULL: out of memory. */
+static char *statements(struct publisher *p)
+{
+	/* Of each request its channel, then its payload. */
+	char *parts[2 * STATEMENTS_MAX], *sql = NULL;
+	const struct publish_request *r;
+	size_t len = 0;
+	int n = 0;
+	bool good = true;
+
+	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
+		parts[n++] = PQescapeIdentifier(p->session.conn, r->channel, strlen(r->channel));
+		parts[n++] = PQescapeLiteral(p->session.conn, r->payload, r->len);
+		good = good && parts[n - 2] && parts[n - 1];
+		if (good)
+			len += strlen("NOTIFY , ;") + strlen(parts[n - 2]) + strlen(parts[n - 1]);
+	}
+	if (good)
+		sql = malloc(len + 1);
+	char *end = sql;
+	for (int i = 0; sql && i < n; i += 2)
+		end = stpcpy(
+			stpcpy(stpcpy(stpcpy(stpcpy(end, "NOTIFY "), parts[i]), ", "), parts[i + 1]), ";");
+	for (int i = 0; i < n; i++)
+		PQfreemem(parts[i]);
+	return sql;
+}
+
 /* A string of statements is one transaction. */
 static bool send_statements(struct publisher *p)
 {
-	char *sql = NULL;
-	size_t size;
-	FILE *out = open_memstream(&sql, &size);
-	bool good = out != NULL;
-	const struct publish_request *r;
+	char *sql = statements(p);
 
-	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
-		if (!good)
-			break;
-		char *channel = PQescapeIdentifier(p->session.conn, r->channel, strlen(r->channel));
-		char *payload = PQescapeLiteral(p->session.conn, r->payload, r->len);
-		good = channel && payload && fprintf(out, "NOTIFY %s, %s;", channel, payload) > 0;
-		PQfreemem(channel);
-		PQfreemem(payload);
-	}
-	if (out && (fclose(out) != 0 || !sql))
-		good = false;
+	if (!sql)
+		return false;
 	p->n_sent = p->in_flight.n;
 	p->n_completed = 0;
-	if (good)
-		session_query(&p->session,
-			&(struct session_statement){.sql = sql, .seconds = PUBLISHER_STATEMENT_SECONDS},
-			on_batch);
+	session_query(&p->session,
+		&(struct session_statement){.sql = sql, .seconds = PUBLISHER_STATEMENT_SECONDS}, on_batch);
 	free(sql);
-	return good;
+	return true;
 }
 
 static void send_batch(struct publisher *p)

@@ -24,8 +24,6 @@
  * fe-connect.c). The buffer grows only for results that are larger, and the relay does not read
  * ahead for those. */
 #define READ_SIZE ((size_t)16 << 10)
-/* Bounds how long the rest of the loop waits: 128 KiB. */
-#define READS_AHEAD_MAX 8
 /* How long one iteration of the loop reads one session: as long as it reads and writes workers
  * (schedule.h). With one read an iteration, a role that notifies a lot made the relay fall
  * behind PostgreSQL while workers kept it busy. The answer to a probe came after those
@@ -265,6 +263,7 @@ static void drain(struct session *s)
 	PGnotify *notify;
 
 	while (s->conn && (notify = PQnotifies(s->conn))) {
+		s->n_heard++;
 		if (s->events->heard)
 			s->events->heard(s->context, notify);
 		PQfreemem(notify);
@@ -300,8 +299,10 @@ static void take_results(struct session *s)
 			ev_timer_stop(s->loop, &s->deadline);
 		}
 		/* libpq keeps notifications that come while a statement runs. The owner hears
-		 * them before the statement's end. */
-		drain(s);
+		 * them before the statement's end. To look after each of many rows costs as much as
+		 * the row. */
+		if (s->events->heard || !result)
+			drain(s);
 		if (s->conn && hand_out)
 			on_result(s->context, result);
 		PQclear(result);
@@ -326,16 +327,13 @@ bool session_has_unread(const struct session *s)
 	       (tls_has_unread(s) || (ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0));
 }
 
-/* Whether to read again in this iteration, after n reads. First what came during a hold. */
+/* Whether to read again in this iteration, after n reads. */
 static bool read_on(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
+	/* A single notification does not fill libpq's buffer, so it was all. */
+	if (n >= s->reads_on || s->n_heard <= 1 || clock_now() - began >= READ_SECONDS)
 		return false;
-	s->reads_ahead -= s->reads_ahead > 0;
-	if (session_has_unread(s))
-		return true;
-	s->reads_ahead = 0;
-	return false;
+	return session_has_unread(s);
 }
 
 static void read_now(struct session *s)
@@ -346,6 +344,7 @@ static void read_now(struct session *s)
 
 	stop_read_next(s);
 	do {
+		s->n_heard = 0;
 		alive = PQconsumeInput(s->conn);
 		/* A connection that was lost may have delivered data first. */
 		take_results(s);
@@ -468,7 +467,6 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	s->encoding = encoding;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
-	s->reads_ahead = 0;
 	s->farewell.text[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
@@ -588,12 +586,6 @@ void session_pause(struct session *s, bool pause)
 		 * readable for them. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
-}
-
-void session_read_ahead(struct session *s, size_t bytes)
-{
-	s->reads_ahead =
-		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
 }
 
 void session_read_on(struct session *s, size_t bytes)

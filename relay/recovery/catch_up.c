@@ -1,6 +1,7 @@
 #include "recovery/catch_up.h"
 
 #include "fanout/connection.h"
+#include "fanout/delivery.h"
 #include "fanout/room.h"
 
 #include "base/diag.h"
@@ -17,6 +18,11 @@
  * before the next. */
 #define ROWS_AN_ITERATION 4096
 #define ROWS_A_WAITER 256
+/* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. */
+#define RUN_BYTES_A_ROW 256
+/* Bytes of rows by pubkey that are queued before they are sent: bounds what a worker whose socket
+ * is full holds. */
+#define QUEUED_MAX 4096
 /* How long a lane rests after all workers of its question left, and its connection was closed.
  * Workers that come and go all the time must not make PostgreSQL start a process each time. */
 #define REST_SECONDS 0.1
@@ -121,20 +127,46 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 
 /* Feeding */
 
+/* Sends frames without a copy. Returns how many rows it counts as, at least 1. */
+static int pass_run(struct catch_up_waiter *m, struct wire_str run)
+{
+	struct worker *w = m->worker;
+	uint32_t sent = delivery_send(w, run);
+	struct wire_str rest = spool_pass(&m->reader, sent);
+
+	if (rest.len > 0)
+		delivery_rest(w, rest);
+	return 1 + (int)(sent / RUN_BYTES_A_ROW);
+}
+
+/* Gives the waiter one row, if it subscribes to it. */
+static void pass_row(struct catch_up_question *q, struct catch_up_waiter *m)
+{
+	struct worker *w = m->worker;
+	struct spool_row row;
+
+	if (!spool_next(&q->spool, &m->reader, &row))
+		return;
+	connection_recovered(w, row.topic, row.key, row.frame);
+	if (private_queue_waiting(&w->private) > QUEUED_MAX)
+		delivery_flush(w);
+}
+
 /* Gives the waiter rows. Returns how many it looked at, at least 1. */
 static int feed(struct catch_up *c, struct catch_up_waiter *m)
 {
 	struct catch_up_question *q = m->question;
 	struct worker *w = m->worker;
-	struct spool_row row;
-	int n;
+	uint64_t topics;
+	int n = 0;
 
-	for (n = 0; n < ROWS_A_WAITER; n++) {
+	while (n < ROWS_A_WAITER) {
 		if (!room_takes_more(w)) {
 			question_place(m, NULL);
 			break;
 		}
-		if (!spool_next(&q->spool, &m->reader, &row)) {
+		struct wire_str run = spool_run(&q->spool, &m->reader, &topics);
+		if (run.len == 0) {
 			if (q->lane) {
 				question_place(m, &q->hungry);
 				break;
@@ -142,16 +174,12 @@ static int feed(struct catch_up *c, struct catch_up_waiter *m)
 			finish(c, m);
 			return n + 1;
 		}
-		struct decoded decoded = {
-			.topic = row.topic, .channel = &c->config->channels[row.topic - 1], .key = row.key};
-		if (decoded.channel->kind == CHANNEL_CHANGES)
-			decoded.change.pubkey = row.value;
-		else
-			decoded.payload = row.value;
-		connection_recovered(w, &decoded);
-		/* Out of memory for the row: the waiter is freed, and perhaps the question. */
-		if (w->state == WORKER_DEAD)
-			return n + 1;
+		if (connection_wants_all(w, topics)) {
+			n += pass_run(m, run);
+		} else {
+			pass_row(q, m);
+			n++;
+		}
 	}
 	question_account(c, q);
 	/* The others are next. */
@@ -231,11 +259,15 @@ static bool on_row(void *context, const char *channel, struct wire_str value, ui
 	struct catch_up_question *q = lane->question;
 	struct catch_up_waiter *m;
 	struct decoded decoded;
+	struct wire_frame frame;
 
 	if (!recovery_decode(c->recovery, channel, value, stored, &decoded))
 		return true;
-	struct spool_row row = {.topic = decoded.topic, .value = value};
-	if (decoded.channel->kind == CHANNEL_CHANGES)
+	decoded_frame(&decoded, WIRE_SEQ_NIL, WIRE_RECOVERED, &frame);
+	int len = wire_encode(&frame, c->frame, sizeof c->frame);
+	assert(len > 0);
+	struct spool_row row = {.topic = decoded.topic, .frame = {c->frame, (uint32_t)len}};
+	if (decoded.channel->kind == CHANNEL_CHANGES && c->fanout->router.n_edges > 0)
 		row.key = decoded_key(&decoded, &c->fanout->router);
 	spool_add(&q->spool, &row);
 	question_account(c, q);

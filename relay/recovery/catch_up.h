@@ -90,7 +90,8 @@ struct catch_up {
 	struct ev_timer shortage; /* until the next look at who keeps memory (shortage.h) */
 	struct diag_limit limit;
 
-	size_t kept; /* bytes of all spools */
+	size_t kept;                   /* bytes of all spools */
+	char frame[BACKLOG_FRAME_MAX]; /* the row that on_row() encodes */
 	unsigned n_workers;
 	uint64_t n_gaps;    /* told */
 	uint64_t n_evicted; /* of them, because memory was short */

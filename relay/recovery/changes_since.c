@@ -162,6 +162,7 @@ static void refused(struct changes_since *c, const PGresult *result, const char 
 
 static void watch_silence(struct changes_since *c)
 {
+	c->row_at = clock_now();
 	timer_arm(c->session.loop, &c->silence, c->config->recovery_timeout);
 }
 
@@ -188,7 +189,7 @@ static void on_allowed(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 static void spend(struct changes_since *c)
 {
-	double rate = c->rate, now = clock_now();
+	double rate = c->rate, now = c->row_at;
 
 	if (rate <= 0)
 		return;
@@ -207,9 +208,13 @@ static void spend(struct changes_since *c)
 static void on_silence(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct changes_since *c = timer->data;
+	double left = c->row_at + c->config->recovery_timeout - clock_now();
 
-	(void)loop;
 	(void)events;
+	if (left > 0) {
+		timer_arm(loop, timer, left);
+		return;
+	}
 	trouble(c, "pgherald.changes_since() gave no row in time (PGHERALD_RECOVERY_TIMEOUT)");
 	fail(c, CHANGES_WRONG);
 }
@@ -266,7 +271,7 @@ static void on_rows(void *context, PGresult *result)
 	}
 	switch (PQresultStatus(result)) {
 	case PGRES_SINGLE_TUPLE:
-		watch_silence(c);
+		c->row_at = clock_now();
 		on_row(c, result);
 		if (c->wants_pause)
 			stop_reading(c);

@@ -17,7 +17,7 @@
 
 enum changes_outcome {
 	CHANGES_COMPLETE,
-	CHANGES_WRONG,       /* the function raised an error, hung, or returned malformed rows */
+	CHANGES_WRONG, /* the function raised an error, hung, or returned malformed rows */
 	/* The server cannot tell that its history contains the checkpoint, or the function no
 	 * longer knows all that changed since. */
 	CHANGES_OTHER_TIME,
@@ -48,13 +48,14 @@ struct changes_since {
 	struct session session;
 	struct backoff backoff;
 	struct ev_timer retry;   /* until the next attempt to connect */
-	struct ev_timer silence; /* until the next row must come */
+	struct ev_timer silence; /* until the next row must come, or later: then it looks at row_at */
+	double row_at;           /* seconds of clock_now(): when the last row came, or was asked for */
 	struct ev_timer allowed; /* until the rate allows the next rows */
 	struct ev_timer idle;    /* until an unused connection is closed */
 
 	bool unheard; /* leave out what transactions notified themselves, where that is known */
-	char *since; /* the token that is asked about; NULL: no question is under way */
-	char *token; /* the moment of the answer; NULL before the plan is read */
+	char *since;  /* the token that is asked about; NULL: no question is under way */
+	char *token;  /* the moment of the answer; NULL before the plan is read */
 	/* Of an older checkpoint, which is asked about instead; empty: since's own. */
 	char snapshot[CHECKPOINT_SNAPSHOT_MAX + 1];
 	bool asks_run;    /* since is of another run, and the server has not told yet what it kept of that */

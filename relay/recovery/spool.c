@@ -1,33 +1,46 @@
 #include "recovery/spool.h"
 
 #include "base/config.h"
+#include "fanout/backlog.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
+/* One for each row, from the end of the chunk towards its beginning. */
+struct row_head {
+	uint64_t key;
+	uint16_t len; /* of the frame */
+	uint8_t topic;
+};
+
 struct spool_chunk {
 	TAILQ_ENTRY(spool_chunk) link;
-	uint32_t used;      /* of bytes */
+	uint32_t used;      /* of bytes, by frames */
+	uint32_t n_rows;    /* and so heads */
 	uint32_t n_readers; /* whose place is here */
+	uint64_t topics;    /* a bit for each topic that has a row */
 	unsigned char bytes[];
 };
 
 #define BYTES_MAX (SPOOL_CHUNK - sizeof(struct spool_chunk))
+#define ROW_MAX (sizeof(struct row_head) + BACKLOG_FRAME_MAX)
 
-/* Stored before the value of each row. */
-struct __attribute__((packed)) row_head {
-	uint64_t key;
-	uint16_t len;
-	uint8_t topic;
-};
-
-#define ROW_MAX (sizeof(struct row_head) + CHANGE_UTF8_MAX)
-
-_Static_assert(CHANGE_UTF8_MAX <= UINT16_MAX, "a value's length fits into its head");
-_Static_assert(CHANNELS_MAX <= UINT8_MAX, "a topic fits into its head");
+_Static_assert(BACKLOG_FRAME_MAX <= UINT16_MAX, "a frame's length fits into its head");
+_Static_assert(CHANNELS_MAX < 64, "each topic has a bit");
 _Static_assert(ROW_MAX <= BYTES_MAX, "every row fits into a chunk");
+_Static_assert(SPOOL_CHUNK % _Alignof(struct row_head) == 0, "heads are aligned");
+
+static struct row_head *head_of(struct spool_chunk *chunk, uint32_t row)
+{
+	return (struct row_head *)((unsigned char *)chunk + SPOOL_CHUNK) - 1 - row;
+}
+
+static size_t room_in(const struct spool_chunk *chunk)
+{
+	return BYTES_MAX - chunk->used - chunk->n_rows * sizeof(struct row_head);
+}
 
 /* mmap() and not malloc(): munmap() returns the memory to the kernel at once. */
 static struct spool_chunk *map_chunk(struct spool *s)
@@ -100,13 +113,14 @@ void spool_clear(struct spool *s)
 	unmap_spare(s);
 	while (first(s) != last(s))
 		unmap_first(s);
-	first(s)->used = first(s)->n_readers = 0;
+	first(s)->used = first(s)->n_rows = first(s)->n_readers = 0;
+	first(s)->topics = 0;
 	s->n_rows = s->n_bytes = 0;
 }
 
 bool spool_has_room(const struct spool *s)
 {
-	return s->spare || BYTES_MAX - last(s)->used >= ROW_MAX;
+	return s->spare || room_in(last(s)) >= ROW_MAX;
 }
 
 int spool_reserve(struct spool *s)
@@ -118,20 +132,20 @@ int spool_reserve(struct spool *s)
 
 void spool_add(struct spool *s, const struct spool_row *row)
 {
-	struct row_head head = {row->key, (uint16_t)row->value.len, (uint8_t)row->topic};
-	size_t len = sizeof head + row->value.len;
+	size_t len = sizeof(struct row_head) + row->frame.len;
 
-	assert(spool_has_room(s) && row->value.len <= CHANGE_UTF8_MAX);
-	if (BYTES_MAX - last(s)->used < len) {
+	assert(spool_has_room(s) && row->frame.len <= BACKLOG_FRAME_MAX);
+	if (room_in(last(s)) < len) {
 		TAILQ_INSERT_TAIL(&s->chunks, s->spare, link);
 		s->spare = NULL;
 		unmap_passed(s);
 	}
 	struct spool_chunk *chunk = last(s);
-	unsigned char *place = chunk->bytes + chunk->used;
-	memcpy(place, &head, sizeof head);
-	memcpy(place + sizeof head, row->value.ptr, row->value.len);
-	chunk->used += (uint32_t)len;
+	memcpy(chunk->bytes + chunk->used, row->frame.ptr, row->frame.len);
+	*head_of(chunk, chunk->n_rows++) =
+		(struct row_head){row->key, (uint16_t)row->frame.len, (uint8_t)row->topic};
+	chunk->used += row->frame.len;
+	chunk->topics |= UINT64_C(1) << row->topic;
 	s->n_rows++;
 	s->n_bytes += len;
 }
@@ -148,27 +162,70 @@ void spool_join(struct spool *s, struct spool_reader *reader)
 	first(s)->n_readers++;
 }
 
+/* Whether there is a row at the reader's place, which may be in the next chunk. */
+static bool find_row(struct spool *s, struct spool_reader *reader)
+{
+	if (reader->row < reader->chunk->n_rows)
+		return true;
+	struct spool_chunk *next = TAILQ_NEXT(reader->chunk, link);
+	if (!next)
+		return false;
+	reader->chunk->n_readers--;
+	next->n_readers++;
+	reader->chunk = next;
+	reader->row = reader->offset = 0;
+	unmap_passed(s);
+	return true;
+}
+
+static struct wire_str take(struct spool_reader *reader)
+{
+	const struct row_head *head = head_of(reader->chunk, reader->row++);
+	struct wire_str frame = {(const char *)reader->chunk->bytes + reader->offset, head->len};
+
+	reader->offset += head->len;
+	reader->n_rows++;
+	reader->n_bytes += sizeof *head + head->len;
+	return frame;
+}
+
 bool spool_next(struct spool *s, struct spool_reader *reader, struct spool_row *out)
 {
-	struct row_head head;
-
-	if (reader->offset == reader->chunk->used) {
-		struct spool_chunk *next = TAILQ_NEXT(reader->chunk, link);
-		if (!next)
-			return false;
-		reader->chunk->n_readers--;
-		next->n_readers++;
-		reader->chunk = next;
-		reader->offset = 0;
-		unmap_passed(s);
-	}
-	const unsigned char *place = reader->chunk->bytes + reader->offset;
-	memcpy(&head, place, sizeof head);
-	*out = (struct spool_row){head.topic, head.key, {(const char *)place + sizeof head, head.len}};
-	reader->offset += (uint32_t)(sizeof head + head.len);
-	reader->n_rows++;
-	reader->n_bytes += sizeof head + head.len;
+	if (!find_row(s, reader))
+		return false;
+	const struct row_head *head = head_of(reader->chunk, reader->row);
+	*out = (struct spool_row){.topic = head->topic, .key = head->key};
+	out->frame = take(reader);
 	return true;
+}
+
+struct wire_str spool_run(struct spool *s, struct spool_reader *reader, uint64_t *topics)
+{
+	*topics = 0;
+	if (!find_row(s, reader))
+		return (struct wire_str){0};
+	*topics = reader->chunk->topics;
+	return (struct wire_str){
+		(const char *)reader->chunk->bytes + reader->offset, reader->chunk->used - reader->offset};
+}
+
+struct wire_str spool_pass(struct spool_reader *reader, uint32_t n)
+{
+	struct spool_chunk *chunk = reader->chunk;
+	uint32_t end = reader->offset + n;
+	struct wire_str frame = {0};
+
+	if (end == chunk->used) {
+		uint32_t n_rows = chunk->n_rows - reader->row;
+		reader->n_rows += n_rows;
+		reader->n_bytes += n + n_rows * sizeof(struct row_head);
+		reader->row = chunk->n_rows;
+		reader->offset = end;
+	}
+	while (reader->offset < end)
+		frame = take(reader);
+	uint32_t left = reader->offset - end;
+	return left > 0 ? (struct wire_str){frame.ptr + frame.len - left, left} : (struct wire_str){0};
 }
 
 void spool_leave(struct spool *s, struct spool_reader *reader)

@@ -1,9 +1,11 @@
 /* A queue of recovered rows that several readers take, each at its own speed. Each row is
- * stored once. Rows are in chunks; a chunk is unmapped once every reader has passed it. No I/O.
- * catch_up.c calls it, and limits how much memory all spools take. */
+ * stored once, as the frame that workers are sent. Rows are in chunks; a chunk is unmapped once
+ * every reader has passed it. The frames of a chunk are contiguous, so a reader that wants all
+ * of them takes them as one run. No I/O. catch_up.c calls it, and limits how much memory all
+ * spools take. */
 #pragma once
 
-#include "fanout/change.h"
+#include "wire.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,7 +13,7 @@
 #include <sys/queue.h>
 
 /* Bytes that a spool maps and unmaps at a time: a multiple of the page size, small enough that
- * a spool of a few rows is cheap, large enough for three rows of the largest size. */
+ * a spool of a few rows is cheap, large enough for a row of the largest size. */
 #define SPOOL_CHUNK ((size_t)32 << 10)
 
 struct spool_chunk;
@@ -19,8 +21,8 @@ TAILQ_HEAD(spool_chunks, spool_chunk);
 
 struct spool_row {
 	unsigned topic;
-	uint64_t key;          /* of the router; 0 without a pubkey */
-	struct wire_str value; /* at most CHANGE_UTF8_MAX bytes */
+	uint64_t key;          /* of the router; 0: not known */
+	struct wire_str frame; /* encoded; at most BACKLOG_FRAME_MAX bytes */
 };
 
 struct spool {
@@ -33,7 +35,7 @@ struct spool {
 /* A place in the spool: after the last row that the reader has taken. */
 struct spool_reader {
 	struct spool_chunk *chunk;
-	uint32_t offset;
+	uint32_t row, offset;     /* in the chunk */
 	uint64_t n_rows, n_bytes; /* taken so far */
 };
 
@@ -55,9 +57,16 @@ void spool_end(struct spool *spool);
 
 /* Starts reading at the first row. Only before a row is added. */
 void spool_join(struct spool *spool, struct spool_reader *reader);
-/* Takes the next row. Its value is valid until the reader's next call. False: there is no row
+/* Takes the next row. Its frame is valid until the reader's next call. False: there is no row
  * yet. */
 bool spool_next(struct spool *spool, struct spool_reader *reader, struct spool_row *out);
+/* The frames that come next, without taking them. Their length is 0 if there is no row yet.
+ * *topics: a bit for each topic of which there may be rows. Valid until the reader's next
+ * call. */
+struct wire_str spool_run(struct spool *spool, struct spool_reader *reader, uint64_t *topics);
+/* Takes the rows that the first n bytes of the run are of. Returns what is left of the last
+ * one. */
+struct wire_str spool_pass(struct spool_reader *reader, uint32_t n);
 void spool_leave(struct spool *spool, struct spool_reader *reader);
 /* Whether the oldest chunk is kept for this reader. */
 static inline bool spool_is_kept_for(const struct spool *spool, const struct spool_reader *reader)

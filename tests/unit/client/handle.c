@@ -156,7 +156,9 @@ Test(client_loop, edge_triggered)
 	cr_assert_str_eq(app_cursor(&app), "1 100010 e");
 
 	app_notify(&app, "alice", "1");
+	app_notify(&app, "bob", "2");
 	cr_assert(epoll_turn(epoll));
+	relay_expect(&app, WIRE_NOTIFY);
 	relay_ok(&relay, relay_expect(&app, WIRE_NOTIFY)->notify.id, 1);
 	cr_assert(epoll_turn(epoll));
 	relay_drop(&relay);
@@ -208,6 +210,72 @@ Test(client_loop, wait_blocks_until_something_is_heard, .init = start)
 	cr_assert_eq(pgherald_wait(app.h, 20), 0);
 	relay_ok(&relay, relay_expect(&app, WIRE_NOTIFY)->notify.id, 1);
 	cr_assert_eq(pgherald_wait(app.h, 5000), 1);
+}
+
+/* Whether the worker has sent something, without a dispatch. */
+static bool has_sent(void)
+{
+	char byte;
+
+	return recv(relay.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+Test(client_loop, the_first_request_of_an_app_that_polls_is_sent_at_once, .init = start)
+{
+	app_notify(&app, "alice", "1");
+	cr_assert(has_sent());
+	uint64_t first = relay_expect(&app, WIRE_NOTIFY)->notify.id;
+	/* Those that follow go together. */
+	app_notify(&app, "bob", "2");
+	app_notify(&app, "carol", "3");
+	cr_assert_not(has_sent());
+	relay_expect(&app, WIRE_NOTIFY);
+	relay_ok(&relay, relay_expect(&app, WIRE_NOTIFY)->notify.id, 12);
+	relay_ok(&relay, first, 11);
+	app_expect(&app, "done 3 0 12\ndone 1 0 11\n");
+}
+
+static void start_waiting(void)
+{
+	relay_start(&relay);
+	app_open(&app, &relay, NULL, NULL);
+	app.waits = true;
+	app_subscribe(&app, "data", NULL, NULL);
+	relay_settle(&app, "e", 10);
+	app_expect(&app, "connected\nupstream live\n");
+}
+
+Test(client_loop, an_app_that_only_waits, .init = start_waiting)
+{
+	app_notify(&app, "alice", "1");
+	app_notify(&app, "bob", "2");
+	cr_assert_not(has_sent());
+	relay_expect(&app, WIRE_NOTIFY);
+	relay_ok(&relay, relay_expect(&app, WIRE_NOTIFY)->notify.id, 11);
+	app_expect(&app, "done 2 0 11\n");
+	relay_drop(&relay);
+	relay_settle(&app, "e", 11);
+	relay_expect(&app, WIRE_NOTIFY);
+	app_expect(&app, "disconnected\nconnected\nupstream live\n");
+}
+
+/* A dispatch sends and receives, also if the app has queued something before each. */
+Test(client_loop, an_app_that_only_dispatches, .init = start_waiting)
+{
+	relay_change(&relay, 11, "alice");
+	app_notify(&app, "alice", NULL);
+	cr_assert_eq(pgherald_dispatch(app.h), 1);
+	cr_assert(has_sent());
+}
+
+Test(client_loop, the_descriptor_is_readable_for_what_was_queued_before, .init = start_waiting)
+{
+	app_notify(&app, "alice", NULL);
+	int epoll = epoll_of_app(EPOLLIN | EPOLLET);
+	cr_assert(epoll_turn(epoll));
+	cr_assert(has_sent());
+	cr_assert_not(epoll_turn(epoll));
+	close(epoll);
 }
 
 static void on_alarm(int number)

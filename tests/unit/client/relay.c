@@ -138,14 +138,19 @@ void app_close(struct app *app)
 	app->h = NULL;
 }
 
-/* One turn of an event loop: dispatch if the descriptor asks for it. */
-static void app_turn(struct app *app)
+/* What pgherald_dispatch() returned, if the descriptor asked for it. */
+static int poll_and_dispatch(struct app *app)
 {
 	struct pollfd pfd = {.fd = app->h ? pgherald_fd(app->h) : -1, .events = POLLIN};
 
-	if (poll(&pfd, 1, 5) <= 0)
-		return;
-	int r = pgherald_dispatch(app->h);
+	return poll(&pfd, 1, 5) > 0 ? pgherald_dispatch(app->h) : 0;
+}
+
+/* One turn of an event loop. */
+static void app_turn(struct app *app)
+{
+	int r = app->waits ? pgherald_wait(app->h, 5) : poll_and_dispatch(app);
+
 	if (r == -ESHUTDOWN)
 		app->h = NULL;
 	else

@@ -22,6 +22,7 @@ struct relay {
 struct app {
 	struct pgherald *h; /* NULL once it is closed */
 	struct relay *relay;
+	bool waits;                      /* by pgherald_wait(), and never asks for the descriptor */
 	struct pgherald_options options; /* as given to open */
 	char heard[65536];               /* a line for each callback, oldest first */
 	size_t heard_len;

@@ -71,6 +71,7 @@ static void relay_leaves(struct pgherald *h, const struct pgherald_result *resul
 Test(client_session, reads_what_the_relay_said_when_it_cannot_send, .init = start_settled)
 {
 	app_notify(&app, "alice", NULL);
+	app_notify(&app, "bob", NULL); /* waits for the dispatch */
 	cr_assert_eq(pgherald_subscribe(app.h, "data", NULL, relay_leaves, NULL), 0);
 	cr_assert_eq(pgherald_dispatch(app.h), 3);
 	app_expect(&app, "change data alice - 11\ndisconnected\n");

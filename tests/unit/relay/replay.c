@@ -20,15 +20,17 @@ static void overrun(struct peer *p, const char *pubkey)
 Test(replay, catches_up_whoever_fell_out_of_the_backlog)
 {
 	struct peer *p = peer_open();
-	struct decoded decoded;
+	struct wire_frame missed = {.type = WIRE_CHANGE,
+		.change = {WIRE_SEQ_NIL, wire_str("data"), wire_str("missed"), {0}, WIRE_RECOVERED}};
+	char frame[100];
 
 	subscribe(p, "data", NULL);
 	change("before");
 	iterate();
 	overrun(p, "bob");
 	uint64_t head = change("meanwhile") - 1;
-	decode_recovered(&decoder, "data", wire_str("missed"), 6, &decoded);
-	connection_recovered(p->worker, &decoded);
+	uint32_t len = (uint32_t)wire_encode(&missed, frame, sizeof frame);
+	connection_recovered(p->worker, 1, 0, (struct wire_str){frame, len});
 	connection_caught_up(p->worker, head, "1;1;0/1;3:3:", WIRE_GAP_NONE, NULL);
 	int n = p->n;
 	take_all(p);

@@ -30,7 +30,7 @@ static void add_user(struct catch_up_user *u)
 static void add_question(struct catch_up_user *u, int i, int n_rows)
 {
 	struct catch_up_question *q = &questions[i];
-	struct spool_row row = {.topic = 1, .value = {"user", 4}};
+	struct spool_row row = {.topic = 1, .frame = {"user", 4}};
 
 	q->user = u;
 	TAILQ_INIT(&q->waiters);

@@ -1,6 +1,7 @@
 /* The spool of recovered changes: every reader gets every row, in order, whatever the pace of the others; and
  * what all have passed is given back. */
 #include "recovery/spool.h"
+#include "fanout/change.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -35,7 +36,7 @@ static struct spool_row row_of(uint64_t n)
 	memcpy(large, &n, length_of(n) < sizeof n ? length_of(n) : sizeof n);
 	return (struct spool_row){.topic = 1 + (unsigned)(n % 63),
 		.key = n * UINT64_C(0x9e3779b97f4a7c15),
-		.value = {large, length_of(n)}};
+		.frame = {large, length_of(n)}};
 }
 
 static void add(uint64_t n)
@@ -57,8 +58,8 @@ static int take(struct spool_reader *reader, int max)
 		struct spool_row expected = row_of(reader->n_rows - 1);
 		cr_assert_eq(row.topic, expected.topic);
 		cr_assert_eq(row.key, expected.key);
-		cr_assert_eq(row.value.len, expected.value.len);
-		cr_assert_arr_eq(row.value.ptr, expected.value.ptr, row.value.len);
+		cr_assert_eq(row.frame.len, expected.frame.len);
+		cr_assert_arr_eq(row.frame.ptr, expected.frame.ptr, row.frame.len);
 	}
 	return n;
 }
