@@ -48,11 +48,12 @@
 --
 -- What it does not see: DROP TABLE; a partition that is detached or dropped; the rows of a
 -- partition that is attached, and a TRUNCATE of a partition that was added after track(), until
--- track() is called again; writes to a table that inherits from a tracked one, unless it is
--- tracked too; rows that a table loses through a crash while it is unlogged. The view tracked
--- tells of most of these. If triggers were disabled for a while, it says so until track() is
--- called again, which is a gap for all workers. So is a TRUNCATE in a transaction that is
--- repeatable read or serializable: it removes rows that it does not see.
+-- track() is called again; what is written to a foreign partition by other ways than this
+-- database; writes to a table that inherits from a tracked one, unless it is tracked too; rows
+-- that a table loses through a crash while it is unlogged. The view tracked tells of most of
+-- these. If triggers were disabled for a while, it says so until track() is called again, which
+-- is a gap for all workers. So is a TRUNCATE in a transaction that is repeatable read or
+-- serializable: it removes rows that it does not see.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -326,6 +327,7 @@ BEGIN
         UNION ALL
         SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'A'
         FROM (SELECT tracked.tbl AS relid UNION SELECT relid FROM pg_partition_tree(tracked.tbl)) AS of_tree
+        WHERE (SELECT relkind FROM pg_class WHERE oid = relid) <> 'f'
     )
     SELECT w.relation, n.trigger::name,
            format('CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION pgherald.%s()', n.trigger, w.fires, w.relation, w.clauses, n.function),
@@ -357,10 +359,12 @@ CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) R
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     wrong regclass[] := ARRAY(SELECT relation FROM pgherald.triggers_of(tracked) WHERE NOT is_right);
+    unlogged regclass := (SELECT oid FROM pg_class WHERE relpersistence = 'u' AND oid = ANY (
+                              ARRAY(SELECT tracked.tbl UNION ALL SELECT relid FROM pg_partition_tree(tracked.tbl))) LIMIT 1);
 BEGIN
     RETURN CASE
-        WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
-            THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
+        WHEN unlogged IS NOT NULL
+            THEN format('%s is unlogged: a crash empties it, and workers do not hear of it', unlogged)
         WHEN pgherald.key_sql(tracked, '') IS NULL
             THEN format('the table no longer has the key "%s", so writes fail: call pgherald.untrack(), and track() with another key',
                         tracked.key)
@@ -609,6 +613,8 @@ BEGIN
     PERFORM pgherald.check_channel(channel);
     IF payload IS NULL OR octet_length(payload) >= 8000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a payload has less than 8000 bytes, and is not NULL';
+    ELSIF notify IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'notify is true or false, and not NULL';
     END IF;
     INSERT INTO pgherald.message (sent_xid, notified, channel, payload) VALUES (pg_current_xact_id(), notify, channel, payload);
     IF notify THEN
@@ -622,6 +628,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF least(messages, deleted) < '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an interval to retain is not negative';
+    ELSIF greatest(messages, deleted) > '1000 years' THEN
+        -- fold() subtracts it from the present time.
+        RAISE invalid_parameter_value USING MESSAGE = 'an interval to retain is at most 1000 years';
     END IF;
     UPDATE pgherald.retention AS r SET messages = coalesce(retain.messages, r.messages), deleted = coalesce(retain.deleted, r.deleted);
 END
