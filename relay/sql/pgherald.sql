@@ -713,14 +713,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid > coalesce(pg_current_xact_id_if_assigned(), '0')
 $$;
 
+-- In a condition over the journal, a function would run for each row.
 CREATE OR REPLACE FUNCTION pgherald.is_misplaced() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= pgherald.number_of(pg_snapshot_xmax(pg_current_snapshot()))
-                                                  AND pgherald.is_of_future(changed_xid::text::xid8))
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    newest bigint := pgherald.number_of(pg_snapshot_xmax(pg_current_snapshot()));
+BEGIN
+    RETURN EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= newest AND pgherald.is_of_future(changed_xid::text::xid8))
         OR coalesce(pgherald.is_of_future(greatest(
-        (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
-        (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
-        (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false)
+               (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
+               (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
+               (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false);
+END
 $$;
 
 -- Folds, and forgets what is older than is retained. Returns how many rows of the journal it
