@@ -28,14 +28,14 @@
 /* Repeatable read, so that the token and the rows are of one snapshot.
  * client_connection_check_interval, where the version has it, ends a function that hangs after
  * its client is gone. Timeouts that a role or a database has are for other statements; here
- * recovery_timeout decides. */
-#define BEGIN_SQL "BEGIN ISOLATION LEVEL REPEATABLE READ;"
+ * recovery_timeout decides. A statement's own begins before it, so one before it sets that. */
+#define BEGIN_SQL "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
 /* A format for the token's and the identity's SQL, the kind of question and the channels. */
 #define PLAN_FORMAT                                                                                          \
 	"SELECT %s, " UPSTREAM_CHANGES_SINCE_OWNER_SQL                                                       \
 	", %s, (SELECT pg_catalog.count(pg_catalog.set_config(s.name, v.value, true))"                       \
-	" FROM (VALUES ('client_connection_check_interval', '1s'), ('statement_timeout', '0'),"              \
-	" ('transaction_timeout', '0'), ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"   \
+	" FROM (VALUES ('client_connection_check_interval', '1s'), ('transaction_timeout', '0'),"            \
+	" ('idle_in_transaction_session_timeout', '0')) AS v (name, value),"                                 \
 	" pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) v.name),"                          \
 	" pg_catalog.set_config('pgherald.question', '%s', true),"                                           \
 	" pg_catalog.set_config('pgherald.channels', '%s', true)"

@@ -48,11 +48,12 @@
 --
 -- What it does not see: DROP TABLE; a partition that is detached or dropped; the rows of a
 -- partition that is attached, and a TRUNCATE of a partition that was added after track(), until
--- track() is called again; writes to a table that inherits from a tracked one, unless it is
--- tracked too; rows that a table loses through a crash while it is unlogged. The view tracked
--- tells of most of these. If triggers were disabled for a while, it says so until track() is
--- called again, which is a gap for all workers. So is a TRUNCATE in a transaction that is
--- repeatable read or serializable: it removes rows that it does not see.
+-- track() is called again; what is written to a foreign partition by other ways than this
+-- database; writes to a table that inherits from a tracked one, unless it is tracked too; rows
+-- that a table loses through a crash while it is unlogged. The view tracked tells of most of
+-- these. If triggers were disabled for a while, it says so until track() is called again, which
+-- is a gap for all workers. So is a TRUNCATE in a transaction that is repeatable read or
+-- serializable: it removes rows that it does not see.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -299,6 +300,8 @@ BEGIN
         -- Equal values may have different texts.
         SELECT attnum, CASE WHEN type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
                                 THEN format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', tracked.key)
+                            WHEN type IN ('text'::regtype, 'varchar'::regtype)
+                                THEN format('OLD.%1$I COLLATE "C" IS DISTINCT FROM NEW.%1$I COLLATE "C"', tracked.key)
                             WHEN is_plain
                                 THEN format('%s IS DISTINCT FROM %s', pgherald.key_sql(tracked, 'OLD.'), pgherald.key_sql(tracked, 'NEW.'))
                             ELSE format('record_image_ne(ROW(OLD.%1$I), ROW(NEW.%1$I))', tracked.key) END AS differs
@@ -324,6 +327,7 @@ BEGIN
         UNION ALL
         SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'A'
         FROM (SELECT tracked.tbl AS relid UNION SELECT relid FROM pg_partition_tree(tracked.tbl)) AS of_tree
+        WHERE (SELECT relkind FROM pg_class WHERE oid = relid) <> 'f'
     )
     SELECT w.relation, n.trigger::name,
            format('CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION pgherald.%s()', n.trigger, w.fires, w.relation, w.clauses, n.function),
@@ -355,10 +359,12 @@ CREATE OR REPLACE FUNCTION pgherald.problem_of(tracked pgherald.tracked_table) R
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     wrong regclass[] := ARRAY(SELECT relation FROM pgherald.triggers_of(tracked) WHERE NOT is_right);
+    unlogged regclass := (SELECT oid FROM pg_class WHERE relpersistence = 'u' AND oid = ANY (
+                              ARRAY(SELECT tracked.tbl UNION ALL SELECT relid FROM pg_partition_tree(tracked.tbl))) LIMIT 1);
 BEGIN
     RETURN CASE
-        WHEN EXISTS (SELECT FROM pg_class WHERE oid = tracked.tbl AND relpersistence <> 'p')
-            THEN 'the table is unlogged: a crash empties it, and workers do not hear of it'
+        WHEN unlogged IS NOT NULL
+            THEN format('%s is unlogged: a crash empties it, and workers do not hear of it', unlogged)
         WHEN pgherald.key_sql(tracked, '') IS NULL
             THEN format('the table no longer has the key "%s", so writes fail: call pgherald.untrack(), and track() with another key',
                         tracked.key)
@@ -393,9 +399,9 @@ DECLARE
     t pgherald.tracked_table;
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
     key text;
-    new_key text;
-    old_key text;
+    has_key text;
     note text; -- a format for: whether the rows are gone, the keys, another column of them, what may follow
+    note_keys text[]; -- of a new row, of an old one
     grouped text;
     bodies text[];
     settings text;
@@ -404,33 +410,38 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
     key := pgherald.key_sql(t, '');
-    new_key := pgherald.key_sql(t, 'NEW.');
-    old_key := pgherald.key_sql(t, 'OLD.');
     IF key IS NULL THEN
         RETURN; -- see problem_of()
     END IF;
     grouped := CASE WHEN t.notify THEN ' GROUP BY k' ELSE '' END;
+    -- With a condition on the key, the planner would make the key twice.
+    has_key := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_builtin) THEN format(' WHERE %I IS NOT NULL', t.key) ELSE '' END;
     note := 'INSERT INTO pgherald.journal SELECT txid_current(), %1$s, '
             || CASE WHEN t.notify THEN 'pgherald.change_payload(k) IS NOT NULL' ELSE 'false' END
-            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%2$s) AS keys (k%3$s) WHERE k IS NOT NULL%4$s';
+            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%2$s) AS keys (k%3$s)%4$s';
+    note_keys := ARRAY(SELECT format('INSERT INTO pgherald.journal VALUES (txid_current(), %s, false, %L, %s)', gone, t.channel, of_row)
+                       FROM (VALUES (1, 'false', 'pgherald_key'), (2, 'true', 'pgherald_old')) AS v (place, gone, of_row) ORDER BY place);
     IF t.notify THEN
         note := 'WITH noted AS (' || note || ' RETURNING key, notified) SELECT count(pg_notify('
                 || replace(quote_literal(t.channel), '%', '%%') || ', pgherald.change_payload(key))) INTO told FROM noted WHERE notified';
+        note_keys := ARRAY[format(note, 'false', 'VALUES (pgherald_key)', '', ''), format(note, 'true', 'VALUES (pgherald_old)', '', '')];
     END IF;
 
     -- TRUNCATE also removes rows that a snapshot of the whole transaction does not see.
     bodies := ARRAY[
-        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, t.name), '', grouped),
-        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, t.name), '', grouped),
+        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, t.name) || has_key, '',
+                      CASE has_key WHEN '' THEN ' WHERE k IS NOT NULL' ELSE '' END || grouped),
+        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, t.name) || has_key, '',
+                      CASE has_key WHEN '' THEN ' WHERE k IS NOT NULL' ELSE '' END || grouped),
         'both', format(note, 'bool_and(gone)', format('SELECT %1$s, true FROM pgherald_old AS %2$I'
-                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, t.name), ', gone', ' GROUP BY k'),
-        'row', format('IF TG_OP <> ''DELETE'' THEN %s; END IF; IF TG_OP = ''DELETE'' OR (TG_OP = ''UPDATE'' AND %s IS DISTINCT FROM %s)'
-                      ' THEN %s; END IF', format(note, 'false', format('VALUES (%s)', new_key), '', grouped), old_key, new_key,
-                      format(note, 'true', format('VALUES (%s)', old_key), '', grouped)),
+                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, t.name), ', gone', ' WHERE k IS NOT NULL GROUP BY k'),
+        'row', format('IF TG_OP <> ''DELETE'' THEN pgherald_key := %s; IF pgherald_key IS NOT NULL THEN %s; END IF; END IF;'
+                      ' IF TG_OP <> ''INSERT'' THEN pgherald_old := %s; IF pgherald_old IS NOT NULL AND pgherald_old IS DISTINCT FROM pgherald_key'
+                      ' THEN %s; END IF; END IF', pgherald.key_sql(t, 'NEW.'), note_keys[1], pgherald.key_sql(t, 'OLD.'), note_keys[2]),
         'truncate', format('IF current_setting(''transaction_isolation'') LIKE ''read %%'' THEN gone := pgherald.present_keys(%s, TG_RELID);'
                            ' END IF; IF gone IS NULL THEN'
                            ' INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL); ELSE %s; END IF',
-                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', grouped))];
+                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', ' WHERE k IS NOT NULL' || grouped))];
     -- They cost something, and the text of most keys does not depend on them.
     settings := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_plain) THEN ''
                      ELSE ' SET standard_conforming_strings = on SET datestyle = ''ISO, MDY'' SET intervalstyle = ''postgres'''
@@ -439,7 +450,9 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changed_%1$s_%2$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
                        ' SET search_path = pg_catalog, pg_temp%3$s AS %4$L', t.id, bodies[place], settings,
                        E'#variable_conflict use_column\n'
-                       || CASE WHEN t.notify OR bodies[place] = 'truncate' THEN 'DECLARE told bigint; gone text[]; ' ELSE '' END
+                       || CASE bodies[place] WHEN 'truncate' THEN 'DECLARE told bigint; gone text[]; '
+                                             WHEN 'row' THEN 'DECLARE told bigint; pgherald_key text COLLATE "C"; pgherald_old text COLLATE "C"; '
+                                             ELSE CASE WHEN t.notify THEN 'DECLARE told bigint; ' ELSE '' END END
                        || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
         EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I;'
                        ' REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC', t.id, bodies[place], owner);
@@ -600,6 +613,8 @@ BEGIN
     PERFORM pgherald.check_channel(channel);
     IF payload IS NULL OR octet_length(payload) >= 8000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a payload has less than 8000 bytes, and is not NULL';
+    ELSIF notify IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'notify is true or false, and not NULL';
     END IF;
     INSERT INTO pgherald.message (sent_xid, notified, channel, payload) VALUES (pg_current_xact_id(), notify, channel, payload);
     IF notify THEN
@@ -613,6 +628,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF least(messages, deleted) < '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an interval to retain is not negative';
+    ELSIF greatest(messages, deleted) > '1000 years' THEN
+        -- fold() subtracts it from the present time.
+        RAISE invalid_parameter_value USING MESSAGE = 'an interval to retain is at most 1000 years';
     END IF;
     UPDATE pgherald.retention AS r SET messages = coalesce(retain.messages, r.messages), deleted = coalesce(retain.deleted, r.deleted);
 END
@@ -695,14 +713,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT xid >= pg_snapshot_xmax(pg_current_snapshot()) AND xid > coalesce(pg_current_xact_id_if_assigned(), '0')
 $$;
 
+-- In a condition over the journal, a function would run for each row.
 CREATE OR REPLACE FUNCTION pgherald.is_misplaced() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= pgherald.number_of(pg_snapshot_xmax(pg_current_snapshot()))
-                                                  AND pgherald.is_of_future(changed_xid::text::xid8))
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    newest bigint := pgherald.number_of(pg_snapshot_xmax(pg_current_snapshot()));
+BEGIN
+    RETURN EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= newest AND pgherald.is_of_future(changed_xid::text::xid8))
         OR coalesce(pgherald.is_of_future(greatest(
-        (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
-        (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
-        (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false)
+               (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
+               (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
+               (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false);
+END
 $$;
 
 -- Folds, and forgets what is older than is retained. Returns how many rows of the journal it
@@ -722,6 +745,7 @@ DECLARE
     done bigint := kept.folded_upto;
     upto bigint := coalesce(pgherald.number_of(foldable), 0);
     unsettled bigint := coalesce(pgherald.number_of(known.upto), 0);
+    misplaced boolean := pgherald.is_misplaced();
     last xid8;
     emptied bigint;
 BEGIN
@@ -734,7 +758,7 @@ BEGIN
             OR (coalesce(known.at <= now_at - interval '10 seconds', true)
                 AND (EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= unsettled)
                      OR EXISTS (SELECT FROM pgherald.message WHERE sent_xid >= known.upto OR known.upto IS NULL)))
-            OR pgherald.is_misplaced())
+            OR misplaced)
        OR pg_is_in_recovery() THEN
         RETURN;
     END IF;
@@ -743,7 +767,7 @@ BEGIN
         RETURN;
     END IF;
 
-    IF pgherald.is_misplaced() THEN
+    IF misplaced THEN
         DELETE FROM pgherald.moment WHERE pgherald.is_of_future(upto);
         DELETE FROM pgherald.journal WHERE pgherald.is_of_future(changed_xid::text::xid8);
         DELETE FROM pgherald.folded WHERE pgherald.is_of_future(changed_xid);
@@ -807,17 +831,21 @@ $$;
 -- the journal could have been folded.
 CREATE OR REPLACE FUNCTION pgherald.tracking(OUT tables bigint, OUT problem text, OUT unserved text, OUT fold_lag double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    oldest xid8;
+    settled timestamptz;
 BEGIN
     PERFORM pgherald.check_caller();
     SELECT count(DISTINCT tbl), min(format('%s: %s', tbl, t.problem)) FILTER (WHERE t.problem IS NOT NULL),
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
         INTO tables, problem, unserved FROM (SELECT * FROM pgherald.tracked OFFSET 0) AS t; -- each problem is looked for once
-    fold_lag := coalesce((
-        SELECT greatest(extract(epoch FROM clock_timestamp() - interval '1 minute' - min(at)), 0)
-        FROM pgherald.moment, pgherald.retention
-        WHERE pgherald.number_of(upto) > folded_upto
-          AND EXISTS (SELECT FROM pgherald.journal WHERE changed_xid >= folded_upto AND changed_xid < pgherald.number_of(upto))), 0);
+    -- The first rows speak for all. A function in a condition would run for each moment of a week.
+    oldest := (SELECT min(changed_xid) FROM (SELECT changed_xid FROM pgherald.journal LIMIT 1000) AS first)::text::xid8;
+    settled := (SELECT m.at FROM pgherald.moment AS m WHERE m.upto <= oldest ORDER BY m.at DESC LIMIT 1);
+    fold_lag := coalesce((SELECT greatest(extract(epoch FROM clock_timestamp() - interval '1 minute' - m.at), 0)
+                          FROM pgherald.moment AS m WHERE m.at > coalesce(settled, '-infinity') AND m.upto > oldest
+                          ORDER BY m.at LIMIT 1), 0);
 END
 $$;
 

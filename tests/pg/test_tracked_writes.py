@@ -184,6 +184,23 @@ def test_what_cannot_be_tracked(docs, arguments, complaint):
     assert docs.sql("SELECT tbl::text FROM pgherald.tracked") == [("docs",)]
 
 
+@pytest.mark.parametrize("call, complaint", [
+    ("retain('-1 s')", "not negative"), ("retain('2000 years')", "at most 1000 years"), ("retain(deleted => '2000 years')", "at most 1000 years"),
+    ("send('msgs', NULL)", "not NULL"), ("send('msgs', repeat('x', 8000))", "less than 8000"), ("send('', 'x')", "1 to 63 bytes"),
+    ("send('msgs', 'x', NULL)", "notify is true or false"),
+])
+def test_what_cannot_be_called(data, db, call, complaint):
+    with pytest.raises(psycopg2.Error, match=complaint):
+        db.sql(f"SELECT pgherald.{call}")
+
+
+def test_the_longest_time_to_retain(docs):
+    docs.sql("SELECT pgherald.retain('1000 years', '1000 years'), pgherald.send('msgs', 'hello')")
+    docs.sql("DELETE FROM docs WHERE id = 1")
+    fold(docs)
+    assert changes(docs, "3:3:") == {"docs": ["ann", "bob", "cat"], "msgs": ["hello"]}
+
+
 def test_track_says_nothing_when_all_is_well(data, run, db):
     db.sql("CREATE TABLE docs (owner text)")
     output = run.call(["psql", "-XAtq", "-h", db.server.directory, "-p", str(db.server.port), "-U", "app", "-d", db.name,
@@ -253,6 +270,17 @@ def test_a_new_partition_is_noticed(data, db):
     assert db.sql("SELECT problem FROM pgherald.tracked") == [(None,)]
     db.sql("INSERT INTO later VALUES (201, 'lea', '')")
     assert after(db, "TRUNCATE later") == ["lea"]
+
+
+def test_a_partition_that_is_foreign_or_unlogged(data, db):
+    """A foreign table has no TRUNCATE triggers. A crash empties an unlogged one."""
+    db.sql("CREATE FOREIGN DATA WRAPPER far; CREATE SERVER far FOREIGN DATA WRAPPER far; GRANT USAGE ON FOREIGN SERVER far TO app", user="postgres")
+    db.sql("CREATE TABLE docs (id int, owner text) PARTITION BY RANGE (id); CREATE TABLE near PARTITION OF docs FOR VALUES FROM (0) TO (9);"
+           " CREATE FOREIGN TABLE away PARTITION OF docs FOR VALUES FROM (10) TO (19) SERVER far; SELECT pgherald.track('docs', 'docs', 'owner')")
+    assert db.sql("SELECT problem FROM pgherald.tracked") == [(None,)]
+    assert after(db, "INSERT INTO docs VALUES (1, 'ann')", "TRUNCATE near") == ["ann"]
+    db.sql("ALTER TABLE near SET UNLOGGED")
+    assert "near is unlogged" in db.sql("SELECT problem FROM pgherald.tracked")[0][0]
 
 
 def test_writes_through_a_parent(data, db):
@@ -722,6 +750,22 @@ def test_an_upgrade_holds_up_no_writer(docs, data):
         data.migrate("pgherald")
         cursor.execute("COMMIT")
     assert after(docs, "UPDATE docs SET body = 'y' WHERE id = 1") == ["ann"]
+
+
+def test_an_upgrade_replaces_the_triggers_of_tracked_tables(docs, data):
+    """Those of an older version had other bodies, and one that is not needed any more."""
+    docs.sql("CREATE FUNCTION pgherald.changed_1_past() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+             " CREATE TRIGGER pgherald_1_past AFTER UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1_past()")
+    for body in ("new", "old", "row", "truncate"):
+        docs.sql(f"CREATE OR REPLACE FUNCTION pgherald.changed_1_{body}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == [], "the older version loses it; else this test shows nothing"
+    data.migrate("pgherald")
+    assert docs.sql("SELECT count(*) FROM pg_trigger WHERE tgname = 'pgherald_1_past'") == [(0,)]
+    for statement, keys in (("UPDATE docs SET owner = 'new' WHERE id = 1", ["ann", "new"]), ("DELETE FROM docs WHERE id = 2", ["bob"]),
+                            ("TRUNCATE docs", ["cat", "new"])):
+        assert after(docs, statement) == keys
+    assert docs.sql("SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgherald'::regnamespace AND prosecdef"
+                    " AND NOT coalesce(proconfig, '{}') @> ARRAY['search_path=pg_catalog, pg_temp']") == [(0,)]
 
 
 def test_beside_a_function_of_ones_own(db, run):
