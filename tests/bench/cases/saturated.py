@@ -19,6 +19,7 @@ WHAT = "Transactions of 100, as fast as they go."
 AGAINST_DIRECT = {64: 5, 256: 10}
 AGAINST_REDIS = {64: 3, 256: 6}
 SAMPLES_A_SECOND = 5000
+OBJECTS = {"own": "pgherald", "kernel": "[kernel.kallsyms]", "libpq": "libpq.so", "libc": "libc.so"}
 
 
 def against_direct(width, version=""):
@@ -54,35 +55,46 @@ def widest():
 # Where the relay's time goes
 
 def parts_by_object(report):
-    """{object: part of all samples}, of what perf report --sort dso prints."""
+    """{object: part of these samples}, of what perf report --sort dso prints."""
     cells = [line.split() for line in report.splitlines() if line.strip() and not line.startswith("#")]
-    return {name: float(part.rstrip("%")) / 100 for part, name, *_ in cells}
+    parts = {name: float(part.rstrip("%")) for part, name, *_ in cells}
+    return {name: part / sum(parts.values()) for name, part in parts.items()}
+
+
+class Profile:
+    """Samples of a process while this is open."""
+
+    def __init__(self, pid, path):
+        self._path = path
+        # perf starts its child when it samples already, and ends with it.
+        self._perf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", path, "-p", str(pid),
+                                       "--", "sh", "-c", "echo started; exec cat"],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self._perf.stdout.readline() != "started\n":
+            raise Missing(f"perf does not work here: {self._perf.communicate()[1].strip()}")
+
+    def parts(self):
+        """Ends it. {object: part of the samples}"""
+        self._perf.communicate()
+        done = subprocess.run(["perf", "report", "-i", self._path, "--stdio", "--sort", "dso"], capture_output=True, text=True)
+        return parts_by_object(done.stdout)
 
 
 @contextlib.contextmanager
 def profiled(bench, width):
-    """Samples of the relay, by the object that its code is in: its own program, libpq, libc, the
-    kernel. perf counts the time of a system call for the kernel."""
+    """The relay's samples, by the object that the code is in: its own program, libpq, libc, the kernel."""
     if not shutil.which("perf"):
         raise Missing("there is no perf; apt-get install linux-perf")
-    kept = os.path.join(bench.run.subdirectory("perf"), "data")
+    path = os.path.join(bench.run.subdirectory("perf"), "data")
     with ours(bench, width, "--batch", BATCH) as measure:
         def share(seconds, round):
-            perf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", kept,
-                                     "-p", str(measure.relay.process.pid), "--", "sleep", str(seconds)],
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            profile = Profile(measure.relay.process.pid, path)
             figures = measure(seconds, round)
-            _, errors = perf.communicate()
-            if not os.path.exists(kept):
-                raise Missing(f"perf does not work here: {errors.decode().strip()}")
-            parts = parts_by_object(subprocess.run(["perf", "report", "-i", kept, "--stdio", "--sort", "dso"],
-                                                   capture_output=True, text=True).stdout)
+            parts = profile.parts()
             if not parts:
                 raise Failure("perf has no samples")
-            os.remove(kept)
-            named = {"own": "pgherald", "kernel": "[kernel.kallsyms]", "libpq": "libpq.so.5", "libc": "libc.so.6"}
             found = {key: 100 * sum(part for name, part in parts.items() if name.startswith(object))
-                     for key, object in named.items()}
+                     for key, object in OBJECTS.items()}
             return {"rate": figures["rate"], **{f"% {key}": value for key, value in found.items()}}
         yield share
 
@@ -90,4 +102,4 @@ def profiled(bench, width):
 def own_code():
     return Case("own code", "", f"Transactions of {BATCH} to 64 workers: where the relay's CPU time goes, by perf.",
                 {"ours": partial(profiled, width=64)},
-                [Row("own", f"own code, % of the relay's CPU, transactions of {BATCH}, W = 64", "ours.% own", at_most=8)])
+                [Row("own", f"own code, % of the relay's CPU, transactions of {BATCH}, W = 64", "ours.% own", at_most=8)], seconds=0.8)
