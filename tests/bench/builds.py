@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-import machine
+import provenance
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DIRECTORY = os.path.join(TOP, "build-bench")
@@ -25,7 +25,7 @@ class Build:
 
     @property
     def commit(self):
-        return machine.commit_of(self.source)
+        return provenance.commit_of(self.source)
 
     def migration(self, name):
         return os.path.join(self.source, "relay", "sql", name + ".sql")

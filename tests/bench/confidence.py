@@ -1,9 +1,9 @@
 """The median of a sample, where the true median lies, and what that says about a target.
 
-The interval is by order statistics: it assumes nothing about how the values are distributed, which
-for times on a shared machine nobody knows. The number of values below the true median is that of
-heads in as many throws of a coin; so the kth least and the kth greatest value lie around it with
-a probability that depends on k alone."""
+The interval is by order statistics, because it assumes nothing about how the values are
+distributed: times on a shared machine have no known distribution. Each value is below the true
+median with probability 1/2. So the kth least and the kth greatest value enclose it with a
+probability that depends on k and on their number alone."""
 
 import statistics
 from math import comb
@@ -55,7 +55,7 @@ class Target:
 
 
 BETTER, WORSE, SAME = "better", "worse", "no difference"
-# A difference that nobody looks for: when the interval of a ratio lies within it, two builds are alike.
+# A difference that does not matter: if the interval of a ratio lies within it, two builds are alike.
 NEGLIGIBLE = 0.03
 
 

@@ -8,7 +8,7 @@ struct listen {
 	const char *addresses; /* of connections or sockets; listener i takes the ith */
 	unsigned users, listeners;
 	const char *command; /* of listen_command: words, separated by spaces */
-	/* Of listen_ours: the last so many work for 20 ms of every 25, and do not read meanwhile. */
+	/* Of listen_ours: how many, the last ones, work for 20 ms of every 25, and do not read meanwhile. */
 	unsigned busy;
 	bool own;            /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
 };

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -B
-"""Measures this project beside its peers, and prints each row with its target.
+"""Measures this project next to its peers, and prints each row with its target.
 
     tests/bench/run                             all rows
     tests/bench/run --rows 'restart*' '*TLS*'   some of them; --list names them

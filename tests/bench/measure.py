@@ -1,16 +1,17 @@
 """Measures a case: sitting after sitting, round after round, until every row of it is decided, or
-nothing more is worth while.
+nothing more is worth the time.
 
 A round measures every side once, shortly after each other, so that what disturbs the machine for
-longer disturbs all of them; the next round goes the other way round. A sitting starts all sides
-anew, because two starts of one program differ too: in where its memory lies, and on which CPU."""
+longer disturbs all of them; the next round goes the other way round. A sitting starts all
+sides again, because two starts of one program differ too: in where its memory lies, and on which
+CPU."""
 
 import contextlib
 
 from confidence import UNDECIDED
 from generator import Failure
 from harness.packages import Missing
-from machine import Load
+from load import Load
 
 
 class Result:

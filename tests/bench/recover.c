@@ -60,7 +60,7 @@ static void on_live(struct pgherald *h, const struct pgherald_result *result, vo
 	heard->live = true;
 }
 
-/* Subscribe, and read until it is live and has heard so many. */
+/* Subscribe, and read until it is live and has heard this many changes. */
 static struct pgherald *hear(const struct recover *r, const char *cursor, struct heard *heard, uint64_t changes)
 {
 	struct pgherald_options options = {.size = sizeof options,

@@ -5,7 +5,7 @@ import json
 import os
 
 import builds
-import machine
+import provenance
 import plot
 from cases import NEWER
 from confidence import FAIL, interval, median
@@ -42,12 +42,12 @@ def number(value):
 
 
 def context(rig, build, quick, seconds):
-    versions = {"Debian": machine.program_version(rig.program())}
+    versions = {"Debian": provenance.program_version(rig.program())}
     try:
-        versions["newer"] = machine.program_version(rig.program(NEWER))
+        versions["newer"] = provenance.program_version(rig.program(NEWER))
     except FileNotFoundError:
         pass
-    return {"machine": machine.kind(), "postgres": list(versions.values()), "commit": build.commit, "quick": quick, "seconds": round(seconds)}
+    return {"machine": provenance.kind(), "postgres": list(versions.values()), "commit": build.commit, "quick": quick, "seconds": round(seconds)}
 
 
 def heading(context):

@@ -74,7 +74,7 @@ class Rig:
 
     @contextlib.contextmanager
     def database(self, kind=PLAIN, major=None):
-        """On a server that nobody else uses meanwhile. SLOW_DISK: a flush of its WAL takes 1 ms."""
+        """On a server that no other side uses meanwhile. SLOW_DISK: a flush of its WAL takes 1 ms."""
         idle = self._idle.setdefault((kind, major), [])
         server = idle.pop() if idle else self._start(kind, major)
         database = server.database()

@@ -2,7 +2,7 @@
 
 from cases import hearing, hosts, latency, missed, publish, saturated, tracked, transactions
 
-# The server beside Debian's, in the rows against direct LISTEN.
+# The server next to Debian's, in the rows against direct LISTEN.
 NEWER = 18
 
 CASES = [

@@ -29,7 +29,7 @@ ANALYZE"""
 
 
 def resident(bench, width=0, *options):
-    """Bytes of a relay with so many workers."""
+    """Bytes of a relay with this many workers."""
     with bench.rig.database() as database, bench.relays(database.conninfo) as (host,), contextlib.ExitStack() as stack:
         if width:
             stack.enter_context(bench.generator("bench-fanout", "ours", "--listeners", width, "--listen", host.path, *options))
