@@ -5,10 +5,11 @@ import json
 import os
 
 import builds
+import docs
 import provenance
 import plot
 from cases import NEWER
-from confidence import FAIL, interval, median
+from confidence import FAIL, PASS, interval, median
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # By figure: its unit, and how many of it are one of the unit. In the order in which they are printed.
@@ -116,8 +117,17 @@ def write_json(path, outcomes, context):
         file.write("\n")
 
 
+def misses(outcomes):
+    """The rows that fail, and those that this machine cannot decide."""
+    found = [(row, row.values(result.figures)) for result, rows in outcomes for row in rows]
+    lines = [f"- {row.text}: {number(median(values))}, target {row.target}: {row.verdict(values)}"
+             for row, values in found if values and row.verdict(values) != PASS]
+    return lines or ["None."]
+
+
 def write_results(outcomes, context):
-    """All of RESULTS.md. What does not depend on the run is in about.md."""
+    """All of RESULTS.md, and the figures that other pages quote from it. What does not depend on the
+    run is in about.md."""
     with open(os.path.join(HERE, "about.md")) as file:
         about = file.read()
     text = "\n".join([
@@ -127,7 +137,9 @@ def write_results(outcomes, context):
         f"- commit: {context['commit']}", f"- the run took {context['seconds']} s", "",
         "```", *table(outcomes), "```", "", "![The same as a plot](results.svg)", "", "## The figures of the ratios", "",
         "Medians of the same run. The number after a side is W: how many workers, or direct listeners, one host has. All hear",
-        'all, unless it says "own".', "", "```", *figures(outcomes), "```", "", about])
+        'all, unless it says "own".', "", "```", *figures(outcomes), "```", "",
+        "## The rows that miss their target", "", *misses(outcomes), "", about])
     with open(os.path.join(builds.TOP, "tests", "bench", "RESULTS.md"), "w") as file:
         file.write(text)
+    docs.update(outcomes, number)
     plot.draw(os.path.join(HERE, "results.svg"), outcomes, heading(context), number)

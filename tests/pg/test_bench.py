@@ -184,3 +184,34 @@ def test_what_perf_reports_is_told_by_object():
     from cases.saturated import parts_by_object
     assert parts_by_object("# a comment\n\n    60.00%  [kernel.kallsyms]  \n    20.00%  pgherald\n") == {
         "[kernel.kallsyms]": 0.75, "pgherald": 0.25}
+
+
+# What other pages quote
+
+def lines_that_quote(page):
+    import re
+    with open(os.path.join(os.path.dirname(os.path.dirname(BENCH)), page)) as file:
+        return re.findall(r"^\| (.*)\| \[RESULTS\]\(\.\./tests/bench/RESULTS\.md\) \|$", file.read(), re.M)
+
+
+def test_a_whole_run_rewrites_each_figure_that_a_guide_quotes():
+    """But for those of about.md, which no run measures."""
+    import docs
+    from cases import CASES
+    with open(os.path.join(BENCH, "about.md")) as file:
+        about = file.read()
+    for page in (docs.DECISIONS, docs.OPERATING):
+        left = [text for text in lines_that_quote(page) if not any(text.startswith(line.begins) for line in docs.LINES if line.page == page)]
+        assert [text for text in left if text.split("|")[1].strip() not in about] == []
+    cases = {case.name: set(case.sides) for case in CASES}
+    assert [line.begins for line in docs.LINES for case, *figures in line.figures
+            for figure in figures[:2] if figure and figure.partition(".")[0] not in cases[case]] == []
+
+
+def test_a_rewritten_line_keeps_its_words():
+    import docs
+    from report import number
+    text = "| a rate, W = 256 | 1,234 /s | [RESULTS](x) |\n| other | 9 us | 8 us |\n"
+    one, two = docs.Line("", "a rate", "case", "ours.rate"), docs.Line("", "other", "case", "ours.rate", text="another")
+    assert docs.rewritten(text, one, [56789], number) == text.replace("1,234", "56,789")
+    assert docs.rewritten(text, two, [1.5, 250], number) == text.replace("other | 9 us | 8 us", "another | 1.5 us | 250 us")
