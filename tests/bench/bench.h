@@ -1,5 +1,6 @@
 /* What the load generators share: the page of counters, payloads, clocks, CPU times. Each program is one side
- * of a comparison. It forks its processes, and measures again and again, as often as it is asked (serve_measurements()). */
+ * of a comparison. It forks its processes, and measures again and again, as often as it is asked
+ * (serve_measurements()). */
 #pragma once
 
 #include <semaphore.h>

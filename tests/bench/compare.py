@@ -31,6 +31,10 @@ def judged(row, case, figures):
     return confidence.difference(found, row.compared(case.ours)[1]) if found else confidence.UNDECIDED
 
 
+def undecided_differences(case, rows):
+    return lambda result: any(judged(row, case, result.figures) == confidence.UNDECIDED for row in rows)
+
+
 def lines_of(case, rows, result):
     for row in rows:
         found = ratios(row, case, result.figures)
@@ -53,7 +57,6 @@ def run(cases, this, other, progress):
         if not rows:
             continue
         both, sides = case_of_both(case, rows, this, other)
-        result = measure(both, sides, lambda result: any(judged(row, case, result.figures) == confidence.UNDECIDED for row in rows),
-                         this.quick, progress)
+        result = measure(both, sides, undecided_differences(case, rows), this.quick, progress)
         progress.end()
         yield from lines_of(case, rows, result)

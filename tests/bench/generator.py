@@ -16,7 +16,8 @@ class Generator:
         self._what = " ".join([os.path.basename(argv[0]), *argv[1:]])
         self._errors = os.path.join(run.subdirectory("generator"), "errors")
         with open(self._errors, "wb") as errors:
-            self.process = run.spawn(argv, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
+            self.process = run.spawn(argv, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=errors, encoding="utf-8")
         if self._line() != "ready":
             raise self._failure()
 

@@ -10,7 +10,7 @@ struct listen {
 	const char *command; /* of listen_command: words, separated by spaces */
 	/* Of listen_ours: how many, the last ones, work for 20 ms of every 25, and do not read meanwhile. */
 	unsigned busy;
-	bool own;            /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
+	bool own; /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
 };
 
 /* These return only when page->end is set, and die() on any failure. NULL: not built. */

@@ -29,7 +29,9 @@ def picked(patterns):
     """[(case, rows)]. Without patterns also the cases that have figures alone."""
     if not patterns:
         return [(case, case.rows) for case in CASES]
-    found = [(case, [row for row in case.rows if any(fnmatch.fnmatchcase(case.row_name(row), p) for p in patterns)]) for case in CASES]
+    def wanted(name):
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    found = [(case, [row for row in case.rows if wanted(case.row_name(row))]) for case in CASES]
     return [(case, rows) for case, rows in found if rows]
 
 
@@ -38,7 +40,8 @@ class Progress:
         self._start = time.monotonic()
 
     def __call__(self, result):
-        print(f"\r\x1b[K{self.seconds:5.0f} s  {result.case.name}, after {result.rounds} rounds", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{self.seconds:5.0f} s  {result.case.name}, after {result.rounds} rounds", end="",
+              file=sys.stderr, flush=True)
 
     @property
     def seconds(self):

@@ -14,6 +14,9 @@ from harness.packages import Missing
 from load import Load
 
 
+QUICK_ROUNDS = 2  # one each way
+
+
 class Result:
     """What is known of a case."""
 
@@ -59,12 +62,12 @@ def _open(stack, result, sides):
     return measures
 
 
-def _sit(result, sides, seconds):
+def _sit(result, sides, seconds, rounds):
     case = result.case
     with contextlib.ExitStack() as stack:
         measures = _open(stack, result, sides)
         load = Load()
-        for number in range(case.rounds_a_sitting):
+        for number in range(rounds):
             round = {}
             for name in order_of(measures, case.after, backwards=number % 2):
                 round[name] = measures[name](seconds, round)
@@ -76,11 +79,11 @@ def _sit(result, sides, seconds):
 def measure(case, sides, undecided, quick=False, progress=lambda result: None):
     """sides: functions that make them, by name. undecided: whether a result needs more rounds."""
     result = Result(case)
-    seconds = case.seconds / 3 if quick else case.seconds
+    seconds, rounds = (case.seconds / 3, QUICK_ROUNDS) if quick else (case.seconds, case.rounds_a_sitting)
     try:
         while result.rounds < case.most_rounds:
             progress(result)
-            _sit(result, sides, seconds)
+            _sit(result, sides, seconds, rounds)
             if quick or not undecided(result):
                 break
     except (AssertionError, Failure) as failure:

@@ -30,5 +30,6 @@ def commit_of(directory):
     commit = git("rev-parse", "--short=12", "HEAD")
     if not commit:
         return "unknown"
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/bench/RESULTS.md", ":!tests/bench/results.svg")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".",
+                  ":!tests/bench/RESULTS.md", ":!tests/bench/results.svg")
     return commit + (" with changes" if changed else "")

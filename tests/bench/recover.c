@@ -61,7 +61,8 @@ static void on_live(struct pgherald *h, const struct pgherald_result *result, vo
 }
 
 /* Subscribe, and read until it is live and has heard this many changes. */
-static struct pgherald *hear(const struct recover *r, const char *cursor, struct heard *heard, uint64_t changes)
+static struct pgherald *hear(
+	const struct recover *r, const char *cursor, struct heard *heard, uint64_t changes)
 {
 	struct pgherald_options options = {.size = sizeof options,
 		.socket = r->socket,

@@ -48,7 +48,8 @@ def context(rig, build, quick, seconds):
         versions["newer"] = provenance.program_version(rig.program(NEWER))
     except FileNotFoundError:
         pass
-    return {"machine": provenance.kind(), "postgres": list(versions.values()), "commit": build.commit, "quick": quick, "seconds": round(seconds)}
+    return {"machine": provenance.kind(), "postgres": list(versions.values()), "commit": build.commit, "quick": quick,
+            "seconds": round(seconds)}
 
 
 def heading(context):
@@ -80,8 +81,10 @@ def table(outcomes):
 
 
 def passed(outcomes):
-    return not any(result.failure or any(row.values(result.figures) and row.verdict(row.values(result.figures)) == FAIL for row in rows)
-                   for result, rows in outcomes)
+    def fails(result, row):
+        values = row.values(result.figures)
+        return bool(values) and row.verdict(values) == FAIL
+    return not any(result.failure or any(fails(result, row) for row in rows) for result, rows in outcomes)
 
 
 def _of_side(result, side):
@@ -133,7 +136,8 @@ def write_results(outcomes, context):
     text = "\n".join([
         "# What it measures to", "",
         "`tests/bench/run --write` made all of this page; [about.md](about.md) is its text.", "",
-        f"- machine: {context['machine']}", f"- servers: {' and '.join(context['postgres'])}, `fsync` off but where a row says otherwise",
+        f"- machine: {context['machine']}",
+        f"- servers: {' and '.join(context['postgres'])}, `fsync` off but where a row says otherwise",
         f"- commit: {context['commit']}", f"- the run took {context['seconds']} s", "",
         "```", *table(outcomes), "```", "", "![The same as a plot](results.svg)", "", "## The figures of the ratios", "",
         "Medians of the same run. The number after a side is W: how many workers, or direct listeners, one host has. All hear",

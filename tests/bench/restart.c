@@ -83,7 +83,8 @@ static void measure(void *context, const double *numbers, unsigned n)
 	while (least_count(r->page) < base + changes) {
 		if (clock_ns() > deadline)
 			die("a worker heard %llu of %llu changes",
-				(unsigned long long)(least_count(r->page) - base), (unsigned long long)changes);
+				(unsigned long long)(least_count(r->page) - base),
+				(unsigned long long)changes);
 		sleep_until(clock_ns() + NSEC_PER_SEC / 2000);
 	}
 	printf("{\"seconds\": %.6f, \"faults\": %llu}\n", (double)(clock_ns() - start) / NSEC_PER_SEC,

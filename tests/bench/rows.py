@@ -43,7 +43,8 @@ class Case:
     of a bench that makes it (sides.py). ours: the names of those that are this project. after:
     sides that are measured right after another, because they need its figures."""
 
-    def __init__(self, group, label, what, sides, rows=(), ours=("ours",), after=None, seconds=0.4, rounds_a_sitting=4, most_rounds=24):
+    def __init__(self, group, label, what, sides, rows=(), ours=("ours",), after=None, seconds=0.4,
+                 rounds_a_sitting=4, most_rounds=24):
         self.group, self.label, self.what, self.sides, self.rows = group, label, what, sides, list(rows)
         self.ours, self.after = set(ours), after or {}
         self.seconds, self.rounds_a_sitting, self.most_rounds = seconds, rounds_a_sitting, most_rounds

@@ -47,8 +47,8 @@ class Bench:
 
     @contextlib.contextmanager
     def relays(self, url, n=1, run=None, **settings):
-        relays = [Relay(run or self.run, daemon=self.build.daemon, DATABASE_DIRECT_URL=url, PGHERALD_LOG_LEVEL="error", **settings)
-                  for _ in range(n)]
+        settings = {"DATABASE_DIRECT_URL": url, "PGHERALD_LOG_LEVEL": "error", **settings}
+        relays = [Relay(run or self.run, daemon=self.build.daemon, **settings) for _ in range(n)]
         try:
             for relay in relays:
                 relay.launch()
@@ -135,7 +135,7 @@ def floor(bench, width):
 
 
 @contextlib.contextmanager
-def other(bench, system, width, *options):
+def other(bench, width, *options, system):
     """redis or nats."""
     bench.linked(f"{system}-server", {"redis": "libhiredis", "nats": "libnats"}[system])
     with getattr(bench.rig, system)() as (process, address), bench.generator(

@@ -33,7 +33,8 @@ def over_tls():
     return Case("hearing", "TLS", f"Transactions of {BATCH}, one worker: the relay's connections over TCP, with TLS and without.",
                 {name: lambda bench, url=url_of: ours(bench, 1, "--batch", BATCH, server=TLS, url=url)
                  for name, url_of in (("plain", by(sslmode="disable")), ("tls", encrypted))},
-                [Row("CPU", "relay CPU a notification: over TLS / without", "tls.relay", "plain.relay", at_most=1.2)], ours=("tls", "plain"))
+                [Row("CPU", "relay CPU a notification: over TLS / without", "tls.relay", "plain.relay", at_most=1.2)],
+                ours=("tls", "plain"))
 
 
 @contextlib.contextmanager
@@ -48,12 +49,15 @@ def drain():
 
 
 def subscriptions():
+    names = {users: f"{users:,}" for users in USERS}
+
     def holding(users):
         return lambda bench: ours(bench, HOLDERS, "--own", "--users", bench.size(users, users // 10), "--batch", BATCH)
     return Case("subscriptions", "", "The same load with few and with many subscriptions by pubkey.",
-                {f"{users:,}": holding(users) for users in USERS},
-                [Row(f"{users:,}", f"relay CPU a notification: {users:,} subscriptions / {USERS[0]:,}", f"{users:,}.relay",
-                     f"{USERS[0]:,}.relay", at_most=1.5) for users in USERS[1:]], ours=[f"{users:,}" for users in USERS], rounds_a_sitting=8)
+                {name: holding(users) for users, name in names.items()},
+                [Row(names[users], f"relay CPU a notification: {names[users]} subscriptions / {names[USERS[0]]}",
+                     f"{names[users]}.relay", f"{names[USERS[0]]}.relay", at_most=1.5) for users in USERS[1:]],
+                ours=names.values(), rounds_a_sitting=8)
 
 
 def clients():
@@ -66,5 +70,5 @@ def clients():
     return Case("clients", CLIENTS, f"Transactions of {BATCH}, as fast as they go, to {CLIENTS} workers of each language.",
                 {"ours": lambda bench: ours(bench, CLIENTS, "--batch", BATCH),
                  **{language: in_language(command) for language, command in LISTENERS.items()}},
-                [Row("Go", f"deliveries/s, transactions of {BATCH}, W = {CLIENTS}: Go / libpgherald", "go.deliveries", "ours.deliveries",
-                     at_least=0.5)], ours=("ours", *LISTENERS))
+                [Row("Go", f"deliveries/s, transactions of {BATCH}, W = {CLIENTS}: Go / libpgherald",
+                     "go.deliveries", "ours.deliveries", at_least=0.5)], ours=("ours", *LISTENERS))

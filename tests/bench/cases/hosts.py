@@ -98,7 +98,8 @@ def many_hosts():
     # Each user has one stream, at one worker of one host. If each of the 320 workers heard all changes, a notify would
     # wake 320 processes on this machine; on 20 real hosts it wakes 16 on each.
     return Case("hosts", HOSTS, f"{HOSTS} hosts on one server: a relay and 16 workers each, or one bare listener each.",
-                {"bare": partial(direct, width=HOSTS, kind="bare"), "own": lambda bench: ours(bench, HOSTS * 16, "--own", relays=HOSTS),
+                {"bare": partial(direct, width=HOSTS, kind="bare"),
+                 "own": lambda bench: ours(bench, HOSTS * 16, "--own", relays=HOSTS),
                  "ours": lambda bench: ours(bench, HOSTS * 16, relays=HOSTS)},
                 [Row("CPU", f"CPU of all a notify: {HOSTS} bare listeners / {HOSTS} relays x 16 workers, each its own users",
                      "bare.cpu", "own.cpu", at_least=0.7)], ours=("own", "ours"))
@@ -112,7 +113,8 @@ def sync_server(bench):
         server = Syncd(bench.run, host, DATABASE_URL=database.conninfo, SYNCD_WORKERS="4").start()
         try:
             database.sql(SYNCD_RECORDS)
-            parts = {"relay": [host.process.pid], "syncd": children(server.process.pid), "PostgreSQL": database.server.processes()}
+            parts = {"relay": [host.process.pid], "syncd": children(server.process.pid),
+                     "PostgreSQL": database.server.processes()}
             with bench.generator("bench-sync", "--clients", DEVICES, "--port", server.port) as generator:
                 def measure(seconds, _):
                     before = {name: cpu.seconds(pids) for name, pids in parts.items()}

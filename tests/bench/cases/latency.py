@@ -41,7 +41,8 @@ def on_version(width, major):
 
 def beside_busy():
     """Others that work, and so do not read, for most of the time."""
-    return Case("busy neighbours", "", f"{READERS} workers that read, at {RATE} a second, while {OTHERS} others work for 20 ms of every 25.",
+    what = f"{READERS} workers that read, at {RATE} a second, while {OTHERS} others work for 20 ms of every 25."
+    return Case("busy neighbours", "", what,
                 {"alone": at_rate(ours, READERS), "beside": at_rate(ours, READERS + OTHERS, "--busy", OTHERS)},
                 [Row("p99", f"latency p99 at {RATE}/s of {READERS} workers that read: with {OTHERS} busy ones / without",
                      "beside.p99", "alone.p99", at_most=1.5)], ours=("beside", "alone"), seconds=1.5)

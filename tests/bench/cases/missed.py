@@ -87,9 +87,10 @@ def sent_at_once(bench):
 
 
 def restart():
-    return Case("restart", "", f"A relay starts again; {WORKERS:,} workers have each missed {MISSED:,} changes: until all are live.",
+    what = f"{WORKERS:,} workers that missed {MISSED:,} changes"
+    return Case("restart", "", f"A relay starts again, with {what} each: until all are live.",
                 {"ours": restarted, "floor": sent_at_once},
-                [Row("time", f"restart, {WORKERS:,} workers that missed {MISSED:,} changes: ours / rows read once and sent to {WORKERS:,} sockets",
+                [Row("time", f"restart, {what}: ours / rows read once and sent to {WORKERS:,} sockets",
                      "ours.seconds", "floor.seconds", at_most=2),
                  Row("memory", "the same: memory of the relay above that before (MiB)", "ours.memory", at_most=8, counted=True)])
 

@@ -17,10 +17,11 @@ def many():
 
     def relay(outstanding):
         return lambda bench: publishing(bench, "relay", PUBLISHERS, "--outstanding", outstanding)
-    return Case("publish", PUBLISHERS, "Publishing: a connection each and a round trip a change, or through the relay, with 1 or 16 outstanding.",
-                {"own": own, "relay 1": relay(1), "relay 16": relay(16)},
+    what = "Publishing: a connection each and a round trip a change, or through the relay, with 1 or 16 outstanding."
+    return Case("publish", PUBLISHERS, what, {"own": own, "relay 1": relay(1), "relay 16": relay(16)},
                 [Row(f"{n} outstanding", f"CPU a publish, {PUBLISHERS} workers, {n} outstanding: own connections / ours",
-                     "own.cpu", f"relay {n}.cpu", at_least=target) for n, target in ((1, 3), (16, 8))], ours=("relay 1", "relay 16"))
+                     "own.cpu", f"relay {n}.cpu", at_least=target) for n, target in ((1, 3), (16, 8))],
+                ours=("relay 1", "relay 16"))
 
 
 def alone():

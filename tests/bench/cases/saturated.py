@@ -22,6 +22,10 @@ SAMPLES_A_SECOND = 5000
 OBJECTS = {"own": "pgherald", "kernel": "[kernel.kallsyms]", "libpq": "libpq.so", "libc": "libc.so"}
 
 
+def batched(side, width, **named):
+    return lambda bench: side(bench, width, "--batch", BATCH, **named)
+
+
 def against_direct(width, version=""):
     return Row("CPU", f"CPU of all a delivery, transactions of {BATCH}{version}: direct / ours, W = {width}",
                "direct.cpu_delivery", "ours.cpu_delivery", at_least=AGAINST_DIRECT[width])
@@ -33,23 +37,19 @@ def on_debian(width):
         rows = [against_direct(width),
                 Row("Redis", f"the same: Redis pipelined / ours, W = {width}", "redis.cpu_delivery", "ours.cpu_delivery",
                     at_least=AGAINST_REDIS[width])]
-    sides = {"direct": lambda bench: direct(bench, width, "--batch", BATCH), "ours": lambda bench: ours(bench, width, "--batch", BATCH),
-             "floor": partial(floor, width=width)}
-    for system in ("redis", "nats"):
-        sides[system] = lambda bench, system=system: other(bench, system, width, "--batch", BATCH)
+    sides = {"direct": batched(direct, width), "ours": batched(ours, width), "floor": partial(floor, width=width),
+             "redis": batched(other, width, system="redis"), "nats": batched(other, width, system="nats")}
     return Case("saturated", width, WHAT, sides, rows, after={"floor": "ours"})
 
 
 def on_version(width, major):
     return Case(f"saturated on PostgreSQL {major}", width, WHAT, {
-        "direct": lambda bench: direct(bench, width, "--batch", BATCH, major=major),
-        "ours": lambda bench: ours(bench, width, "--batch", BATCH, major=major)},
+        "direct": batched(direct, width, major=major), "ours": batched(ours, width, major=major)},
         [against_direct(width, f", PostgreSQL {major}")])
 
 
 def widest():
-    return Case("saturated", WIDEST, WHAT, {"ours": lambda bench: ours(bench, WIDEST, "--batch", BATCH),
-                                            "floor": partial(floor, width=WIDEST)}, after={"floor": "ours"})
+    return Case("saturated", WIDEST, WHAT, {"ours": batched(ours, WIDEST), "floor": partial(floor, width=WIDEST)}, after={"floor": "ours"})
 
 
 # Where the relay's time goes
@@ -67,9 +67,10 @@ class Profile:
     def __init__(self, pid, path):
         self._path = path
         # perf starts its child when it samples already, and ends with it.
-        self._perf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", path, "-p", str(pid),
-                                       "--", "sh", "-c", "echo started; exec cat"],
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._perf = subprocess.Popen(
+            ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", path, "-p", str(pid),
+             "--", "sh", "-c", "echo started; exec cat"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self._perf.stdout.readline() != "started\n":
             raise Missing(f"perf does not work here: {self._perf.communicate()[1].strip()}")
 
@@ -102,4 +103,5 @@ def profiled(bench, width):
 def own_code():
     return Case("own code", "", f"Transactions of {BATCH} to 64 workers: where the relay's CPU time goes, by perf.",
                 {"ours": partial(profiled, width=64)},
-                [Row("own", f"own code, % of the relay's CPU, transactions of {BATCH}, W = 64", "ours.% own", at_most=8)], seconds=0.8)
+                [Row("own", f"own code, % of the relay's CPU, transactions of {BATCH}, W = 64", "ours.% own", at_most=8)],
+                seconds=0.8)

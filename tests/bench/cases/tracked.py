@@ -28,7 +28,8 @@ def leave(bench, database):
 def writers():
     def side(prepare):
         return lambda bench: publishing(bench, "none", PUBLISHERS, "--insert", server=SLOW_DISK, prepare=prepare)
-    return Case("tracked", "writers", "Writes of 64 clients, where a flush of the disk takes 1 ms.", {"plain": side(leave), "tracked": side(track)},
+    return Case("tracked", "writers", "Writes of 64 clients, where a flush of the disk takes 1 ms.",
+                {"plain": side(leave), "tracked": side(track)},
                 [Row("rate", f"writes/s, {PUBLISHERS} clients, fsync 1 ms: table tracked / not tracked",
                      "tracked.rate", "plain.rate", at_least=0.85)], ours=("tracked",), seconds=0.6)
 
@@ -43,7 +44,8 @@ def timed(database, query, transaction=True):
 def updated(bench, prepare):
     rows = bench.size(ROWS, ROWS // 100)
     with bench.rig.database() as database:
-        database.sql(f"CREATE TABLE bench_records AS SELECT n AS id, 'user' || n AS pubkey, 'x' AS body FROM generate_series(1, {rows}) AS n")
+        database.sql("CREATE TABLE bench_records AS SELECT n AS id, 'user' || n AS pubkey, 'x' AS body"
+                     f" FROM generate_series(1, {rows}) AS n")
         prepare(bench, database)
 
         def measure(seconds, _):
@@ -58,8 +60,10 @@ def updated(bench, prepare):
 
 
 def bulk():
-    return Case("tracked", "bulk", "UPDATE of a million rows in one statement.", {"plain": partial(updated, prepare=leave), "tracked": partial(updated, prepare=track)},
-                [Row("rate", f"UPDATE of {ROWS:,} rows: tracked / not tracked", "tracked.updates", "plain.updates", at_least=0.7)],
+    return Case("tracked", "bulk", "UPDATE of a million rows in one statement.",
+                {"plain": partial(updated, prepare=leave), "tracked": partial(updated, prepare=track)},
+                [Row("rate", f"UPDATE of {ROWS:,} rows: tracked / not tracked",
+                     "tracked.updates", "plain.updates", at_least=0.7)],
                 ours=("tracked",), rounds_a_sitting=8, most_rounds=16)
 
 
@@ -113,5 +117,6 @@ def part(database, changes):
 
 def simulated_day():
     return Case("tracked", "day", "A day of a tracked table, in twelve parts.", {"ours": day},
-                [Row("size", "size of what is kept, after 12 times the same keys / 4 times", "ours.growth", at_most=1.1, counted=True),
+                [Row("size", "size of what is kept, after 12 times the same keys / 4 times", "ours.growth", at_most=1.1,
+                     counted=True),
                  Row("fold", "fold, a change (microseconds)", "ours.fold", at_most=20)], rounds_a_sitting=8, most_rounds=16)
