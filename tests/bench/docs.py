@@ -34,7 +34,7 @@ def value_of(results, case, figure, over=None, us=False):
 
 LINES = [
     Line(DECISIONS, "CPU time a notification of host and PostgreSQL", "transactions 256", "direct.cpu", "ours.cpu"),
-    Line(DECISIONS, "the same ratio", "transactions 1", "direct.cpu", "ours.cpu", text="the same ratio, W = 1"),
+    Line(DECISIONS, "the same ratio", "latency 1", "direct.cpu", "ours.cpu", text="the same ratio at 200 a second, W = 1"),
     Line(DECISIONS, "20 relays with 16 workers each", "hosts 20", "bare.cpu", "own.cpu",
          text="20 relays with 16 workers each, next to 20 bare listeners: CPU time a notification, theirs / ours"),
     Line(DECISIONS, "relay's CPU time a delivery / a bare loop", "transactions 256", "ours.sender", "floor.sender"),

@@ -23,7 +23,7 @@ UNITS = {
 # Of a group, the figures that are of interest; all if it is not here.
 COLUMNS = {
     "transactions": ("rate", "frames", "sender", "cpu"), "saturated": ("deliveries", "frames", "sender", "cpu_delivery"),
-    "clients": ("deliveries", "listener"), "latency": ("p50", "p99"), "busy neighbours": ("p50", "p99"),
+    "clients": ("deliveries", "listener"), "latency": ("p50", "p99", "cpu"), "busy neighbours": ("p50", "p99"),
     "subscriptions": ("rate", "relay"), "hosts": ("rate", "cpu"), "CPU of PostgreSQL": ("rate", "postgres"),
     "hearing": ("rate", "relay", "postgres"), "drain": ("bare", "relay", "jansson"), "publish": ("rate", "cpu", "p50"),
     "write": ("rate", "cpu"),

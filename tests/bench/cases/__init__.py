@@ -9,7 +9,7 @@ CASES = [
     publish.write(), publish.alone(), missed.restart(), missed.recovery(), hearing.over_tls(), latency.beside_busy(),
     transactions.of_postgres(), hosts.idle(), saturated.own_code(),
     *map(transactions.on_debian, transactions.WIDTHS), transactions.widest(),
-    *(transactions.on_version(width, NEWER) for width in transactions.WIDTHS),
+    *(transactions.on_version(width, NEWER) for width in transactions.AGAINST_DIRECT),
     *map(saturated.on_debian, saturated.WIDTHS), saturated.widest(),
     *(saturated.on_version(width, NEWER) for width in saturated.AGAINST_DIRECT),
     *map(latency.on_debian, latency.WIDTHS), *(latency.on_version(width, NEWER) for width in latency.WIDTHS),

@@ -38,7 +38,7 @@ def resident(bench, width=0, *options):
 
 @contextlib.contextmanager
 def kept(bench):
-    users = [bench.size(n, n // 100) for n in USERS]
+    users = [bench.size(n, max(n // 100, HOLDERS)) for n in USERS]
 
     def measure(seconds, _):
         subscribed = [resident(bench, HOLDERS, "--own", "--users", n) for n in users]
