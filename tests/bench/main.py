@@ -40,15 +40,23 @@ class Progress:
         self._start = time.monotonic()
 
     def __call__(self, result):
-        print(f"\r\x1b[K{self.seconds:5.0f} s  {result.case.name}, after {result.rounds} rounds", end="",
-              file=sys.stderr, flush=True)
+        self._say(f"{self.seconds:5.0f} s  {result.case.name}, after {result.rounds} rounds")
+
+    def known(self, result, rows):
+        """A run takes long: what is known stays on the screen."""
+        verdicts = ", ".join(f"{row.name} {report.row_cells(result, row)[-1]}" for row in rows)
+        self._say(f"{self.seconds:5.0f} s  {result.case.name}: {verdicts or 'measured'}\n")
+
+    @staticmethod
+    def _say(text):
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     @property
     def seconds(self):
         return time.monotonic() - self._start
 
     def end(self):
-        print("\r\x1b[K", end="", file=sys.stderr)
+        self._say("")
 
 
 def against_targets(cases, bench, progress):
@@ -56,6 +64,7 @@ def against_targets(cases, bench, progress):
     for case, rows in cases:
         sides = {name: lambda make=make: make(bench) for name, make in case.sides.items()}
         result = measure(case, sides, undecided_targets(rows), bench.quick, progress)
+        progress.known(result, rows)
         outcomes.append((result, rows))
     return outcomes
 

@@ -10,7 +10,7 @@ RATE = 200
 WHAT = "From just before the statement is sent to the callback, at 200 a second."
 AGAINST_DIRECT = {1: 1.2, 8: 0.9, 64: 0.45, 256: 0.4}
 # transactions.py judges it for more.
-CPU_AGAINST_DIRECT = {1: 0.8, 8: 1.5}
+CPU_AGAINST_DIRECT = {1: 0.7, 8: 1.2}
 READERS, OTHERS = 4, 60
 SECONDS = 1
 

@@ -20,7 +20,7 @@ def many():
     what = "Publishing: a connection each and a round trip a change, or through the relay, with 1 or 16 outstanding."
     return Case("publish", PUBLISHERS, what, {"own": own, "relay 1": relay(1), "relay 16": relay(16)},
                 [Row(f"{n} outstanding", f"CPU a publish, {PUBLISHERS} workers, {n} outstanding: own connections / ours",
-                     "own.cpu", f"relay {n}.cpu", at_least=target) for n, target in ((1, 3), (16, 8))],
+                     "own.cpu", f"relay {n}.cpu", at_least=target) for n, target in ((1, 2), (16, 8))],
                 ours=("relay 1", "relay 16"))
 
 
@@ -37,4 +37,6 @@ def write():
     return Case("write", "", "The sync server's write, where a flush of the disk takes 1 ms.",
                 {"own": side("own"), "none": side("none"), "relay": side("relay", "--outstanding", UNAWAITED)},
                 [Row("rate", f"writes/s, {PUBLISHERS} clients, fsync 1 ms: told of, without waiting / not told of",
-                     "relay.rate", "none.rate", at_least=0.85)], ours=("relay",))
+                     "relay.rate", "none.rate", at_least=0.85),
+                 # What the rate is on a machine that does nothing else, where these clients use up the CPUs.
+                 Row("CPU", "the same: CPU a write, not told of / told of", "none.cpu", "relay.cpu", at_least=0.85)], ours=("relay",))

@@ -64,7 +64,7 @@ def bulk():
                 {"plain": partial(updated, prepare=leave), "tracked": partial(updated, prepare=track)},
                 [Row("rate", f"UPDATE of {ROWS:,} rows: tracked / not tracked",
                      "tracked.updates", "plain.updates", at_least=0.7)],
-                ours=("tracked",), rounds_a_sitting=8, most_rounds=16)
+                ours=("tracked",), rounds_a_sitting=8, most_rounds=8)
 
 
 @contextlib.contextmanager
@@ -119,4 +119,4 @@ def simulated_day():
     return Case("tracked", "day", "A day of a tracked table, in twelve parts.", {"ours": day},
                 [Row("size", "size of what is kept, after 12 times the same keys / 4 times", "ours.growth", at_most=1.1,
                      counted=True),
-                 Row("fold", "fold, a change (microseconds)", "ours.fold", at_most=20)], rounds_a_sitting=8, most_rounds=16)
+                 Row("fold", "fold, a change (microseconds)", "ours.fold", at_most=20)], rounds_a_sitting=8, most_rounds=8)
