@@ -9,6 +9,8 @@ import statistics
 from math import comb
 
 CONFIDENCE = 0.99
+# With fewer values there is no interval of this confidence.
+ROUNDS_LEAST = 8
 PASS, FAIL, UNDECIDED = "PASS", "FAIL", "undecided"
 
 

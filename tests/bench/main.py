@@ -25,6 +25,10 @@ from rig import Rig
 from sides import Bench
 
 
+# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows ends within 25 minutes.
+PATIENCE = 1080
+
+
 def picked(patterns):
     """[(case, rows)]. Without patterns also the cases that have figures alone."""
     if not patterns:
@@ -63,7 +67,8 @@ def against_targets(cases, bench, progress):
     outcomes = []
     for case, rows in cases:
         sides = {name: lambda make=make: make(bench) for name, make in case.sides.items()}
-        result = measure(case, sides, undecided_targets(rows), bench.quick, progress)
+        undecided = undecided_targets(rows, in_time=lambda: progress.seconds < PATIENCE)
+        result = measure(case, sides, undecided, bench.quick, progress)
         progress.known(result, rows)
         outcomes.append((result, rows))
     return outcomes

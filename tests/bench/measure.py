@@ -8,7 +8,7 @@ CPU."""
 
 import contextlib
 
-from confidence import UNDECIDED
+from confidence import ROUNDS_LEAST, UNDECIDED
 from generator import Failure
 from harness.packages import Missing
 from load import Load
@@ -91,9 +91,9 @@ def measure(case, sides, undecided, quick=False, progress=lambda result: None):
     return result
 
 
-def undecided_targets(rows):
-    """A row without its sides is not waited for. Cases without rows are measured in one sitting."""
-    def undecided(result):
-        values = [(row, row.values(result.figures)) for row in rows]
-        return any(found and row.verdict(found) == UNDECIDED for row, found in values)
-    return undecided
+def undecided_targets(rows, in_time=lambda: True):
+    """A row without its sides is not waited for. Cases without rows are measured in one sitting.
+    in_time: if not, a row gets only the rounds without which there is no verdict."""
+    def waits(row, values):
+        return values and row.verdict(values) == UNDECIDED and (in_time() or len(values) < ROUNDS_LEAST)
+    return lambda result: any(waits(row, row.values(result.figures)) for row in rows)

@@ -128,6 +128,16 @@ def test_and_not_for_ever():
     assert result.rounds == 24 and case.rows[0].verdict(case.rows[0].values(result.figures)) == "undecided"
 
 
+def test_when_time_is_short_a_row_gets_the_rounds_that_a_verdict_needs():
+    import itertools
+    from confidence import ROUNDS_LEAST, interval
+    from measure import measure, undecided_targets
+    assert interval([1] * ROUNDS_LEAST) and not interval([1] * (ROUNDS_LEAST - 1))
+    case = case_of(2)
+    sides = {"peer": Side(itertools.repeat(10), "peer", []), "ours": Side(itertools.cycle([10, 30]), "ours", [])}
+    assert measure(case, sides, undecided_targets(case.rows, in_time=lambda: False)).rounds == ROUNDS_LEAST
+
+
 def test_rounds_go_to_and_fro_and_a_floor_follows_what_it_needs():
     _, order, _ = measured(case_of(2, after={"floor": "ours"}), [3], third=True)
     assert order[:6] == ["peer", "ours", "floor", "ours", "floor", "peer"]

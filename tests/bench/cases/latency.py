@@ -12,7 +12,7 @@ AGAINST_DIRECT = {1: 1.2, 8: 0.9, 64: 0.45, 256: 0.4}
 # transactions.py judges it for more.
 CPU_AGAINST_DIRECT = {1: 0.7, 8: 1.2}
 READERS, OTHERS = 4, 60
-SECONDS = 1
+SECONDS = 0.8
 
 
 def against_direct(width, version=""):

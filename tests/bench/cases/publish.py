@@ -39,4 +39,5 @@ def write():
                 [Row("rate", f"writes/s, {PUBLISHERS} clients, fsync 1 ms: told of, without waiting / not told of",
                      "relay.rate", "none.rate", at_least=0.85),
                  # What the rate is on a machine that does nothing else, where these clients use up the CPUs.
-                 Row("CPU", "the same: CPU a write, not told of / told of", "none.cpu", "relay.cpu", at_least=0.85)], ours=("relay",))
+                 Row("CPU", "the same: CPU a write, not told of / told of", "none.cpu", "relay.cpu", at_least=0.85)],
+                ours=("relay",))

@@ -49,7 +49,8 @@ def on_version(width, major):
 
 
 def widest():
-    return Case("saturated", WIDEST, WHAT, {"ours": batched(ours, WIDEST), "floor": partial(floor, width=WIDEST)}, after={"floor": "ours"})
+    return Case("saturated", WIDEST, WHAT, {"ours": batched(ours, WIDEST), "floor": partial(floor, width=WIDEST)},
+                after={"floor": "ours"})
 
 
 # Where the relay's time goes
