@@ -5,9 +5,9 @@
  *   relay    the same, and what the relay does: decode, encode into the backlog, look for subscribers
  *   jansson  the same as bare, and decoding with jansson
  *
- *   bench-drain CONNINFO NOTIFICATIONS
+ *   bench-drain CONNINFO
  *
- * Prints one line of JSON. */
+ * For each line "NOTIFICATIONS" of its input it prints a line of JSON. */
 #include "bench.h"
 
 #include "fanout/decode.h"
@@ -116,19 +116,47 @@ static void open_fanout(struct config *config)
 		fanout_decoded(&fanout, &decoded, 0);
 }
 
+static const struct {
+	const char *name;
+	void (*take)(const PGnotify *notify);
+} sides[] = {{"bare", take_bare}, {"relay", take_relay}, {"jansson", take_jansson}};
+#define N_SIDES (sizeof sides / sizeof *sides)
+
+struct drain {
+	PGconn *conn;
+	int requests;
+};
+
+/* The sides take turns, so that other load on the machine affects all of them. */
+static void measure(void *context, const double *numbers, unsigned n)
+{
+	const struct drain *drain = context;
+	int portions = (int)numbers[0] / PORTION;
+	uint64_t cpu[N_SIDES] = {0};
+
+	(void)n;
+	for (int portion = 0; portion < portions; portion++)
+		for (size_t i = 0; i < N_SIDES; i++) {
+			if (write(drain->requests, "", 1) != 1)
+				die("the source ended");
+			uint64_t start = thread_cpu_ns();
+			drain_portion(drain->conn, sides[i].take);
+			cpu[i] += thread_cpu_ns() - start;
+		}
+	printf("{");
+	for (size_t i = 0; i < N_SIDES; i++)
+		printf("%s\"%s\": %.1f", i ? ", " : "", sides[i].name, (double)cpu[i] / portions / PORTION);
+	puts("}");
+}
+
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		void (*take)(const PGnotify *notify);
-	} sides[] = {{"bare", take_bare}, {"relay", take_relay}, {"jansson", take_jansson}};
-	enum { N_SIDES = sizeof sides / sizeof *sides };
-	uint64_t cpu[N_SIDES] = {0};
 	struct config config;
+	struct drain drain;
 	int requests[2];
 
-	if (argc != 3 || pipe(requests) < 0)
-		die("usage: bench-drain CONNINFO NOTIFICATIONS");
+	if (argc != 2 || pipe(requests) < 0)
+		die("usage: bench-drain CONNINFO");
 	alarm(2 * DEADLINE_SECONDS);
 	pid_t source = fork();
 	if (source == 0) {
@@ -137,24 +165,9 @@ int main(int argc, char **argv)
 		run_source(argv[1], requests[0]);
 		_exit(0);
 	}
-	PGconn *conn = PQconnectdb(argv[1]);
-	check(conn, PQexec(conn, "LISTEN " BENCH_CHANNEL));
+	drain = (struct drain){PQconnectdb(argv[1]), requests[1]};
+	check(drain.conn, PQexec(drain.conn, "LISTEN " BENCH_CHANNEL));
 	open_fanout(&config);
-	int portions = atoi(argv[2]) / PORTION;
-	/* The first turn of each side warms it up. The sides take turns, so that other load on the machine
-	 * affects all of them. */
-	for (int portion = -1; portion < portions; portion++)
-		for (int i = 0; i < N_SIDES; i++) {
-			if (write(requests[1], "", 1) != 1)
-				die("the source ended");
-			uint64_t start = thread_cpu_ns();
-			drain_portion(conn, sides[i].take);
-			if (portion >= 0)
-				cpu[i] += thread_cpu_ns() - start;
-		}
-	printf("{");
-	for (int i = 0; i < N_SIDES; i++)
-		printf("%s\"%s\": %.1f", i ? ", " : "", sides[i].name, (double)cpu[i] / portions / PORTION);
-	printf("}\n");
+	serve_measurements(measure, &drain);
 	return 0;
 }

@@ -2,9 +2,11 @@
  *
  *   bench-fanout SIDE --listeners W --listen ADDRESS[,ADDRESS]... --publish ADDRESS [OPTION]...
  *
- * SIDE: direct, bare, ours, command, redis, nats, or floor. It warms up, publishes for some seconds, waits
- * until every listener has heard all of it, and prints one line of JSON. The source runs ahead of the slowest
- * listener by a bounded number of changes, whatever the side: none is measured by what it drops. */
+ * SIDE: direct, bare, ours, command, redis, nats, or floor. For each line "SECONDS [BATCH RATE]" of its input
+ * it warms up, publishes for that long, waits until every listener has heard all of it, and prints a line of
+ * JSON. The source runs ahead of the slowest listener by a bounded number of changes, whatever the side: none
+ * is measured by what it drops. */
+#include "floor.h"
 #include "listen.h"
 #include "source.h"
 
@@ -16,7 +18,6 @@
 
 /* How far the source may run ahead of the slowest listener. */
 #define WINDOW 8192
-#define PIDS_MAX 64
 
 static const struct side {
 	const char *name;
@@ -39,18 +40,11 @@ struct fanout {
 	struct page *page;
 	double batch; /* changes at once; a fraction carries over to the next */
 	double rate;  /* times a second; 0: as fast as possible */
-	double seconds;
-	bool hold;                       /* when all listen, print that and wait for a line */
-	const char *relays, *postmaster; /* pids */
+	struct parties parties;
 
 	double owed;    /* fraction of a change */
 	uint64_t sent;  /* since the listeners started */
 	uint64_t heard; /* by the slowest of them, or by all where each hears its own; as last looked at */
-};
-
-/* CPU time by whom, in nanoseconds */
-struct account {
-	uint64_t listeners, relays, postgres, source;
 };
 
 static void run_listener(void *context, struct page *page, unsigned index)
@@ -98,42 +92,36 @@ static void publish(struct fanout *f, double seconds)
 	await_heard(f, 0);
 }
 
-static struct account account(const struct fanout *f)
+/* numbers: seconds; perhaps a batch and a rate that replace those of the arguments. */
+static void measure(void *context, const double *numbers, unsigned n)
 {
-	pid_t pids[PIDS_MAX];
-	unsigned n = pids_of(f->relays, pids, PIDS_MAX);
-	struct account a = {.source = thread_cpu_ns(),
-		.listeners = page_cpu_ns(f->page),
-		.relays = processes_cpu_ns(pids, n, false)};
+	struct fanout *f = context;
+	double seconds = numbers[0];
 
-	n = pids_of(f->postmaster, pids, 1);
-	a.postgres = processes_cpu_ns(pids, n, true);
-	return a;
-}
-
-static void measure(struct fanout *f)
-{
-	publish(f, f->seconds / 4 < 0.3 ? f->seconds / 4 : 0.3);
-	struct account before = account(f);
-	uint64_t sent = f->sent, start = clock_ns(), source_cpu = thread_cpu_ns();
+	if (n == 3) {
+		f->batch = numbers[1];
+		f->rate = numbers[2];
+	}
+	publish(f, seconds / 4 < 0.3 ? seconds / 4 : 0.3);
+	struct account before = account(&f->parties, f->page);
+	uint64_t sent = f->sent, start = clock_ns();
 	/* Under full load latency would only show how long the queue is, and cost a clock read a change. */
+	clear_latency(f->page);
 	if (f->rate > 0)
 		f->page->record_from = start;
-	publish(f, f->seconds);
-	source_cpu = thread_cpu_ns() - source_cpu;
+	publish(f, seconds);
+	struct account after = account(&f->parties, f->page);
 	uint64_t elapsed = clock_ns() - start;
-	struct account after = account(f);
+	f->page->record_from = UINT64_MAX;
 
-	printf("{\"seconds\": %.6f, \"changes\": %llu, \"faults\": %llu, \"p50\": %llu, \"p99\": %llu, "
-	       "\"cpu_listeners\": %llu, \"cpu_relays\": %llu, \"cpu_postgres\": %llu, \"cpu_source\": "
-	       "%llu}\n",
+	unsigned readers = f->listen.listeners - f->listen.busy;
+	printf("{\"seconds\": %.6f, \"changes\": %llu, \"faults\": %llu, \"p50\": %llu, \"p99\": %llu, ",
 		(double)elapsed / NSEC_PER_SEC, (unsigned long long)(f->sent - sent),
 		(unsigned long long)total_faults(f->page),
-		(unsigned long long)latency_percentile(f->page, 50),
-		(unsigned long long)latency_percentile(f->page, 99),
-		(unsigned long long)(after.listeners - before.listeners),
-		(unsigned long long)(after.relays - before.relays),
-		(unsigned long long)(after.postgres - before.postgres), (unsigned long long)source_cpu);
+		(unsigned long long)latency_percentile(f->page, readers, 50),
+		(unsigned long long)latency_percentile(f->page, readers, 99));
+	print_account(&before, &after);
+	puts("}");
 }
 
 static void parse(struct fanout *f, int argc, char **argv)
@@ -144,11 +132,10 @@ static void parse(struct fanout *f, int argc, char **argv)
 		{"publish", required_argument, NULL, 'p'},
 		{"batch", required_argument, NULL, 'b'},
 		{"rate", required_argument, NULL, 'r'},
-		{"seconds", required_argument, NULL, 's'},
 		{"users", required_argument, NULL, 'u'},
 		{"own", no_argument, NULL, 'o'},
 		{"command", required_argument, NULL, 'c'},
-		{"hold", no_argument, NULL, 'h'},
+		{"busy", required_argument, NULL, 'B'},
 		{"relays", required_argument, NULL, 'R'},
 		{"postmaster", required_argument, NULL, 'P'},
 		{0},
@@ -172,9 +159,6 @@ static void parse(struct fanout *f, int argc, char **argv)
 		case 'r':
 			f->rate = atof(optarg);
 			break;
-		case 's':
-			f->seconds = atof(optarg);
-			break;
 		case 'u':
 			f->listen.users = f->source.users = (unsigned)atoi(optarg);
 			break;
@@ -184,14 +168,14 @@ static void parse(struct fanout *f, int argc, char **argv)
 		case 'c':
 			f->listen.command = optarg;
 			break;
-		case 'h':
-			f->hold = true;
+		case 'B':
+			f->listen.busy = (unsigned)atoi(optarg);
 			break;
 		case 'R':
-			f->relays = optarg;
+			f->parties.n_relays = pids_of(optarg, f->parties.relays, PIDS_MAX);
 			break;
 		case 'P':
-			f->postmaster = optarg;
+			f->parties.postmaster = (pid_t)atoi(optarg);
 			break;
 		default:
 			exit(2);
@@ -201,7 +185,7 @@ static void parse(struct fanout *f, int argc, char **argv)
 		if (strcmp(sides[i].name, argv[optind]) == 0)
 			f->side = &sides[i];
 	if (!f->side || !f->listen.addresses || (f->side->listen == listen_command) != !!f->listen.command ||
-		f->listen.listeners == 0 || f->batch < 1 || f->batch > SOURCE_BATCH_MAX)
+		f->listen.listeners <= f->listen.busy || f->batch < 1 || f->batch > SOURCE_BATCH_MAX)
 		die("bench-fanout: bad arguments");
 	if (!f->side->source->publish)
 		die("bench-fanout: built without %s", f->side->name);
@@ -209,27 +193,20 @@ static void parse(struct fanout *f, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	struct fanout f = {.batch = 1, .seconds = 1, .listen.users = 10000, .source.users = 10000};
+	struct fanout f = {.batch = 1, .listen.users = 10000, .source.users = 10000};
 
 	parse(&f, argc, argv);
 	/* It ends even if something hangs. */
-	alarm((unsigned)f.seconds + 3 * DEADLINE_SECONDS);
+	alarm(3 * DEADLINE_SECONDS);
 	if (f.side->source == &source_floor)
 		f.source.floor = floor_listen(f.listen.addresses);
 	f.page = fork_processes(f.listen.listeners, run_listener, &f);
 	if (f.source.floor)
 		floor_accept(f.source.floor, f.listen.listeners);
 	await_ready(f.page);
-	if (f.hold) {
-		puts("listening");
-		fflush(stdout);
-		while (getchar() != '\n' && !feof(stdin))
-			;
-	}
-	if (f.source.address || f.source.floor) {
+	if (f.source.address || f.source.floor)
 		f.side->source->open(&f.source);
-		measure(&f);
-	}
+	serve_measurements(measure, &f);
 	end_processes(f.page);
 	return 0;
 }

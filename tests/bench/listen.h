@@ -8,7 +8,9 @@ struct listen {
 	const char *addresses; /* of connections or sockets; listener i takes the ith */
 	unsigned users, listeners;
 	const char *command; /* of listen_command: words, separated by spaces */
-	bool own;            /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
+	/* Of listen_ours: how many, the last ones, work for 20 ms of every 25, and do not read meanwhile. */
+	unsigned busy;
+	bool own; /* listener i hears only the users i, i + listeners, ...; only for listen_ours */
 };
 
 /* These return only when page->end is set, and die() on any failure. NULL: not built. */

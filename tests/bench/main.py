@@ -1,88 +1,116 @@
 #!/usr/bin/python3 -B
-"""Installs what is missing, builds, measures all sides on servers of its own, and prints each
-row with its target.
+"""Measures this project next to its peers, and prints each row with its target.
 
-    tests/bench/run [--quick] [--json FILE] [--plot FILE] [--only CASE]... [--rounds N]
+    tests/bench/run                             all rows
+    tests/bench/run --rows 'restart*' '*TLS*'   some of them; --list names them
+    tests/bench/run --quick                     scaled down, to see that all of it works
+    tests/bench/run --write                     and writes RESULTS.md and results.svg
+    tests/bench/run --compare OTHER_BUILD       this build and another of this project, pair by pair
 
-A round measures every side of every comparison in turn. A ratio compares figures of one round;
-the table has its median, least and greatest. Exit status 1: a row misses its target. --quick
-runs one short round, to check that everything works."""
+It builds into build-bench, and installs what that needs. Exit status 1: a row misses its target, or
+could not be measured. A row that is undecided does not count."""
 
 import argparse
+import fnmatch
 import os
-import platform
-import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOP = os.path.dirname(os.path.dirname(HERE))
+import builds
+import compare
+import report
+from cases import CASES
+from measure import measure, undecided_targets
+from rig import Rig
+from sides import Bench
 
 
-def build():
-    """A release build of its own, with what profiling needs. It does not install Redis and
-    NATS, because installing one starts a server."""
-    directory = os.path.join(TOP, "build-bench")
-    steps = [[os.path.join(TOP, "tests", "deps")]]
-    if not os.path.exists(os.path.join(directory, "build.ninja")):
-        steps.append(["meson", "setup", "--buildtype=debugoptimized", directory, TOP])
-    steps.append(["ninja", "-C", directory])
-    for step in steps:
-        done = subprocess.run(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0:
-            sys.exit(done.stdout)
+# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows ends within 25 minutes.
+PATIENCE = 1080
 
 
-def machine():
-    version = subprocess.run(["pg_config", "--version"], capture_output=True, text=True).stdout.split()[1].split(".")[0]
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, PostgreSQL {version}"
+def picked(patterns):
+    """[(case, rows)]. Without patterns also the cases that have figures alone."""
+    if not patterns:
+        return [(case, case.rows) for case in CASES]
+    def wanted(name):
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    found = [(case, [row for row in case.rows if wanted(case.row_name(row))]) for case in CASES]
+    return [(case, rows) for case, rows in found if rows]
+
+
+class Progress:
+    def __init__(self):
+        self._start = time.monotonic()
+
+    def __call__(self, result):
+        self._say(f"{self.seconds:5.0f} s  {result.case.name}, after {result.rounds} rounds")
+
+    def known(self, result, rows):
+        """A run takes long: what is known stays on the screen."""
+        verdicts = ", ".join(f"{row.name} {report.row_cells(result, row)[-1]}" for row in rows)
+        self._say(f"{self.seconds:5.0f} s  {result.case.name}: {verdicts or 'measured'}\n")
+
+    @staticmethod
+    def _say(text):
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._start
+
+    def end(self):
+        self._say("")
+
+
+def against_targets(cases, bench, progress):
+    outcomes = []
+    for case, rows in cases:
+        sides = {name: lambda make=make: make(bench) for name, make in case.sides.items()}
+        undecided = undecided_targets(rows, in_time=lambda: progress.seconds < PATIENCE)
+        result = measure(case, sides, undecided, bench.quick, progress)
+        progress.known(result, rows)
+        outcomes.append((result, rows))
+    return outcomes
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--plot", metavar="FILE", help="SVG; otherwise it goes to build-bench/bench.svg")
-    parser.add_argument("--only", metavar="CASE", action="append")
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rows", metavar="PATTERN", nargs="+", help="as of the shell")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="all figures, one a round")
+    parser.add_argument("--compare", metavar="OTHER_BUILD", help="a build directory of meson")
     options = parser.parse_args()
-    build()
-
-    import cases
-    import report
-    import rig
-    known = {case.__name__: case for case in cases.CASES}
-    names = options.only or list(known)
-    if not set(names) <= set(known):
-        parser.error("the cases are " + ", ".join(known))
-    rounds = options.rounds or (1 if options.quick else 5)
-    figures, failures, start = cases.Figures(), {}, time.monotonic()
-    ground = rig.Rig()
+    cases = picked(options.rows)
+    if options.list:
+        print("\n".join(case.row_name(row) for case, rows in cases for row in rows))
+        return 0
+    if not cases:
+        parser.error("no row is called so; --list names them")
+    if options.write and (options.rows or options.quick or options.compare):
+        parser.error("--write is for all rows at full size")
+    this = builds.make()
+    progress, rig = Progress(), Rig(this.generator("slow_fsync.so"))
     try:
-        bench = cases.Bench(ground, figures, 0.3 if options.quick else 2)
-        for number in range(rounds):
-            for name in names:
-                print(f"\r\x1b[K{time.monotonic() - start:5.0f} s  round {number + 1} of {rounds}  {name}", end="",
-                      file=sys.stderr, flush=True)
-                try:
-                    known[name](bench)
-                except (AssertionError, rig.Failure) as failure:
-                    failures[name] = str(failure)
-        skipped = bench.missing
+        bench = Bench(rig, this, this, options.quick)
+        if options.compare:
+            other = Bench(rig, builds.Build(options.compare), this, options.quick)
+            for line in compare.run(cases, bench, other, progress):
+                print(line, flush=True)
+            return 0
+        outcomes = against_targets(cases, bench, progress)
+        context = report.context(rig, this, options.quick, progress.seconds)
     finally:
-        ground.close()
-    print("\r\x1b[K", end="", file=sys.stderr)
-
-    context = {"machine": machine(), "rounds": rounds, "quick": options.quick}
-    lines, passed = report.table(figures, skipped, failures, names)
-    print(f"{context['machine']}; {rounds} round{'s' if rounds > 1 else ''}, {time.monotonic() - start:.0f} s\n")
-    print("\n".join([*report.sides(figures, names), "", *lines]))
-    plot = options.plot or os.path.join(TOP, "build-bench", "bench.svg")
-    report.plot(plot, figures, context)
-    print(f"\nplot: {plot}")
+        rig.close()
+        progress.end()
+    print("\n".join([report.heading(context), "", *report.figures(outcomes), "", *report.table(outcomes)]))
     if options.json:
-        report.write_json(options.json, figures, context)
-    return 0 if passed else 1
+        report.write_json(options.json, outcomes, context)
+    if options.write:
+        report.write_results(outcomes, context)
+    return 0 if report.passed(outcomes) else 1
 
 
 if __name__ == "__main__":

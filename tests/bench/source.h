@@ -24,7 +24,5 @@ struct source_kind {
 
 extern const struct source_kind source_postgres, source_floor, source_redis, source_nats;
 
-/* The floor serves libpgherald's listeners: listen before they are forked, accept them before they are ready.
- */
-struct floor *floor_listen(const char *path);
-void floor_accept(struct floor *floor, unsigned n);
+/* One of its users. */
+uint64_t some_user(struct source *source);

@@ -1,9 +1,9 @@
-/* One measurement of client/examples/syncd: N processes, each a device of its own user. It writes a record,
+/* client/examples/syncd: N processes, each a device of its own user. It writes a record,
  * waits until a stream tells of that, and writes again.
  *
- *   bench-sync --clients N --port PORT [--seconds S]
+ *   bench-sync --clients N --port PORT
  *
- * Prints one line of JSON. */
+ * For each line "SECONDS" of its input it prints a line of JSON. */
 #include "bench.h"
 
 #include <arpa/inet.h>
@@ -24,6 +24,7 @@
 
 struct sync_load {
 	in_port_t port;
+	struct page *page;
 };
 
 static int connect_server(in_port_t port)
@@ -73,8 +74,9 @@ static void run(void *context, struct page *page, unsigned index)
 		user);
 	send_all(stream, request, (size_t)n);
 	await_text(stream, reply, "event: pull");
-	slot->ready = true;
-	while (!page->end) {
+	for (;;) {
+		while (!page->running)
+			await_go(slot);
 		int size = snprintf(body, sizeof body,
 			"{\"revision\":%lu,\"schema_version\":\"1\",\"data\":\"aGVsbG8=\"}", revision);
 		n = snprintf(request, sizeof request,
@@ -92,17 +94,23 @@ static void run(void *context, struct page *page, unsigned index)
 	}
 }
 
+static void measure(void *context, const double *numbers, unsigned n)
+{
+	const struct sync_load *load = context;
+
+	(void)n;
+	measure_burst(load->page, &(const struct parties){.n_relays = 0}, numbers[0]);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"clients", required_argument, NULL, 'c'},
 		{"port", required_argument, NULL, 'p'},
-		{"seconds", required_argument, NULL, 's'},
 		{0},
 	};
 	struct sync_load load = {0};
 	unsigned clients = 1;
-	double seconds = 1;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -110,14 +118,11 @@ int main(int argc, char **argv)
 			clients = (unsigned)atoi(optarg);
 		else if (option == 'p')
 			load.port = (in_port_t)atoi(optarg);
-		else if (option == 's')
-			seconds = atof(optarg);
 		else
 			return 2;
 	}
-	alarm((unsigned)seconds + 2 * DEADLINE_SECONDS);
-	struct page *page = fork_processes(clients, run, &load);
-	print_rate(page, seconds);
-	end_processes(page);
+	load.page = fork_processes(clients, run, &load);
+	serve_measurements(measure, &load);
+	end_processes(load.page);
 	return 0;
 }

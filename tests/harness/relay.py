@@ -34,8 +34,9 @@ def check_output(who, text, secrets=()):
 class Relay:
     """One daemon, which stands for one host."""
 
-    def __init__(self, run, name="relay", flags=(), **environment):
+    def __init__(self, run, name="relay", flags=(), daemon=DAEMON, **environment):
         self.run = run
+        self.daemon = daemon
         self.directory = run.subdirectory(name)
         self.path = os.path.join(self.directory, "relay.sock")
         self.ops_path = os.path.join(self.directory, "ops.sock")
@@ -54,7 +55,7 @@ class Relay:
     def launch(self):
         """Start it without waiting."""
         with open(self._log_path, "ab") as log, open(os.path.join(self.directory, "stdout"), "ab") as stdout:
-            self.process = self.run.spawn([*self.launcher, DAEMON, *self.flags], self.environment, stdout=stdout, stderr=log)
+            self.process = self.run.spawn([*self.launcher, self.daemon, *self.flags], self.environment, stdout=stdout, stderr=log)
         self._may_have_ended = self._told_to_end = False
         return self
 

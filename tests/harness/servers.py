@@ -22,14 +22,15 @@ VERSION = os.environ.get("PGHERALD_TEST_POSTGRES")
 INSTALLED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build-run", "postgres")
 
 
-def pg_bin(name):
-    """Path of a program of the server. Debian keeps them out of PATH."""
-    found = sorted(glob.glob(f"/usr/lib/postgresql/{VERSION or '*'}/bin/{name}"))
-    if VERSION and not found:
-        found = glob.glob(f"{INSTALLED}/{VERSION}/bin/{name}")
+def pg_bin(name, major=None):
+    """Path of a program of the server, of this major version. Debian keeps them out of PATH."""
+    major = major or VERSION
+    found = sorted(glob.glob(f"/usr/lib/postgresql/{major or '*'}/bin/{name}"))
+    if major and not found:
+        found = glob.glob(f"{INSTALLED}/{major}/bin/{name}")
         if not found:
-            raise FileNotFoundError(f"there is no {name} of PostgreSQL {VERSION};"
-                                    f" tests/deps postgres {VERSION} installs initdb and postgres")
+            raise FileNotFoundError(f"there is no {name} of PostgreSQL {major};"
+                                    f" tests/deps postgres {major} installs initdb and postgres")
     if found:
         return found[-1]
     bindir = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
@@ -53,16 +54,16 @@ log_line_prefix = '%m %a '
 """
 
 
-def make_template(run):
+def make_template(run, major=None):
     """A cluster from which others are copied: initdb takes seconds, a copy tenths of a
     second."""
     directory = run.subdirectory("template")
     give_away(directory)
     data = os.path.join(directory, "data")
-    run.call([pg_bin("initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C",
+    run.call([pg_bin("initdb", major), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C",
               "--wal-segsize=1", "-D", data], unprivileged=True)
     # A third of the files that each copy would have. Databases are made from template0.
-    run.call([pg_bin("postgres"), "--single", "-D", data, "postgres"], unprivileged=True,
+    run.call([pg_bin("postgres", major), "--single", "-D", data, "postgres"], unprivileged=True,
              input="UPDATE pg_database SET datistemplate = false WHERE datname = 'template1'\nDROP DATABASE template1\n")
     with open(os.path.join(data, "postgresql.conf"), "a") as conf:
         conf.write(SETTINGS)
@@ -72,8 +73,9 @@ def make_template(run):
 class Postgres:
     """One server on its own copy of a cluster."""
 
-    def __init__(self, run, template, port=None):
+    def __init__(self, run, template, port=None, major=None):
         self.run = run
+        self._program = pg_bin("postgres", major)
         self.directory = run.subdirectory("pg")
         give_away(self.directory)
         self.data = os.path.join(self.directory, "data")
@@ -85,7 +87,7 @@ class Postgres:
     def start(self):
         log = os.open(os.path.join(self.directory, "log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
         self.process = self.run.spawn(
-            [pg_bin("postgres"), "-D", self.data, "-k", self.directory, "-p", str(self.port)],
+            [self._program, "-D", self.data, "-k", self.directory, "-p", str(self.port)],
             unprivileged=True, stdout=log, stderr=log)
         os.close(log)
 
