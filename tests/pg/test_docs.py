@@ -416,18 +416,8 @@ def labels(line):
     return name, (len(rest.partition(",")[0].split()), re.findall(r", ([a-z ]+?) (?=[\d-]|[^ ,]+(?:,|$))", rest))
 
 
-def test_the_commands_of_quick_start_and_of_the_operator(run, cleanup, programs, db):
-    start, status = block("README.md", "sh", "--notify alice phone"), block("README.md", "sh", "echo status")
-    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(start), status)
-    terminal.prints("data_sync_changes: alice changed, by phone")
-    terminal.prints(r"(?m)^heard .*\n(?:.*\n)+\n")
-    real = dict(map(labels, terminal.text().splitlines()))
-    screen, = (text for text in blocks("README.md", "") if text.startswith("version"))
-    for name, fields in map(labels, screen.splitlines()):
-        assert fields == real[name], f"status has other fields in its line {name}"
-
-
-def test_the_commands_of_a_table(run, cleanup, programs, db):
-    db.sql("CREATE TABLE documents (id int PRIMARY KEY, owner_id text, title text); INSERT INTO documents VALUES (7, 'alice', 'old')")
-    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(block("README.md", "sh", "pgherald.track")))
-    terminal.prints("documents: alice changed", 30)
+def test_the_commands_of_quick_start_of_a_table_and_of_the_operator(run, cleanup, programs, db):
+    start, table, status = (block("README.md", "sh", what) for what in ("--notify alice phone", "pgherald.track", "ctl status"))
+    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(start), table, status)
+    terminal.prints("documents: alice changed, by phone")
+    terminal.prints("documents: bob changed", 30)
