@@ -110,6 +110,13 @@ void publisher_stop(struct publisher *publisher);
  * -ENOMEM. */
 int publisher_submit(struct publisher *publisher, const struct publish_origin *origin, const char *channel,
 	struct wire_str payload);
+/* It could not connect, or lost a connection that was in use. */
+static inline bool publisher_is_down(const struct publisher *p)
+{
+	return !p->session.conn && !p->idled && *p->last_error;
+}
+/* Seconds until it connects again; below 0: it does not wait for that. */
+double publisher_next_attempt(const struct publisher *publisher);
 /* Whether no request waits or is in flight. */
 bool publisher_idle(const struct publisher *publisher);
 /* Answers every request that waits or is in flight with this. */

@@ -69,6 +69,8 @@ static struct diag_limit unknown_limit;
 
 static void enter(struct upstream *u, enum upstream_state state)
 {
+	if (u->state == UPSTREAM_LIVE)
+		u->unheard_since = clock_now();
 	u->state = state;
 	u->state_since = clock_now();
 }
@@ -559,6 +561,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 	*u = (struct upstream){.config = config,
 		.events = events,
 		.context = context,
+		.unheard_since = clock_now(),
 		.backoff = {.first = 1., .max = BACKOFF_MAX, .prompt = true}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
 	u->session.takes_raw = true;

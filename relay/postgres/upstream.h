@@ -50,7 +50,8 @@ struct upstream {
 	struct backoff backoff;
 	struct ev_timer retry;
 	enum upstream_state state;
-	double state_since; /* seconds of clock_now() */
+	double state_since;   /* seconds of clock_now() */
+	double unheard_since; /* seconds of clock_now(): when it was live last, or was started */
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 

@@ -393,6 +393,9 @@ class Commands:
     def sock(self, name):
         return os.path.join(self.directory, f"{name}.sock")
 
+    def status(self):
+        return json.loads(subprocess.check_output([DAEMON, "ctl", "--json", "--socket", self.sock("ops")]))
+
     def start(self, run, cleanup, *texts):
         text = "set -e\n" + "\n".join(texts) + "\nwait\n"
         for theirs, ours in ((URL, self._db.direct_url), ("/run/pgherald/", self.directory + "/"), ("/run/pgherald", self.directory)):
@@ -409,15 +412,22 @@ def by_hand(text):
     return re.sub(r"^.*\bpgherald(-cat.*)? &\n", lambda m: m[0] + (SUBSCRIBED if m[1] else SERVES), text, flags=re.M)
 
 
-def labels(line):
-    """Of a line of status: its name; how many words its first value has, and the words in front of
-    each other value."""
-    name, _, rest = line.partition(" ")
-    return name, (len(rest.partition(",")[0].split()), re.findall(r", ([a-z ]+?) (?=[\d-]|[^ ,]+(?:,|$))", rest))
+def skeleton(line):
+    """Of a line of status, without what differs from relay to relay."""
+    for what, name in ((" +", " "), ("[0-9a-f]{32}", "ID"), (r"\d[\d.]* (ms|s|min|h|days)\b", "TIME"), (r"\d[\d.]*", "N"),
+                       (r"database \S+,", "database NAME,"), (r"N (table|row|change|frame)s?\b", r"N \1"), ("this relay|another relay", "RELAY")):
+        line = re.sub(what, name, line)
+    return line
 
 
 def test_the_commands_of_quick_start_of_a_table_and_of_the_operator(run, cleanup, programs, db):
     start, table, status = (block("README.md", "sh", what) for what in ("--notify alice phone", "pgherald.track", "ctl status"))
-    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(start), table, status)
+    commands = Commands(run, programs, db)
+    terminal = commands.start(run, cleanup, by_hand(start), table, status)
     terminal.prints("documents: alice changed, by phone")
     terminal.prints("documents: bob changed", 30)
+    wait_until(lambda: commands.status()["tracking"]["folded"], "all lines of status have something to say")
+    screen, outage = (text for text in blocks("README.md", "") if "PostgreSQL" in text and "mode" in text or "NOT WELL" in text)
+    status = run.call([DAEMON, "ctl", "--socket", commands.sock("ops")])
+    assert list(map(skeleton, screen.splitlines())) == list(map(skeleton, status.splitlines()[:-1]))
+    assert outage.startswith("NOT WELL     PostgreSQL has not been heard for 42.0 s; the next attempt is in 3.1 s\n")
