@@ -179,6 +179,9 @@ struct given {
 /* In force; and those that were read again, until they are in force. */
 static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 
+/* What is in force in place of a setting of a socket; empty: nothing. */
+static char by_systemd[N_SETTINGS][sizeof((struct sockaddr_un *)NULL)->sun_path + 1];
+
 /* Whose values are being checked; NULL: none yet. */
 static const struct given *checked;
 
@@ -705,6 +708,7 @@ static int parse(const struct given *all, struct config *config)
 int settings_load(struct config *config, int argc, char **argv)
 {
 	redact_forget();
+	memset(by_systemd, 0, sizeof by_systemd);
 	int r = take_environment();
 	if (r == 0)
 		r = take_flags(config, argc, argv);
@@ -800,6 +804,18 @@ bool settings_is_default(const char *name)
 
 /* What operators see */
 
+void settings_by_systemd(const char *name, const char *value)
+{
+	int i = find(name);
+
+	snprintf(by_systemd[i], sizeof by_systemd[i], "%s", value);
+	if (given[i].origin != DEFAULT && strcmp(given[i].value, value) != 0)
+		diag(DIAG_WARNING,
+			"%s is not in force, since systemd's socket has its own; change the socket unit, or remove "
+			"the setting systemd=\"%s\"",
+			name, value);
+}
+
 unsigned settings_n(void)
 {
 	return N_SETTINGS;
@@ -812,6 +828,10 @@ void settings_show(unsigned i, struct setting_shown *out)
 
 	*out = (struct setting_shown){
 		.name = s->name, .flag = s->flag, .help = s->help, .origin = given[i].origin};
+	if (*by_systemd[i]) {
+		out->origin = "systemd";
+		value = by_systemd[i];
+	}
 	if (s->kind == KIND_URL && *value)
 		redact_url(value, out->value, sizeof out->value);
 	else

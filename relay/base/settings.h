@@ -28,10 +28,14 @@ void settings_drop(void);
 /* Neither the environment nor a flag gives the setting with this name, which must exist. */
 bool settings_is_default(const char *name);
 
+/* systemd gave something else in its place: operators are shown this value as systemd's. A WARNING
+ * says so if the setting was given, and is not the same. name: of a setting of a socket. */
+void settings_by_systemd(const char *name, const char *value);
+
 /* A setting as an operator may see it. */
 struct setting_shown {
 	const char *name, *flag, *help;
-	const char *origin; /* "default", "environment", "file" or "flag" */
+	const char *origin; /* "default", "environment", "file", "flag" or "systemd" */
 	char value[1024];   /* of a URL, what may be shown */
 };
 unsigned settings_n(void);

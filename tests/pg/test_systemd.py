@@ -2,6 +2,7 @@
 sandbox."""
 
 import glob
+import grp
 import os
 import re
 import shutil
@@ -173,7 +174,7 @@ def test_inherited_sockets_stay(managed):
     assert "local" in relay.ops("status")
     reply = relay.run.call(["curl", "-sS", "--unix-socket", os.path.join(relay.directory, "metrics.sock"),
                             "http://localhost/healthz"])
-    assert reply == "ok\n"
+    assert reply == "ok, local mode\n"
     assert not glob.glob(os.path.join(relay.directory, "*.lock"))
     relay.stop()
     assert os.path.exists(relay.path) and os.path.exists(relay.ops_path)
@@ -181,6 +182,20 @@ def test_inherited_sockets_stay(managed):
     relay.start()
     assert waiting.welcome, "whoever connected in between is served"
     waiting.close()
+
+
+def test_what_the_sockets_of_systemd_override_is_shown_as_what_it_is(managed):
+    relay = managed(names=("relay", "ops", "metrics"), PGHERALD_SOCKET="/run/elsewhere.sock", PGHERALD_SOCKET_MODE="0600")
+    os.chmod(relay.path, 0o622)
+    relay.start()
+    shown = {o["setting"]: (o["value"], o["origin"]) for o in objects(relay.ops("config json"))}
+    assert {name: shown[f"PGHERALD_{name}"] for name in ("SOCKET", "SOCKET_MODE", "OPS_SOCKET", "METRICS_SOCKET")} == {
+        "SOCKET": (relay.path, "systemd"), "SOCKET_MODE": ("0622", "systemd"), "OPS_SOCKET": (relay.ops_path, "systemd"),
+        "METRICS_SOCKET": (relay.sockets[2].getsockname(), "systemd")}
+    assert shown["PGHERALD_SOCKET_GROUP"] == (grp.getgrgid(os.stat(relay.path).st_gid).gr_name, "systemd")
+    assert f"PGHERALD_SOCKET={relay.path} (systemd)\n" in relay.ops("config")
+    assert [name for name in ("PGHERALD_SOCKET", "PGHERALD_SOCKET_MODE", "PGHERALD_OPS_SOCKET")
+            if any(f"{name} is not in force" in line for line in relay.lines("WARNING"))] == ["PGHERALD_SOCKET", "PGHERALD_SOCKET_MODE"]
 
 
 @pytest.mark.parametrize("kind", ["a stranger's", "a datagram socket"])
@@ -408,7 +423,7 @@ def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     reload("")
     m.systemctl("enable", "pgherald-metrics@main.socket")
     m.systemctl("restart", "pgherald@main.service")
-    assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok\n"
+    assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok, postgres mode\n"
     m.systemctl("stop", "pgherald@main.socket", "pgherald-ops@main.socket", "pgherald-metrics@main.socket")
     wait_until(lambda: m.state() != "active", "the service ends with its socket")
     assert m.call("sh", "-c", "ls /run/pgherald/main 2>/dev/null || true") == ""
@@ -515,7 +530,7 @@ def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
     own_pg.sql("CREATE DATABASE template1 TEMPLATE template0")  # as every server has it but those of the tests
 
     expected = {"echo status": r"(?m)^upstream +live", "'carol'": r'"pubkey":"carol".*"recovered":true',
-                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok\n\Z"}
+                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok, postgres mode\n\Z"}
     exports = ""
     for block in blocks:
         text = exports + block.replace("db.example", f"127.0.0.1:{own_pg.port}")
