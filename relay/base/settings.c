@@ -6,6 +6,7 @@
 #include "base/list.h"
 #include "base/redact.h"
 #include "base/spelling.h"
+#include "base/systemd.h"
 #include "wire.h"
 
 #include <ctype.h>
@@ -515,7 +516,7 @@ static int take_flags(struct config *config, int argc, char **argv)
 		options[i] = (struct option){settings[i].flag,
 			settings[i].kind == KIND_SWITCH ? no_argument : required_argument, NULL, i};
 	opterr = 0;
-	while (r == 0 && (choice = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while (r == 0 && (choice = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (choice == HELP) {
 			print_help();
 			return 1;
@@ -534,13 +535,17 @@ static int take_flags(struct config *config, int argc, char **argv)
 			continue;
 		}
 		if (choice < 0 || choice >= (int)N_SETTINGS) {
-			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
+			const char *option = argv[optind - 1];
+			diag(DIAG_ERROR, "the option %.*s %s; see pgherald --help", (int)strcspn(option, "="),
+				option, choice == ':' ? "lacks its value" : "is unknown");
 			return -EINVAL;
 		}
 		r = take_flag((size_t)choice, optarg);
 	}
 	if (r == 0 && optind < argc) {
-		diag(DIAG_ERROR, "pgherald takes options only; see pgherald --help");
+		/* It may be a URL with a password. */
+		diag(DIAG_ERROR, "pgherald takes options only, and %s is not one; see pgherald --help",
+			strpbrk(argv[optind], ":@=") ? "an argument" : argv[optind]);
 		return -EINVAL;
 	}
 	return r;
@@ -629,6 +634,20 @@ static const char *file_path(void)
 	return *path ? path : NULL;
 }
 
+static void refuse_file(int error)
+{
+	char instance[SYSTEMD_INSTANCE_SIZE];
+
+	if (error == -ENOENT && systemd_instance(file_path(), instance))
+		diag(DIAG_ERROR,
+			"there is no /etc/pgherald/%s.conf with the settings of this instance; write it (an example: "
+			"%s)",
+			instance, PGHERALD_DOC "/examples/main.conf");
+	else
+		diag(DIAG_ERROR, "the environment file cannot be read: %s path=\"%s\"", strerror(-error),
+			file_path());
+}
+
 /* variable(): takes one. 0, or a negative errno after an ERROR line. */
 static int read_file(int (*variable)(const char *name, const char *value))
 {
@@ -636,8 +655,7 @@ static int read_file(int (*variable)(const char *name, const char *value))
 	int r = environment_file_read(&file, file_path());
 
 	if (r < 0) {
-		diag(DIAG_ERROR, "the environment file cannot be read: %s path=\"%s\"", strerror(-r),
-			file_path());
+		refuse_file(r);
 		return r;
 	}
 	while (r == 0 && environment_file_next(&file))
@@ -800,6 +818,17 @@ unsigned settings_take(struct config *config, const struct config *from)
 bool settings_is_default(const char *name)
 {
 	return given[find(name)].origin == DEFAULT;
+}
+
+const char *settings_origin(const char *text, struct setting_shown *out)
+{
+	for (unsigned i = 0; i < N_SETTINGS; i++) {
+		if (!given[i].value || !strstr(text, settings[i].name))
+			continue;
+		settings_show(i, out);
+		return examples[settings[i].kind] ? examples[settings[i].kind] : settings[i].fallback;
+	}
+	return NULL;
 }
 
 /* What operators see */

@@ -11,8 +11,8 @@ struct config;
  * which take precedence over both, and fill the fields of *config that have a row. The strings
  * live as long as the process. Wipes passwords in flags from argv. Before there are threads: it
  * sets what the file has in the environment. 0; a negative errno after one ERROR line that says
- * what is wrong; positive when it has answered --help or --version, or config->check_path is
- * set. */
+ * what is wrong, -ENOENT: there is no such file; positive when it has answered --help or --version, or
+ * config->check_path is set. */
 int settings_load(struct config *config, int argc, char **argv);
 
 /* Read the file again, into *config, which is all zero. Its strings are valid until settings_take()
@@ -39,5 +39,8 @@ struct setting_shown {
 	char value[1024];   /* of a URL, what may be shown */
 };
 unsigned settings_n(void);
+/* The first setting with a value that the text names. Returns an example of a value, or NULL: it names
+ * none. */
+const char *settings_origin(const char *text, struct setting_shown *out);
 /* i: below settings_n(). */
 void settings_show(unsigned i, struct setting_shown *out);

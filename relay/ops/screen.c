@@ -199,8 +199,9 @@ static void say_recovery(const struct screen *s)
 		say(s, "checkpoint", "%s old%s%s",
 			report_duration(clock_now() - p->fanout->checkpoint_at).text,
 			recovers ? "; what is missed is recovered from there" : "",
-			recovers && canary_survives_restarts(p->canary) ? ", also over a restart of PostgreSQL"
-									: "");
+			recovers && canary_survives_restarts(p->canary)
+				? ", also over a restart of PostgreSQL"
+				: "");
 	if (r->enabled)
 		say(s, "reconciles", "%s leads; %s announced", r->leading ? "this relay" : "another relay",
 			counted(r->n_announced, "change").text);

@@ -96,8 +96,8 @@ struct publisher {
 
 	uint64_t n_published, n_batches, n_failed, n_full, n_full_for_user, n_evicted;
 	struct histogram to_commit; /* seconds from a request to its commit */
-	char last_error[256];
-	double last_error_at; /* seconds of clock_now() */
+	char last_error[640];       /* what the relay says, and what a session_text says */
+	double last_error_at;       /* seconds of clock_now() */
 };
 
 /* config, events and context must outlive it. */

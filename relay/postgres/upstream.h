@@ -78,8 +78,8 @@ struct upstream {
 	bool by_operator; /* the connection was dropped by an operator's command */
 
 	uint64_t n_connects, n_losses;
-	double retry_at; /* seconds of clock_now(), of the next attempt, while waiting */
-	char last_error[256];
+	double retry_at;      /* seconds of clock_now(), of the next attempt, while waiting */
+	char last_error[640]; /* what the relay says, and what a session_text says */
 	double last_error_at; /* seconds of clock_now() */
 };
 

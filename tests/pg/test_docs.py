@@ -361,20 +361,39 @@ def test_publish_in_go(run, published):
 
 # SQL
 
-@pytest.mark.parametrize("page", [page for page in ("README.md", *(f"docs/{name}" for name in sorted(os.listdir(os.path.join(TOP, "docs")))))
-                                  if page.endswith(".md") and blocks(page, "sql")])
-def test_the_sql_of_a_page_runs(page, run, db):
-    DataSync(run, db).migrate("pgherald")
+GUIDES = [f"docs/{name}" for name in sorted(os.listdir(os.path.join(TOP, "docs"))) if name.endswith(".md")]
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page != "docs/getting-started.md" and (blocks(page, "sql") or blocks(page, "sh"))])
+def test_the_sql_and_the_commands_of_a_guide_run(page, run, cleanup, programs, start_relay, db):
+    """In their order. test_systemd.py runs those of getting-started.md."""
+    relay = start_relay(db, PGHERALD_CHANNELS="documents,news:text")
     db.sql("CREATE TABLE documents (owner_id text); CREATE TABLE members (email text)")
-    directory = run.subdirectory("sql")
-    for number, text in enumerate(blocks(page, "sql")):
-        psql(run, db.server, db.name, written(directory, f"{number}.sql", text))
+    directory = run.subdirectory("guide")
+    journal = written(directory, "journalctl", "#!/bin/sh\n# There is no journal.\n")
+    os.chmod(journal, 0o755)
+    environment = {**os.environ, "PATH": f"{directory}:{programs}:{os.environ['PATH']}", "PGHERALD_SOCKET": relay.path,
+                   "PGHERALD_OPS_SOCKET": relay.ops_path, "DATABASE_DIRECT_URL": db.direct_url, "PSQLRC": "/dev/null"}
+    installs = "pgherald.sql" in "".join(blocks(page, "sh"))
+    if not installs:
+        DataSync(run, db).migrate("pgherald")
+    for number, (language, text) in enumerate(FENCE.findall(read(page))):
+        if language == "sql":
+            psql(run, db.server, db.name, written(directory, f"{number}.sql", text))
+        elif language == "sh":
+            # As it is installed, and with the one relay that is there.
+            text = text.replace("/usr/share/pgherald/", "relay/sql/").replace(" --instance main", "")
+            if "ctl tail" not in text:
+                run.call(["bash", "-euc", text], env=environment, cwd=TOP)
+                continue
+            terminal = cleanup.add(Terminal(run, ["bash", "-euc", text], environment, TOP))
+            wait_until(lambda: db.notify("documents", '{"p":"alice"}') or "alice" in terminal.text(), "tail shows what it hears")
 
 
 # Commands
 
 def test_the_commands_of_all_pages_are_of_the_shell():
-    """test_systemd.py runs those of getting-started.md, and the tests below those of README.md."""
+    """The tests above and below run those of README.md and docs/, and test_systemd.py those of getting-started.md."""
     for page in sorted(pages()):
         for text in blocks(page, "sh"):
             subprocess.run(["bash", "-n"], input=text, text=True, check=True)

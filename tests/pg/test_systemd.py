@@ -359,9 +359,24 @@ def test_the_units_start_answer_and_come_back(machine, own_pg, own_db, cat, way)
 @needs_machine
 def test_the_password_comes_as_a_credential(machine, own_pg, own_db):
     own_pg.require_password("app", "Sesame7Open")
-    m = machine(over_tcp(own_pg, own_db), {"/etc/pgherald/main.pgpass": "*:*:*:app:Sesame7Open\n"})
+    m = machine(over_tcp(own_pg, own_db), wait=False)
+    wait_until(lambda: "put it into /etc/pgherald/main.pgpass, which" in m.journal(), m.journal, 30)
+    m.call("sh", "-c", "umask 077; echo '*:*:*:app:Sesame7Open' >/etc/pgherald/main.pgpass")
+    wait_until(lambda: m.state() == "active", m.journal, 30)
     assert "live" in m.ops("status")
     assert "Sesame7Open" not in m.journal() + m.ops("config") + m.ops("status")
+
+
+@needs_machine
+def test_an_instance_without_settings_says_so_once(machine, own_pg, own_db):
+    m = machine(over_tcp(own_pg, own_db))
+    m.systemctl("start", "pgherald@other", check=False)
+    journal = m.call("journalctl", "-u", "pgherald@other", "-o", "cat", "--no-pager")
+    told, = re.findall(r"there is no (\S+) with the settings of this instance; write it \(an example: (\S+)\)", journal)
+    assert told[0] == "/etc/pgherald/other.conf" and "Failed to load environment files" not in journal
+    assert m.call("head", "-1", told[1]).startswith("# /etc/pgherald/main.conf")
+    assert m.systemctl("show", "--property=ActiveState,SubState,NRestarts", "pgherald@other") == "NRestarts=0\nActiveState=failed\nSubState=failed\n"
+    m.call("sh", "-c", "cp /etc/pgherald/main.conf /etc/pgherald/other.conf; systemctl start pgherald@other")
 
 
 @needs_machine
@@ -529,7 +544,7 @@ def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
     m.boot(wait=False, installed=False)
     own_pg.sql("CREATE DATABASE template1 TEMPLATE template0")  # as every server has it but those of the tests
 
-    expected = {"echo status": r"(?m)^upstream +live", "'carol'": r'"pubkey":"carol".*"recovered":true',
+    expected = {"ctl status": r"\AAll is well\.", "'carol'": r'"pubkey":"carol".*"recovered":true',
                 "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok, postgres mode\n\Z"}
     exports = ""
     for block in blocks:
