@@ -196,12 +196,18 @@ static const char *const examples[N_KINDS] = {
 	[KIND_ALLOW] = "www-data=both,@staff=listen",
 };
 
+static const char *example_of(const struct setting *s)
+{
+	bool is_path = s->fallback && *s->fallback == '/';
+
+	return is_path || !examples[s->kind] ? s->fallback : examples[s->kind];
+}
+
 /* Names the setting, where its value comes from, what is wrong, and what is right. */
 static int refuse(const struct setting *s, const char *why)
 {
 	diag(DIAG_ERROR, "%s (--%s, from the %s; an example: %s) cannot work: %s", s->name, s->flag,
-		checked ? checked[s - settings].origin : "settings",
-		examples[s->kind] ? examples[s->kind] : s->fallback, why);
+		checked ? checked[s - settings].origin : "settings", example_of(s), why);
 	return -EINVAL;
 }
 
@@ -297,7 +303,8 @@ static int parse_real(const struct setting *s, const char *value, struct config 
 	double number = strtod(value, &end);
 
 	if (end == value || *end || !(number >= s->least && number <= s->greatest)) {
-		snprintf(why, sizeof why, "not a number from %g to %g", s->least, s->greatest);
+		snprintf(why, sizeof why, "not %sa number from %g to %g",
+			s->kind == KIND_REAL_OR_AUTO ? "auto or " : "", s->least, s->greatest);
 		return refuse(s, why);
 	}
 	*(double *)field(s, config) = number;
@@ -388,7 +395,7 @@ static int parse_level(const struct setting *s, const char *value, struct config
 	int level = diag_level_of(value);
 
 	if (level < 0)
-		return refuse(s, s->help);
+		return refuse(s, "not one of error, warning, notice, info and debug");
 	*(enum diag_level *)field(s, config) = (enum diag_level)level;
 	return 0;
 }
@@ -826,7 +833,7 @@ const char *settings_origin(const char *text, struct setting_shown *out)
 		if (!given[i].value || !strstr(text, settings[i].name))
 			continue;
 		settings_show(i, out);
-		return examples[settings[i].kind] ? examples[settings[i].kind] : settings[i].fallback;
+		return example_of(&settings[i]);
 	}
 	return NULL;
 }

@@ -414,8 +414,15 @@ static bool check_owner(struct upstream *u, const PGresult *result, int field, c
 
 static void unusable(struct upstream *u, const PGresult *result)
 {
-	failf(u, false, "%s reaches a server that cannot be used: %s", url_name(u),
-		session_error(&u->session, result).text);
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	/* A pooler whose server is away answers so (class 08, connection exception). */
+	if (state && strncmp(state, "08", 2) == 0)
+		failf(u, true, "%s reaches a server that is not ready yet: %s", url_name(u),
+			session_error(&u->session, result).text);
+	else
+		failf(u, false, "%s reaches a server that cannot be used: %s", url_name(u),
+			session_error(&u->session, result).text);
 }
 
 static void on_trial(void *context, PGresult *result);

@@ -151,7 +151,7 @@ def test_the_range_of_each_option_is_in_its_page():
     for flag, name in re.findall(r"^\*(--[\w-]+)\* \[\*(\w+)\*\]$", text, re.M):
         # The level is checked last, so no relay starts with what is not a number.
         refused = subprocess.run([DAEMON, f"{flag}=-1", "--log-level=none"], capture_output=True, text=True, env={})
-        if range_told := re.search(rf"{name} .* not a number from (\S+) to (\S+)$", refused.stderr, re.M):
+        if range_told := re.search(rf"{name} .* not (?:auto or )?a number from (\S+) to (\S+)$", refused.stderr, re.M):
             told[name] = tuple(float(n) for n in range_told.groups())
     assert len(told) > 15, "the test finds the ranges no more"
     page = {name: re.search(r"From (\S+) to (\S+)\. Default:", described(text, name)) for name in told}
