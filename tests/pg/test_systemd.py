@@ -455,7 +455,7 @@ def packages(run):
     directory = run.subdirectory("packages")
     source = os.path.join(directory, "source")
     shutil.copytree(TOP, source, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"))
-    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source)
+    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source, seconds=600)
     return directory
 
 
