@@ -250,6 +250,21 @@ def test_the_program_hears_a_change(language, run, cleanup, start_relay, db):
     assert "read everything again" not in program.text()
 
 
+def test_the_worker_before_and_after_hear_the_same(run, cleanup, start_relay, db):
+    relay = start_relay(db, PGHERALD_CHANNELS="documents")
+    directory = run.subdirectory("move")
+    before, after = blocks("docs/from-listen-notify.md", "python")
+    told = 'def read(pubkey):\n    print("read", pubkey, flush=True)\ndef everything():\n    print("read everything", flush=True)\n'
+    programs = [["/usr/bin/python3", written(directory, "before.py", f"{before}{told}work({db.direct_url!r}, read, everything)\n")],
+                python_program(run, directory, f"{after}{told}work(read, everything)\n")]
+    terminals = [cleanup.add(Terminal(run, argv, {"PGHERALD_SOCKET": relay.path}, directory)) for argv in programs]
+    for terminal in terminals:
+        terminal.prints("(?m)^read everything$")
+    db.notify("documents", '{"p":"alice","c":"phone"}')
+    for terminal in terminals:
+        terminal.prints("(?m)^read alice$")
+
+
 # Publish: each function, called as its guide says
 
 C_MAIN = """
