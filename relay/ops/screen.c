@@ -242,7 +242,7 @@ static void say_fanout(const struct screen *s)
 	say(s, "workers", "%llu, subscriptions by pubkey %llu, overruns %llu, gaps %llu",
 		(unsigned long long)f->workers.n, (unsigned long long)f->router.n_edges,
 		(unsigned long long)f->n_overruns,
-		(unsigned long long)(f->n_gaps + s->parts->catch_up->n_gaps));
+		(unsigned long long)f->n_gaps + s->parts->catch_up->n_gaps);
 }
 
 void screen_print(const struct parts *parts, FILE *out)

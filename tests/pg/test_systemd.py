@@ -570,7 +570,7 @@ def test_the_readme_installs_from_the_tree(run, cleanup):
     """As README.md says; then pgherald-cat finds its library, and cc finds what a program needs."""
     with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
         page = file.read()
-    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if text.startswith("meson setup"))
+    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if "meson setup" in text)
     m = cleanup.add(Machine(run))
     shutil.copytree(TOP, m.path("/srv/source"), ignore=shutil.ignore_patterns("build*", ".git", "__pycache__", "node_modules"))
     m.write("/srv/source/app.c", re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
