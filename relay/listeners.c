@@ -2,10 +2,12 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/settings.h"
 #include "base/systemd.h"
 #include "instance.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,14 +72,32 @@ static int make_directory(const char *path)
 	return 0;
 }
 
+static const char *const variables[LISTENERS_N] = {
+	[LISTENER_METRICS] = "PGHERALD_METRICS_SOCKET",
+	[LISTENER_OPS] = "PGHERALD_OPS_SOCKET",
+	[LISTENER_WORKERS] = "PGHERALD_SOCKET",
+};
+
+/* The path, mode and group of the workers' socket are its unit's. So are the mode of the other two,
+ * which has no setting of its own. */
+static void show_inherited(const struct listener *listener, enum listener_name name)
+{
+	struct stat file;
+	char text[24];
+
+	settings_by_systemd(variables[name], listener->path);
+	if (name != LISTENER_WORKERS || stat(listener->path, &file) < 0)
+		return;
+	snprintf(text, sizeof text, "0%03o", (unsigned)file.st_mode & 0777);
+	settings_by_systemd("PGHERALD_SOCKET_MODE", text);
+	const struct group *group = getgrgid(file.st_gid);
+	snprintf(text, sizeof text, "%u", (unsigned)file.st_gid);
+	settings_by_systemd("PGHERALD_SOCKET_GROUP", group ? group->gr_name : text);
+}
+
 /* What to do about a path that cannot be claimed: "; " and the advice, or nothing. */
 static void advise(char *buf, size_t size, const struct config *config, enum listener_name name, int error)
 {
-	static const char *const variables[LISTENERS_N] = {
-		[LISTENER_METRICS] = "PGHERALD_METRICS_SOCKET",
-		[LISTENER_OPS] = "PGHERALD_OPS_SOCKET",
-		[LISTENER_WORKERS] = "PGHERALD_SOCKET",
-	};
 	const char *path = path_of(config, name), *slash = strrchr(path, '/');
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
 	int len = slash ? (int)(slash - path) : 0;
@@ -108,6 +128,7 @@ static int claim(struct listener *listener, const struct config *config, enum li
 
 	if (fd >= 0) {
 		listener_inherit(listener, fd);
+		show_inherited(listener, name);
 		return 0;
 	}
 	if (fd != -ENOENT) {

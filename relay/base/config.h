@@ -83,7 +83,8 @@ struct config {
 };
 
 /* Fill *config, whose strings live as long as the process, and set the log level. 0; a negative
- * errno after one ERROR line that says what is wrong; positive when it has answered --help or
+ * errno after one ERROR line that says what is wrong, -ENOENT: the environment file is missing; positive when
+ * it has answered --help or
  * --version, or config->check_path is set. */
 int config_load(struct config *config, int argc, char **argv);
 

@@ -1,5 +1,7 @@
 #include "base/passfile.h"
 
+#include "base/systemd.h"
+
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -8,6 +10,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* Where the path of a copy begins. */
+#define COPY "/proc/self/fd/"
 
 static bool is_credential(const char *path)
 {
@@ -53,6 +58,19 @@ int passfile_copy(const char *path, char copy[PASSFILE_PATH_MAX])
 	}
 	close(from);
 	if (to >= 0)
-		snprintf(copy, PASSFILE_PATH_MAX, "/proc/self/fd/%d", to);
+		snprintf(copy, PASSFILE_PATH_MAX, COPY "%d", to);
 	return to;
+}
+
+void passfile_name(const char *read, char name[PASSFILE_NAME_MAX])
+{
+	char instance[SYSTEMD_INSTANCE_SIZE];
+	const char *path = getenv("PGPASSFILE");
+
+	if (!path || (*read && strncmp(read, COPY, sizeof COPY - 1) != 0))
+		path = read;
+	if (is_credential(path) && systemd_instance(getenv("PGHERALD_ENVIRONMENT_FILE"), instance))
+		snprintf(name, PASSFILE_NAME_MAX, "/etc/pgherald/%s.pgpass", instance);
+	else
+		snprintf(name, PASSFILE_NAME_MAX, "%s", *path ? path : "~/.pgpass");
 }

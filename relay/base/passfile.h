@@ -10,3 +10,9 @@
  * caller closes, and writes its path to copy; -1: libpq reads the file itself, or says what is
  * wrong with it. */
 int passfile_copy(const char *path, char copy[PASSFILE_PATH_MAX]);
+
+/* Bytes of the name that people know the file by. */
+#define PASSFILE_NAME_MAX 128
+/* read: which file libpq has read, maybe the copy. Under systemd the name is that of the file which
+ * systemd has read. */
+void passfile_name(const char *read, char name[PASSFILE_NAME_MAX]);

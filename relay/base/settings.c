@@ -6,6 +6,7 @@
 #include "base/list.h"
 #include "base/redact.h"
 #include "base/spelling.h"
+#include "base/systemd.h"
 #include "wire.h"
 
 #include <ctype.h>
@@ -179,6 +180,9 @@ struct given {
 /* In force; and those that were read again, until they are in force. */
 static struct given given[N_SETTINGS], fresh[N_SETTINGS];
 
+/* What is in force in place of a setting of a socket; empty: nothing. */
+static char by_systemd[N_SETTINGS][sizeof((struct sockaddr_un *)NULL)->sun_path + 1];
+
 /* Whose values are being checked; NULL: none yet. */
 static const struct given *checked;
 
@@ -192,12 +196,18 @@ static const char *const examples[N_KINDS] = {
 	[KIND_ALLOW] = "www-data=both,@staff=listen",
 };
 
+static const char *example_of(const struct setting *s)
+{
+	bool is_path = s->fallback && *s->fallback == '/';
+
+	return is_path || !examples[s->kind] ? s->fallback : examples[s->kind];
+}
+
 /* Names the setting, where its value comes from, what is wrong, and what is right. */
 static int refuse(const struct setting *s, const char *why)
 {
 	diag(DIAG_ERROR, "%s (--%s, from the %s; an example: %s) cannot work: %s", s->name, s->flag,
-		checked ? checked[s - settings].origin : "settings",
-		examples[s->kind] ? examples[s->kind] : s->fallback, why);
+		checked ? checked[s - settings].origin : "settings", example_of(s), why);
 	return -EINVAL;
 }
 
@@ -293,7 +303,8 @@ static int parse_real(const struct setting *s, const char *value, struct config 
 	double number = strtod(value, &end);
 
 	if (end == value || *end || !(number >= s->least && number <= s->greatest)) {
-		snprintf(why, sizeof why, "not a number from %g to %g", s->least, s->greatest);
+		snprintf(why, sizeof why, "not %sa number from %g to %g",
+			s->kind == KIND_REAL_OR_AUTO ? "auto or " : "", s->least, s->greatest);
 		return refuse(s, why);
 	}
 	*(double *)field(s, config) = number;
@@ -384,7 +395,7 @@ static int parse_level(const struct setting *s, const char *value, struct config
 	int level = diag_level_of(value);
 
 	if (level < 0)
-		return refuse(s, s->help);
+		return refuse(s, "not one of error, warning, notice, info and debug");
 	*(enum diag_level *)field(s, config) = (enum diag_level)level;
 	return 0;
 }
@@ -512,7 +523,7 @@ static int take_flags(struct config *config, int argc, char **argv)
 		options[i] = (struct option){settings[i].flag,
 			settings[i].kind == KIND_SWITCH ? no_argument : required_argument, NULL, i};
 	opterr = 0;
-	while (r == 0 && (choice = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while (r == 0 && (choice = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (choice == HELP) {
 			print_help();
 			return 1;
@@ -531,13 +542,17 @@ static int take_flags(struct config *config, int argc, char **argv)
 			continue;
 		}
 		if (choice < 0 || choice >= (int)N_SETTINGS) {
-			diag(DIAG_ERROR, "an option is unknown or lacks its value; see pgherald --help");
+			const char *option = argv[optind - 1];
+			diag(DIAG_ERROR, "the option %.*s %s; see pgherald --help", (int)strcspn(option, "="),
+				option, choice == ':' ? "lacks its value" : "is unknown");
 			return -EINVAL;
 		}
 		r = take_flag((size_t)choice, optarg);
 	}
 	if (r == 0 && optind < argc) {
-		diag(DIAG_ERROR, "pgherald takes options only; see pgherald --help");
+		/* It may be a URL with a password. */
+		diag(DIAG_ERROR, "pgherald takes options only, and %s is not one; see pgherald --help",
+			strpbrk(argv[optind], ":@=") ? "an argument" : argv[optind]);
 		return -EINVAL;
 	}
 	return r;
@@ -626,6 +641,20 @@ static const char *file_path(void)
 	return *path ? path : NULL;
 }
 
+static void refuse_file(int error)
+{
+	char instance[SYSTEMD_INSTANCE_SIZE];
+
+	if (error == -ENOENT && systemd_instance(file_path(), instance))
+		diag(DIAG_ERROR,
+			"there is no /etc/pgherald/%s.conf with the settings of this instance; write it (an example: "
+			"%s)",
+			instance, PGHERALD_DOC "/examples/main.conf");
+	else
+		diag(DIAG_ERROR, "the environment file cannot be read: %s path=\"%s\"", strerror(-error),
+			file_path());
+}
+
 /* variable(): takes one. 0, or a negative errno after an ERROR line. */
 static int read_file(int (*variable)(const char *name, const char *value))
 {
@@ -633,8 +662,7 @@ static int read_file(int (*variable)(const char *name, const char *value))
 	int r = environment_file_read(&file, file_path());
 
 	if (r < 0) {
-		diag(DIAG_ERROR, "the environment file cannot be read: %s path=\"%s\"", strerror(-r),
-			file_path());
+		refuse_file(r);
 		return r;
 	}
 	while (r == 0 && environment_file_next(&file))
@@ -705,6 +733,7 @@ static int parse(const struct given *all, struct config *config)
 int settings_load(struct config *config, int argc, char **argv)
 {
 	redact_forget();
+	memset(by_systemd, 0, sizeof by_systemd);
 	int r = take_environment();
 	if (r == 0)
 		r = take_flags(config, argc, argv);
@@ -798,7 +827,30 @@ bool settings_is_default(const char *name)
 	return given[find(name)].origin == DEFAULT;
 }
 
+const char *settings_origin(const char *text, struct setting_shown *out)
+{
+	for (unsigned i = 0; i < N_SETTINGS; i++) {
+		if (!given[i].value || !strstr(text, settings[i].name))
+			continue;
+		settings_show(i, out);
+		return example_of(&settings[i]);
+	}
+	return NULL;
+}
+
 /* What operators see */
+
+void settings_by_systemd(const char *name, const char *value)
+{
+	int i = find(name);
+
+	snprintf(by_systemd[i], sizeof by_systemd[i], "%s", value);
+	if (given[i].origin != DEFAULT && strcmp(given[i].value, value) != 0)
+		diag(DIAG_WARNING,
+			"%s is not in force, since systemd's socket has its own; change the socket unit, or remove "
+			"the setting systemd=\"%s\"",
+			name, value);
+}
 
 unsigned settings_n(void)
 {
@@ -812,6 +864,10 @@ void settings_show(unsigned i, struct setting_shown *out)
 
 	*out = (struct setting_shown){
 		.name = s->name, .flag = s->flag, .help = s->help, .origin = given[i].origin};
+	if (*by_systemd[i]) {
+		out->origin = "systemd";
+		value = by_systemd[i];
+	}
 	if (s->kind == KIND_URL && *value)
 		redact_url(value, out->value, sizeof out->value);
 	else

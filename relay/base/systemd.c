@@ -87,6 +87,24 @@ static void find_sockets(void)
 	}
 }
 
+/* As in pgherald@.service */
+#define SETTINGS_BEFORE "/run/pgherald-settings/"
+#define SETTINGS_AFTER "/settings"
+
+bool systemd_instance(const char *path, char name[SYSTEMD_INSTANCE_SIZE])
+{
+	const size_t before = sizeof SETTINGS_BEFORE - 1;
+
+	if (!path || strncmp(path, SETTINGS_BEFORE, before) != 0)
+		return false;
+	size_t len = strcspn(path + before, "/");
+	if (len == 0 || len >= SYSTEMD_INSTANCE_SIZE || strcmp(path + before + len, SETTINGS_AFTER) != 0)
+		return false;
+	memcpy(name, path + before, len);
+	name[len] = '\0';
+	return true;
+}
+
 void systemd_init(void)
 {
 	find_manager();

@@ -10,6 +10,12 @@
 #include <ev.h>
 #include <stdbool.h>
 
+/* Bytes of the NAME in pgherald@NAME, at most, with its NUL. */
+#define SYSTEMD_INSTANCE_SIZE 64
+/* Whether this is where the unit pgherald@NAME keeps its copy of /etc/pgherald/NAME.conf, and that NAME.
+ * settings_path may be NULL. */
+bool systemd_instance(const char *settings_path, char name[SYSTEMD_INSTANCE_SIZE]);
+
 /* Read systemd's environment variables, and unset them: children must not believe that they are
  * meant. */
 void systemd_init(void);

@@ -89,9 +89,11 @@ static void print_rights(const struct parts *p, FILE *out)
 	const struct rights_sql missing = rights_missing(p->told);
 	const char *user = PQuser(p->upstream->session.conn);
 
+	bool installed = p->upstream->recoverable || p->upstream->tracks;
 	row_if(out, "other relays", p->upstream->has_key, "they are recognised by their key", "weaker",
-		"they are not recognised");
-	if (!p->upstream->has_key)
+		installed ? "they are not recognised"
+			  : "they are not recognised: pgherald.sql is not installed");
+	if (!p->upstream->has_key && installed)
 		fprintf(out, INDENT "GRANT SELECT ON pgherald.relay_key TO %s\n", user);
 	row_if(out, "functions", p->told->missing == 0, "the server withholds none that is needed", "weaker",
 		missing.text);

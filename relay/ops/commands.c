@@ -6,6 +6,7 @@
 #include "fanout/connection.h"
 #include "fanout/delivery.h"
 #include "ops/parts.h"
+#include "ops/screen.h"
 #include "ops/status.h"
 
 #include <errno.h>
@@ -32,11 +33,6 @@ struct command_line {
 	bool json;
 };
 
-static enum report_form screen(const struct command_line *l)
-{
-	return l->json ? REPORT_JSON : REPORT_SCREEN;
-}
-
 static void refuse(struct command_line *l, const char *code, const char *text)
 {
 	fprintf(l->out, "ERR %s %s\n", code, text);
@@ -54,7 +50,10 @@ static void done(struct command_line *l, const char *text)
 
 static void run_status(struct command_line *l)
 {
-	ops_status_print(l->parts, l->out, screen(l));
+	if (l->json)
+		ops_status_print(l->parts, l->out);
+	else
+		screen_print(l->parts, l->out);
 }
 
 static void run_upstream(struct command_line *l)
@@ -62,7 +61,7 @@ static void run_upstream(struct command_line *l)
 	if (l->parts->config->mode == MODE_LOCAL)
 		refuse(l, "local", "there is no upstream in local mode");
 	else
-		ops_upstream_print(l->parts, l->out, screen(l));
+		ops_upstream_print(l->parts, l->out, l->json ? REPORT_JSON : REPORT_SCREEN);
 }
 
 /* Empty if the kernel does not say: systemd's ProtectProc= hides the processes of other
@@ -301,7 +300,8 @@ static const struct command {
 	bool privileged;
 	const char *help;
 } commands[] = {
-	{"status", "", run_status, 0, false, "one screen; so does a blank line"},
+	{"status", "", run_status, 0, false,
+		"whether all is well; what is not stands first; so does a blank line"},
 	{"workers", "", run_workers, 0, false, "who is connected, and how far behind"},
 	{"channels", "", run_channels, 0, false, "what is relayed"},
 	{"upstream", "", run_upstream, 0, false, "the connections to PostgreSQL, in full"},

@@ -52,7 +52,7 @@ static void print_health(const struct parts *r, FILE *out)
 	const char *why = unhealthy(r);
 
 	if (!why)
-		fputs("ok\n", out);
+		fprintf(out, "ok, %s mode\n", r->config->mode == MODE_LOCAL ? "local" : "postgres");
 	else if (r->stopping)
 		fputs("the relay is stopping\n", out);
 	else

@@ -159,24 +159,23 @@ static void json_name(struct report *r, const char *name, const char *unit)
 	fprintf(r->out, "%s\":", unit);
 }
 
-void report_line(struct report *r, const char *name)
+void report_group(struct report *r, const char *name)
 {
 	assert(r->form == REPORT_SCREEN || r->form == REPORT_JSON);
 	end_line(r);
-	if (r->form == REPORT_JSON)
+	if (r->form == REPORT_SCREEN) {
+		fprintf(r->out, "%-*s ", LABEL_WIDTH, name);
+		r->in_line = r->first = true;
 		return;
-	fprintf(r->out, "%-*s ", LABEL_WIDTH, name);
-	r->in_line = r->first = true;
-}
-
-void report_group(struct report *r, const char *name)
-{
-	report_line(r, name);
-	if (r->form == REPORT_SCREEN)
-		return;
+	}
 	json_name(r, name, "");
 	fputc('{', r->out);
 	r->in_group = r->first = true;
+}
+
+void report_group_end(struct report *r)
+{
+	end_line(r);
 }
 
 void report_named(struct report *r)
@@ -278,26 +277,43 @@ void report_flag(struct report *r, const char *name, bool value)
 	field_end(r);
 }
 
+struct report_duration report_duration(double seconds)
+{
+	static const struct {
+		double below, unit;
+		const char *name;
+		int digits;
+	} scales[] = {
+		{1, 1e-3, "ms", 1},
+		{600, 1, "s", 1},
+		{7200, 60, "min", 0},
+		{48 * 3600., 3600, "h", 1},
+	};
+	struct report_duration d = {"-"};
+	size_t i = 0;
+
+	if (seconds < 0)
+		return d;
+	while (i < sizeof scales / sizeof *scales && seconds >= scales[i].below)
+		i++;
+	if (i < sizeof scales / sizeof *scales)
+		snprintf(d.text, sizeof d.text, "%.*f %s", scales[i].digits, seconds / scales[i].unit,
+			scales[i].name);
+	else
+		snprintf(d.text, sizeof d.text, "%.1f days", seconds / 86400);
+	return d;
+}
+
 void report_seconds(struct report *r, const char *name, double value)
 {
 	FILE *out = field(r, name, "_seconds");
 
-	if (r->form == REPORT_JSON && value < 0)
-		fputs("null", out);
-	else if (r->form == REPORT_JSON)
-		fprintf(out, "%.6f", value);
+	if (r->form != REPORT_JSON)
+		fputs(report_duration(value).text, out);
 	else if (value < 0)
-		fputc('-', out);
-	else if (value < 1)
-		fprintf(out, "%.1f ms", value * 1e3);
-	else if (value < 600)
-		fprintf(out, "%.1f s", value);
-	else if (value < 2 * 3600)
-		fprintf(out, "%.0f min", value / 60);
-	else if (value < 48 * 3600)
-		fprintf(out, "%.1f h", value / 3600);
+		fputs("null", out);
 	else
-		fprintf(out, "%.1f days", value / 86400);
+		fprintf(out, "%.6f", value);
 	field_end(r);
 }
 

@@ -49,12 +49,11 @@ int report_close(struct report *report);
 
 void report_begin(struct report *report);
 void report_end(struct report *report);
-/* The next fields go on this line of the screen; of the first one it shows the value alone.
- * JSON has no lines. */
-void report_line(struct report *report, const char *name);
-/* The same, and in JSON they are an object of this name. It ends with the next line or group,
- * or with the report's object. */
+/* The next fields go on a line of the screen, where the first one shows the value alone. In JSON
+ * they are an object of this name, which ends with the next group, or with the report's object. */
 void report_group(struct report *report, const char *name);
+/* In JSON, the next fields are the object's own. */
+void report_group_end(struct report *report);
 /* The screen shows the first field's name too. */
 void report_named(struct report *report);
 
@@ -67,6 +66,12 @@ void report_flag(struct report *report, const char *name, bool value);
 void report_seconds(struct report *report, const char *name, double value);
 /* Events a second; JSON adds "_per_second". */
 void report_rate(struct report *report, const char *name, double value);
+
+/* Seconds in words: "0.9 ms", "12.0 s", "3.0 h"; below 0: "-". */
+struct report_duration {
+	char text[24];
+};
+struct report_duration report_duration(double seconds);
 
 /* Print text, with \xNN for each byte of a character that may not be printed as it is. */
 void report_escape_text(FILE *out, const char *text, size_t len);

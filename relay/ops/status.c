@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "ops/parts.h"
+#include "ops/screen.h"
 
 static void report_upstream(struct report *r, const struct parts *parts)
 {
@@ -10,6 +11,7 @@ static void report_upstream(struct report *r, const struct parts *parts)
 	report_group(r, "upstream");
 	report_text(r, "state", upstream_state_names[u->state]);
 	report_seconds(r, "for", clock_now() - u->state_since);
+	report_seconds(r, "unheard for", u->state == UPSTREAM_LIVE ? -1 : clock_now() - u->unheard_since);
 	report_seconds(r, "next attempt in", u->state == UPSTREAM_WAITING ? u->retry_at - clock_now() : -1);
 	report_count(r, "backend pid", u->state >= UPSTREAM_CHECKING ? (uint64_t)u->backend_pid : 0);
 	report_text(r, "database", u->database);
@@ -71,6 +73,7 @@ static void report_publisher(struct report *r, const struct parts *parts)
 
 	report_group(r, "publisher");
 	report_text(r, "state", p->session.conn ? "connected" : "down");
+	report_seconds(r, "next attempt in", publisher_is_down(p) ? publisher_next_attempt(p) : -1);
 	report_count(r, "queue", p->queue.n);
 	report_count(r, "queue bytes", p->queue.bytes);
 	report_count(r, "published", p->n_published);
@@ -84,9 +87,8 @@ static void report_last_error(struct report *r, const struct parts *parts)
 	const struct upstream *u = parts->upstream;
 	const struct publisher *p = parts->publisher;
 	bool upstream_fails = u->state != UPSTREAM_LIVE && *u->last_error,
-	     publisher_fails = !p->session.conn && !p->idled && *p->last_error;
+	     publisher_fails = publisher_is_down(p);
 
-	report_line(r, "last error");
 	report_text(r, "last error",
 		upstream_fails    ? u->last_error
 		: publisher_fails ? p->last_error
@@ -135,17 +137,16 @@ static void report_rates(struct report *r, const struct rates *rates)
 	}
 }
 
-void ops_status_print(const struct parts *parts, FILE *out, enum report_form form)
+void ops_status_print(const struct parts *parts, FILE *out)
 {
 	const struct fanout *f = parts->fanout;
 	bool postgres = parts->config->mode == MODE_POSTGRES;
 	struct report r;
 
-	report_open(&r, out, form);
+	report_open(&r, out, REPORT_JSON);
 	report_begin(&r);
-	report_line(&r, "version");
+	report_flag(&r, "well", screen_is_well(parts));
 	report_text(&r, "version", PGHERALD_VERSION);
-	report_line(&r, "mode");
 	report_text(&r, "mode", postgres ? "postgres" : "local");
 	report_seconds(&r, "up for", clock_now() - parts->started);
 	report_text(&r, "epoch", f->epoch);
@@ -170,9 +171,9 @@ void ops_status_print(const struct parts *parts, FILE *out, enum report_form for
 	report_count(&r, "subscriptions by pubkey", f->router.n_edges);
 	report_count(&r, "overruns", f->n_overruns);
 	report_count(&r, "gaps", f->n_gaps + parts->catch_up->n_gaps);
-	if (postgres) {
+	report_group_end(&r);
+	if (postgres)
 		report_last_error(&r, parts);
-	}
 	report_end(&r);
 	report_close(&r);
 }

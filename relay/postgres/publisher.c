@@ -586,6 +586,13 @@ void publisher_hurry(struct publisher *p)
 		connect_now(p);
 }
 
+double publisher_next_attempt(const struct publisher *p)
+{
+	struct ev_timer retry = p->retry; /* libev only reads it */
+
+	return ev_is_active(&retry) ? ev_timer_remaining(p->session.loop, &retry) : -1;
+}
+
 bool publisher_idle(const struct publisher *p)
 {
 	return p->queue.n == 0;

@@ -96,8 +96,8 @@ struct publisher {
 
 	uint64_t n_published, n_batches, n_failed, n_full, n_full_for_user, n_evicted;
 	struct histogram to_commit; /* seconds from a request to its commit */
-	char last_error[256];
-	double last_error_at; /* seconds of clock_now() */
+	char last_error[640];       /* what the relay says, and what a session_text says */
+	double last_error_at;       /* seconds of clock_now() */
 };
 
 /* config, events and context must outlive it. */
@@ -110,6 +110,13 @@ void publisher_stop(struct publisher *publisher);
  * -ENOMEM. */
 int publisher_submit(struct publisher *publisher, const struct publish_origin *origin, const char *channel,
 	struct wire_str payload);
+/* It could not connect, or lost a connection that was in use. */
+static inline bool publisher_is_down(const struct publisher *p)
+{
+	return !p->session.conn && !p->idled && *p->last_error;
+}
+/* Seconds until it connects again; below 0: it does not wait for that. */
+double publisher_next_attempt(const struct publisher *publisher);
 /* Whether no request waits or is in flight. */
 bool publisher_idle(const struct publisher *publisher);
 /* Answers every request that waits or is in flight with this. */

@@ -431,6 +431,27 @@ static void on_deadline(struct ev_loop *loop, struct ev_timer *timer, int events
 	lose(s, SESSION_OVERDUE, "no answer in time");
 }
 
+/* Says which file a missing password belongs into, or a wrong one was read from. */
+static void advise_password(PGconn *conn, struct session_text *line)
+{
+	bool missing = PQconnectionNeedsPassword(conn),
+	     wrong = PQconnectionUsedPassword(conn) && strstr(line->text, "password retrieved from file");
+	PQconninfoOption *options = missing || wrong ? PQconninfo(conn) : NULL;
+	char name[PASSFILE_NAME_MAX] = "";
+	size_t len = strlen(line->text);
+
+	for (const PQconninfoOption *o = options; o && o->keyword; o++)
+		if (strcmp(o->keyword, "passfile") == 0)
+			passfile_name(o->val ? o->val : "", name);
+	if (options)
+		snprintf(line->text + len, sizeof line->text - len,
+			missing ? "; put it into %s, which only its owner may read, as "
+				  "HOST:PORT:DATABASE:USER:PASSWORD"
+				: "; that is %s",
+			name);
+	PQconninfoFree(options);
+}
+
 static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int events)
 {
 	struct attempt *a = watcher->data;
@@ -455,6 +476,7 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	if (PQstatus(conn) != CONNECTION_OK) {
 		encoding_close(encoding);
 		struct session_text line = one_line(conn ? PQerrorMessage(conn) : "out of memory");
+		advise_password(conn, &line);
 		PQfinish(conn);
 		s->events->lost(s->context, failure, line.text);
 		return;

@@ -69,6 +69,8 @@ static struct diag_limit unknown_limit;
 
 static void enter(struct upstream *u, enum upstream_state state)
 {
+	if (u->state == UPSTREAM_LIVE)
+		u->unheard_since = clock_now();
 	u->state = state;
 	u->state_since = clock_now();
 }
@@ -412,8 +414,15 @@ static bool check_owner(struct upstream *u, const PGresult *result, int field, c
 
 static void unusable(struct upstream *u, const PGresult *result)
 {
-	failf(u, false, "%s reaches a server that cannot be used: %s", url_name(u),
-		session_error(&u->session, result).text);
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	/* A pooler whose server is away answers so (class 08, connection exception). */
+	if (state && strncmp(state, "08", 2) == 0)
+		failf(u, true, "%s reaches a server that is not ready yet: %s", url_name(u),
+			session_error(&u->session, result).text);
+	else
+		failf(u, false, "%s reaches a server that cannot be used: %s", url_name(u),
+			session_error(&u->session, result).text);
 }
 
 static void on_trial(void *context, PGresult *result);
@@ -559,6 +568,7 @@ void upstream_start(struct upstream *u, struct ev_loop *loop, const struct confi
 	*u = (struct upstream){.config = config,
 		.events = events,
 		.context = context,
+		.unheard_since = clock_now(),
 		.backoff = {.first = 1., .max = BACKOFF_MAX, .prompt = true}};
 	session_init(&u->session, loop, config->direct_url, "pgherald upstream", &session_events, u);
 	u->session.takes_raw = true;

@@ -50,7 +50,8 @@ struct upstream {
 	struct backoff backoff;
 	struct ev_timer retry;
 	enum upstream_state state;
-	double state_since; /* seconds of clock_now() */
+	double state_since;   /* seconds of clock_now() */
+	double unheard_since; /* seconds of clock_now(): when it was live last, or was started */
 	void (*on_probe)(void *context, const char *snapshot);
 	void *probe_context;
 
@@ -77,8 +78,8 @@ struct upstream {
 	bool by_operator; /* the connection was dropped by an operator's command */
 
 	uint64_t n_connects, n_losses;
-	double retry_at; /* seconds of clock_now(), of the next attempt, while waiting */
-	char last_error[256];
+	double retry_at;      /* seconds of clock_now(), of the next attempt, while waiting */
+	char last_error[640]; /* what the relay says, and what a session_text says */
 	double last_error_at; /* seconds of clock_now() */
 };
 

@@ -146,11 +146,11 @@ class Run:
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.Popen(argv, env=environment, start_new_session=True, **options)
 
-    def call(self, argv, input="", **options):
-        """Run a command to its end and return its output."""
+    def call(self, argv, input="", seconds=120, **options):
+        """Run a command to its end, within these seconds, and return its output."""
         process = self.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              encoding="utf-8", errors="replace", **options)
-        output, _ = process.communicate(input, timeout=600)
+        output, _ = process.communicate(input, timeout=seconds)
         if process.returncode != 0:
             raise AssertionError(f"{argv[0]} ended with {process.returncode}: {output}")
         return output

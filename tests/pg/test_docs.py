@@ -250,6 +250,21 @@ def test_the_program_hears_a_change(language, run, cleanup, start_relay, db):
     assert "read everything again" not in program.text()
 
 
+def test_the_worker_before_and_after_hear_the_same(run, cleanup, start_relay, db):
+    relay = start_relay(db, PGHERALD_CHANNELS="documents")
+    directory = run.subdirectory("move")
+    before, after = blocks("docs/from-listen-notify.md", "python")
+    told = 'def read(pubkey):\n    print("read", pubkey, flush=True)\ndef everything():\n    print("read everything", flush=True)\n'
+    programs = [["/usr/bin/python3", written(directory, "before.py", f"{before}{told}work({db.direct_url!r}, read, everything)\n")],
+                python_program(run, directory, f"{after}{told}work(read, everything)\n")]
+    terminals = [cleanup.add(Terminal(run, argv, {"PGHERALD_SOCKET": relay.path}, directory)) for argv in programs]
+    for terminal in terminals:
+        terminal.prints("(?m)^read everything$")
+    db.notify("documents", '{"p":"alice","c":"phone"}')
+    for terminal in terminals:
+        terminal.prints("(?m)^read alice$")
+
+
 # Publish: each function, called as its guide says
 
 C_MAIN = """
@@ -361,20 +376,39 @@ def test_publish_in_go(run, published):
 
 # SQL
 
-@pytest.mark.parametrize("page", [page for page in ("README.md", *(f"docs/{name}" for name in sorted(os.listdir(os.path.join(TOP, "docs")))))
-                                  if page.endswith(".md") and blocks(page, "sql")])
-def test_the_sql_of_a_page_runs(page, run, db):
-    DataSync(run, db).migrate("pgherald")
+GUIDES = [f"docs/{name}" for name in sorted(os.listdir(os.path.join(TOP, "docs"))) if name.endswith(".md")]
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page != "docs/getting-started.md" and (blocks(page, "sql") or blocks(page, "sh"))])
+def test_the_sql_and_the_commands_of_a_guide_run(page, run, cleanup, programs, start_relay, db):
+    """In their order. test_systemd.py runs those of getting-started.md."""
+    relay = start_relay(db, PGHERALD_CHANNELS="documents,news:text")
     db.sql("CREATE TABLE documents (owner_id text); CREATE TABLE members (email text)")
-    directory = run.subdirectory("sql")
-    for number, text in enumerate(blocks(page, "sql")):
-        psql(run, db.server, db.name, written(directory, f"{number}.sql", text))
+    directory = run.subdirectory("guide")
+    journal = written(directory, "journalctl", "#!/bin/sh\n# There is no journal.\n")
+    os.chmod(journal, 0o755)
+    environment = {**os.environ, "PATH": f"{directory}:{programs}:{os.environ['PATH']}", "PGHERALD_SOCKET": relay.path,
+                   "PGHERALD_OPS_SOCKET": relay.ops_path, "DATABASE_DIRECT_URL": db.direct_url, "PSQLRC": "/dev/null"}
+    installs = "pgherald.sql" in "".join(blocks(page, "sh"))
+    if not installs:
+        DataSync(run, db).migrate("pgherald")
+    for number, (language, text) in enumerate(FENCE.findall(read(page))):
+        if language == "sql":
+            psql(run, db.server, db.name, written(directory, f"{number}.sql", text))
+        elif language == "sh":
+            # As it is installed, and with the one relay that is there.
+            text = text.replace("/usr/share/pgherald/", "relay/sql/").replace(" --instance main", "")
+            if "ctl tail" not in text:
+                run.call(["bash", "-euc", text], env=environment, cwd=TOP)
+                continue
+            terminal = cleanup.add(Terminal(run, ["bash", "-euc", text], environment, TOP))
+            wait_until(lambda: db.notify("documents", '{"p":"alice"}') or "alice" in terminal.text(), "tail shows what it hears")
 
 
 # Commands
 
 def test_the_commands_of_all_pages_are_of_the_shell():
-    """test_systemd.py runs those of getting-started.md, and the tests below those of README.md."""
+    """The tests above and below run those of README.md and docs/, and test_systemd.py those of getting-started.md."""
     for page in sorted(pages()):
         for text in blocks(page, "sh"):
             subprocess.run(["bash", "-n"], input=text, text=True, check=True)
@@ -393,6 +427,9 @@ class Commands:
     def sock(self, name):
         return os.path.join(self.directory, f"{name}.sock")
 
+    def status(self):
+        return subprocess.check_output([DAEMON, "ctl", "--socket", self.sock("ops")], text=True)
+
     def start(self, run, cleanup, *texts):
         text = "set -e\n" + "\n".join(texts) + "\nwait\n"
         for theirs, ours in ((URL, self._db.direct_url), ("/run/pgherald/", self.directory + "/"), ("/run/pgherald", self.directory)):
@@ -409,25 +446,21 @@ def by_hand(text):
     return re.sub(r"^.*\bpgherald(-cat.*)? &\n", lambda m: m[0] + (SUBSCRIBED if m[1] else SERVES), text, flags=re.M)
 
 
-def labels(line):
-    """Of a line of status: its name; how many words its first value has, and the words in front of
-    each other value."""
-    name, _, rest = line.partition(" ")
-    return name, (len(rest.partition(",")[0].split()), re.findall(r", ([a-z ]+?) (?=[\d-]|[^ ,]+(?:,|$))", rest))
+def skeleton(line):
+    """Of a line of status, without what differs from relay to relay."""
+    for what, name in ((" +", " "), ("[0-9a-f]{32}", "ID"), (r"\d[\d.]* (ms|s|min|h|days)\b", "TIME"), (r"\d[\d.]*", "N"),
+                       (r"database \S+,", "database NAME,"), (r"N (table|row|change|frame)s?\b", r"N \1"), ("this relay|another relay", "RELAY")):
+        line = re.sub(what, name, line)
+    return line
 
 
-def test_the_commands_of_quick_start_and_of_the_operator(run, cleanup, programs, db):
-    start, status = block("README.md", "sh", "--notify alice phone"), block("README.md", "sh", "echo status")
-    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(start), status)
-    terminal.prints("data_sync_changes: alice changed, by phone")
-    terminal.prints(r"(?m)^heard .*\n(?:.*\n)+\n")
-    real = dict(map(labels, terminal.text().splitlines()))
-    screen, = (text for text in blocks("README.md", "") if text.startswith("version"))
-    for name, fields in map(labels, screen.splitlines()):
-        assert fields == real[name], f"status has other fields in its line {name}"
-
-
-def test_the_commands_of_a_table(run, cleanup, programs, db):
-    db.sql("CREATE TABLE documents (id int PRIMARY KEY, owner_id text, title text); INSERT INTO documents VALUES (7, 'alice', 'old')")
-    terminal = Commands(run, programs, db).start(run, cleanup, by_hand(block("README.md", "sh", "pgherald.track")))
-    terminal.prints("documents: alice changed", 30)
+def test_the_commands_of_quick_start_of_a_table_and_of_the_operator(run, cleanup, programs, db):
+    start, table, status = (block("README.md", "sh", what) for what in ("--notify alice phone", "pgherald.track", "ctl status"))
+    commands = Commands(run, programs, db)
+    terminal = commands.start(run, cleanup, by_hand(start), table, status)
+    terminal.prints("documents: alice changed, by phone")
+    terminal.prints("documents: bob changed", 30)
+    screen, outage = (text for text in blocks("README.md", "") if "PostgreSQL" in text and "mode" in text or "NOT WELL" in text)
+    expected = list(map(skeleton, screen.splitlines()))
+    wait_until(lambda: expected == list(map(skeleton, commands.status().splitlines()[:len(expected)])), commands.status)
+    assert outage.startswith("NOT WELL     PostgreSQL has not been heard for 42.0 s; the next attempt is in 3.1 s\n")

@@ -125,6 +125,25 @@ def number(text):
     return float(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1)
 
 
+def test_the_settings_file_that_is_shipped_has_each_setting_with_its_default_and_says_why(run, make_relay):
+    told = dict(re.findall(r"^ +environment (\w+)(?:, default (\S*))?$", run.call([DAEMON, "--help"]), re.M))
+    text = read("systemd", "main.conf")
+    blocks = [block.splitlines() for block in text.split("\n\n")]
+    assert [block for block in blocks if any(re.match(r"#?[A-Z_]+=", line) for line in block) and not block[0].startswith("# ")] == []
+    shipped = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.M))
+    assert re.findall(r"^[^#\n].*", text, re.M) == ["DATABASE_DIRECT_URL=postgresql://app@primary.example:5432/app"], \
+        "with nothing but comments it would start in local mode"
+    # The unit sets the last one.
+    assert shipped == {name: default for name, default in told.items() if name not in ("DATABASE_DIRECT_URL", "PGHERALD_ENVIRONMENT_FILE")}
+    path = os.path.join(run.subdirectory("settings"), "main.conf")
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(line[1:] + "\n" for line in text.splitlines() if re.match(r"#[A-Z_]+=", line) and "SOCKET=" not in line)
+    relay = make_relay(PGHERALD_ENVIRONMENT_FILE=path).start()
+    assert not relay.lines("WARNING")
+    values = dict(re.findall(r"^(\w+)=(.*) \((?:file|default)\)$", relay.ops("config"), re.M))
+    assert {name: values[name] for name in values if name in shipped} == {name: shipped[name] for name in values if name in shipped}
+
+
 def test_the_range_of_each_option_is_in_its_page():
     """The page gives the same range as the relay does when it refuses a number."""
     text = section(read("man", "pgherald.8.scd"), "OPTIONS")
@@ -132,7 +151,7 @@ def test_the_range_of_each_option_is_in_its_page():
     for flag, name in re.findall(r"^\*(--[\w-]+)\* \[\*(\w+)\*\]$", text, re.M):
         # The level is checked last, so no relay starts with what is not a number.
         refused = subprocess.run([DAEMON, f"{flag}=-1", "--log-level=none"], capture_output=True, text=True, env={})
-        if range_told := re.search(rf"{name} .* not a number from (\S+) to (\S+)$", refused.stderr, re.M):
+        if range_told := re.search(rf"{name} .* not (?:auto or )?a number from (\S+) to (\S+)$", refused.stderr, re.M):
             told[name] = tuple(float(n) for n in range_told.groups())
     assert len(told) > 15, "the test finds the ranges no more"
     page = {name: re.search(r"From (\S+) to (\S+)\. Default:", described(text, name)) for name in told}

@@ -45,6 +45,7 @@ def test_json_is_one_object_a_line(relay, command):
 def test_status_is_one_screen_with_what_matters(relay):
     relay.worker(), relay.worker(pubkeys=["a", "b"])
     text, status = relay.ops("status"), objects(relay.ops("status json"))[0]
+    assert text.startswith("All is well.\nWEAKER  ") and status["well"] is True, "there is no recovery here"
     assert len(text.splitlines()) <= 24 and max(map(len, text.splitlines())) <= 160, text
     assert status["mode"] == "postgres" and status["up_for_seconds"] > 0
     assert status["upstream"]["state"] == "live" and status["upstream"]["for_seconds"] > 0
@@ -81,9 +82,13 @@ def test_status_tells_the_last_error(start_relay, own_pg, own_db, own_bouncer):
     status = objects(relay.ops("status json"))[0]
     assert status["upstream"]["state"] != "live" and status["last_error"] != "none" and status["last_error_ago_seconds"] >= 0
     wait_until(lambda: (objects(relay.ops("status json"))[0]["upstream"]["next_attempt_in_seconds"] or -1) >= 0, "the time of the next attempt")
+    down = r"NOT WELL +PostgreSQL has not been heard for [\d.]+ (ms|s); the next attempt is in [\d.]+ (ms|s)\n +[\d.]+ (ms|s) ago: \S"
+    wait_until(lambda: re.match(down, relay.ops("status")), lambda: relay.ops("status"))
+    assert objects(relay.ops("status json"))[0]["well"] is False
     own_pg.start()
     worker.sees("live")
     worker.publish("x")
+    assert relay.ops("status").startswith("All is well.\n")
     status = objects(relay.ops("status json"))[0]
     assert status["last_error"] == "none" and status["last_error_ago_seconds"] is None and \
         status["upstream"]["next_attempt_in_seconds"] is None, "all is well"

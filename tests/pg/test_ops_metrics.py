@@ -144,7 +144,7 @@ def test_curl_reads_the_metrics(metered, run):
 
 def test_healthz(metered, run):
     answer = curl(run, metered, "/healthz")
-    assert answer.startswith("HTTP/1.0 200 OK") and answer.endswith("\n\nok\n")
+    assert answer.startswith("HTTP/1.0 200 OK") and answer.endswith("\n\nok, local mode\n")
 
 
 def test_healthz_tells_of_an_outage(make_relay, own_pg, own_db, run):

@@ -305,7 +305,38 @@ def test_a_refusal_says_from_where_the_value_is_and_what_is_right(make_relay, ru
 
 @pytest.mark.parametrize("flags", [["--no-such-flag"], ["stray argument"], ["--socket"]])
 def test_flags_that_make_no_sense(make_relay, flags):
-    make_relay(flags=flags).launch().fails()
+    line = make_relay(flags=flags).launch().fails()
+    assert flags[0] in line and "see pgherald --help" in line
+
+
+@pytest.mark.parametrize("flags", [["--database-ulr=postgresql://u:Sesame7Open@x/y"], ["postgresql://u:Sesame7Open@x/y"]])
+def test_a_url_at_the_wrong_place_shows_no_password(make_relay, flags):
+    assert "Sesame7Open" not in make_relay(flags=flags).launch().fails()
+
+
+def test_settings_that_were_never_written_are_named_once(make_relay):
+    """The exit status tells systemd not to try again."""
+    relay = make_relay(PGHERALD_ENVIRONMENT_FILE="/run/pgherald-settings/no-such/settings").launch()
+    assert relay.wait_exit() == 78
+    line, = relay.lines("ERROR")
+    assert "there is no /etc/pgherald/no-such.conf" in line and "examples/main.conf" in line
+
+
+def test_the_password_file_is_named_where_a_password_is_missing_or_wrong(make_relay, own_pg, own_db, run):
+    own_pg.require_password("app", "Sesame7Open")
+    url = f"postgresql://app@127.0.0.1:{own_pg.port}/{own_db.name}"
+    credentials = run.subdirectory("credentials")
+    path = os.path.join(credentials, "pgpass")
+
+    def fails(**environment):
+        return make_relay(DATABASE_DIRECT_URL=url, HOME="/nonexistent", PGPASSFILE=path, **environment).launch().fails()
+    line = fails()  # test_systemd.py has the name that it has under systemd
+    assert f"put it into {path}, which only its owner may read" in line
+    assert "(DATABASE_DIRECT_URL is from the environment; an example: postgresql://" in line
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("*:*:*:*:a wrong one\n")
+    os.chmod(path, 0o600)
+    assert f"; that is {path} (" in fails()
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

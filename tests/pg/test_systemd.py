@@ -2,6 +2,7 @@
 sandbox."""
 
 import glob
+import grp
 import os
 import re
 import shutil
@@ -173,7 +174,7 @@ def test_inherited_sockets_stay(managed):
     assert "local" in relay.ops("status")
     reply = relay.run.call(["curl", "-sS", "--unix-socket", os.path.join(relay.directory, "metrics.sock"),
                             "http://localhost/healthz"])
-    assert reply == "ok\n"
+    assert reply == "ok, local mode\n"
     assert not glob.glob(os.path.join(relay.directory, "*.lock"))
     relay.stop()
     assert os.path.exists(relay.path) and os.path.exists(relay.ops_path)
@@ -181,6 +182,20 @@ def test_inherited_sockets_stay(managed):
     relay.start()
     assert waiting.welcome, "whoever connected in between is served"
     waiting.close()
+
+
+def test_what_the_sockets_of_systemd_override_is_shown_as_what_it_is(managed):
+    relay = managed(names=("relay", "ops", "metrics"), PGHERALD_SOCKET="/run/elsewhere.sock", PGHERALD_SOCKET_MODE="0600")
+    os.chmod(relay.path, 0o622)
+    relay.start()
+    shown = {o["setting"]: (o["value"], o["origin"]) for o in objects(relay.ops("config json"))}
+    assert {name: shown[f"PGHERALD_{name}"] for name in ("SOCKET", "SOCKET_MODE", "OPS_SOCKET", "METRICS_SOCKET")} == {
+        "SOCKET": (relay.path, "systemd"), "SOCKET_MODE": ("0622", "systemd"), "OPS_SOCKET": (relay.ops_path, "systemd"),
+        "METRICS_SOCKET": (relay.sockets[2].getsockname(), "systemd")}
+    assert shown["PGHERALD_SOCKET_GROUP"] == (grp.getgrgid(os.stat(relay.path).st_gid).gr_name, "systemd")
+    assert f"PGHERALD_SOCKET={relay.path} (systemd)\n" in relay.ops("config")
+    assert [name for name in ("PGHERALD_SOCKET", "PGHERALD_SOCKET_MODE", "PGHERALD_OPS_SOCKET")
+            if any(f"{name} is not in force" in line for line in relay.lines("WARNING"))] == ["PGHERALD_SOCKET", "PGHERALD_SOCKET_MODE"]
 
 
 @pytest.mark.parametrize("kind", ["a stranger's", "a datagram socket"])
@@ -344,9 +359,24 @@ def test_the_units_start_answer_and_come_back(machine, own_pg, own_db, cat, way)
 @needs_machine
 def test_the_password_comes_as_a_credential(machine, own_pg, own_db):
     own_pg.require_password("app", "Sesame7Open")
-    m = machine(over_tcp(own_pg, own_db), {"/etc/pgherald/main.pgpass": "*:*:*:app:Sesame7Open\n"})
+    m = machine(over_tcp(own_pg, own_db), wait=False)
+    wait_until(lambda: "put it into /etc/pgherald/main.pgpass, which" in m.journal(), m.journal, 30)
+    m.call("sh", "-c", "umask 077; echo '*:*:*:app:Sesame7Open' >/etc/pgherald/main.pgpass")
+    wait_until(lambda: m.state() == "active", m.journal, 30)
     assert "live" in m.ops("status")
     assert "Sesame7Open" not in m.journal() + m.ops("config") + m.ops("status")
+
+
+@needs_machine
+def test_an_instance_without_settings_says_so_once(machine, own_pg, own_db):
+    m = machine(over_tcp(own_pg, own_db))
+    m.systemctl("start", "pgherald@other", check=False)
+    journal = m.call("journalctl", "-u", "pgherald@other", "-o", "cat", "--no-pager")
+    told, = re.findall(r"there is no (\S+) with the settings of this instance; write it \(an example: (\S+)\)", journal)
+    assert told[0] == "/etc/pgherald/other.conf" and "Failed to load environment files" not in journal
+    assert m.call("head", "-1", told[1]).startswith("# /etc/pgherald/main.conf")
+    assert m.systemctl("show", "--property=ActiveState,SubState,NRestarts", "pgherald@other") == "NRestarts=0\nActiveState=failed\nSubState=failed\n"
+    m.call("sh", "-c", "cp /etc/pgherald/main.conf /etc/pgherald/other.conf; systemctl start pgherald@other")
 
 
 @needs_machine
@@ -408,7 +438,7 @@ def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     reload("")
     m.systemctl("enable", "pgherald-metrics@main.socket")
     m.systemctl("restart", "pgherald@main.service")
-    assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok\n"
+    assert m.call("curl", "-sS", "--unix-socket", "/run/pgherald/main/metrics.sock", "http://x/healthz") == "ok, postgres mode\n"
     m.systemctl("stop", "pgherald@main.socket", "pgherald-ops@main.socket", "pgherald-metrics@main.socket")
     wait_until(lambda: m.state() != "active", "the service ends with its socket")
     assert m.call("sh", "-c", "ls /run/pgherald/main 2>/dev/null || true") == ""
@@ -425,7 +455,7 @@ def packages(run):
     directory = run.subdirectory("packages")
     source = os.path.join(directory, "source")
     shutil.copytree(TOP, source, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"))
-    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source)
+    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source, seconds=600)
     return directory
 
 
@@ -514,8 +544,8 @@ def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
     m.boot(wait=False, installed=False)
     own_pg.sql("CREATE DATABASE template1 TEMPLATE template0")  # as every server has it but those of the tests
 
-    expected = {"echo status": r"(?m)^upstream +live", "'carol'": r'"pubkey":"carol".*"recovered":true',
-                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok\n\Z"}
+    expected = {"ctl status": r"\AAll is well\.", "'carol'": r'"pubkey":"carol".*"recovered":true',
+                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok, postgres mode\n\Z"}
     exports = ""
     for block in blocks:
         text = exports + block.replace("db.example", f"127.0.0.1:{own_pg.port}")
@@ -540,7 +570,7 @@ def test_the_readme_installs_from_the_tree(run, cleanup):
     """As README.md says; then pgherald-cat finds its library, and cc finds what a program needs."""
     with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
         page = file.read()
-    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if text.startswith("meson setup"))
+    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if "meson setup" in text)
     m = cleanup.add(Machine(run))
     shutil.copytree(TOP, m.path("/srv/source"), ignore=shutil.ignore_patterns("build*", ".git", "__pycache__", "node_modules"))
     m.write("/srv/source/app.c", re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
