@@ -145,6 +145,7 @@ bool session_may_heal(enum session_failure failure, const char *error)
 		"starting up",
 		"recovery mode",
 		"not accepting connections",
+		"not yet accepting connections",
 	};
 
 	if (failure != SESSION_REFUSED)

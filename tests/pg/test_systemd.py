@@ -469,6 +469,11 @@ def test_lintian_finds_no_error(packages, run):
     assert not re.search(r"^E: ", report, re.M), report
 
 
+def test_debians_symbols_are_those_of_the_library():
+    with open(os.path.join(TOP, "client", "pgherald.map")) as library, open(os.path.join(TOP, "debian", "libpgherald0.symbols")) as debian:
+        assert sorted(re.findall(r"^\s+(pgherald_\w+);", library.read(), re.M)) == re.findall(r"^ (pgherald_\w+)@PGHERALD_0 ", debian.read(), re.M)
+
+
 def test_a_program_builds_with_the_library_packages(packages, run):
     """As a user of libpgherald-dev does it; and one of python3-pgherald, and of
     golang-pgherald-dev."""
