@@ -62,14 +62,14 @@ void delivery_mark(struct worker *w)
 
 void delivery_queue(struct worker *w, const struct wire_frame *frame)
 {
-	unsigned char buf[WIRE_FRAME_MAX];
+	unsigned char *bytes = w->fanout->encoded;
 
 	if (w->ended)
 		return;
-	int len = wire_encode(frame, buf, sizeof buf);
+	int len = wire_encode(frame, bytes, WIRE_FRAME_MAX);
 	assert(len > 0);
 	uint64_t after = w->state == WORKER_LIVE ? w->fanout->backlog.head : 0;
-	if (private_queue_append(&w->private, after, buf, (size_t)len) < 0) {
+	if (private_queue_append(&w->private, after, bytes, (size_t)len) < 0) {
 		worker_end(w, WIRE_BYE_NONE, "out of memory");
 		return;
 	}

@@ -178,7 +178,8 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 		snprintf(f->epoch + 2 * i, 3, "%02x", random[i]);
 	f->upstream_live = config->mode == MODE_LOCAL;
 	f->scratch = malloc(FANOUT_SCRATCH);
-	if (!f->scratch)
+	f->encoded = malloc(WIRE_FRAME_MAX);
+	if (!f->scratch || !f->encoded)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
 		(r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
@@ -208,6 +209,7 @@ void fanout_close(struct fanout *f)
 	backlog_close(&f->backlog);
 	workers_close(&f->workers);
 	free(f->scratch);
+	free(f->encoded);
 }
 
 static bool is_far_behind(const struct worker *w, double now)

@@ -29,7 +29,7 @@ struct fanout {
 	char epoch[EPOCH_LEN + 1]; /* of this start of the relay; seqs count from 1 in each */
 	bool upstream_live;
 	uint64_t upstream_seq; /* of the last UPSTREAM; 0: none */
-	bool stopping; /* requests are not read any more */
+	bool stopping;         /* requests are not read any more */
 	struct checkpoint_history checkpoints;
 
 	struct users users;
@@ -58,6 +58,9 @@ struct fanout {
 	bool held;
 	struct ev_prepare flush;
 	unsigned char *scratch; /* FANOUT_SCRATCH bytes; reader.c's during a slice; owned */
+	/* WIRE_FRAME_MAX bytes, where delivery_queue() encodes. On the stack they would cost a touch of
+	 * each page, for each recovered change. Owned. */
+	unsigned char *encoded;
 
 	/* Called with each frame that is appended; frame is valid until it returns. NULL while
 	 * no operator tails. */

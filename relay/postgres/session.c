@@ -26,11 +26,15 @@
 #define READ_SIZE ((size_t)16 << 10)
 /* Bounds how long the rest of the loop waits: 128 KiB. */
 #define READS_AHEAD_MAX 8
-/* How long one iteration of the loop reads one session: as long as it reads and writes workers
- * (schedule.h). With one read an iteration, a role that notifies a lot made the relay fall
- * behind PostgreSQL while workers kept it busy. The answer to a probe came after those
- * notifications, too late, and the relay dropped the LISTEN connection. */
-#define READ_SECONDS 0.0004
+/* How long one iteration of the loop reads one session: at least as long as everything else that an
+ * iteration does for workers, operators and new connections, and so two or three reads of short
+ * notifications. With one read an iteration, a role that notifies a lot made the relay fall
+ * behind PostgreSQL while workers kept it busy. Then each change came late, and the answer to a
+ * probe came too late, so that the relay dropped the LISTEN connection.
+ *
+ * Seconds of processor time: where others take the processor from the relay, it would otherwise
+ * read once, and fall behind all the more. */
+#define READ_SECONDS 0.001
 /* How much longer to wait for an answer, each time that the deadline passes while there is data
  * to read: the answer may come after notifications, and any role can send many. A dead
  * connection has no data to read. */
@@ -329,7 +333,7 @@ bool session_has_unread(const struct session *s)
 /* Whether to read again in this iteration, after n reads. First what came during a hold. */
 static bool read_on(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
+	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_processor() - began >= READ_SECONDS))
 		return false;
 	s->reads_ahead -= s->reads_ahead > 0;
 	if (session_has_unread(s))
@@ -340,7 +344,7 @@ static bool read_on(struct session *s, unsigned n, double began)
 
 static void read_now(struct session *s)
 {
-	double began = clock_now();
+	double began = s->reads_on > 0 ? clock_processor() : 0;
 	unsigned n = 0;
 	int alive;
 
