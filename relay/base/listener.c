@@ -208,7 +208,7 @@ static int bind_and_listen(struct listener *l)
 	return fd;
 }
 
-/* A peer may pass descriptors, though nobody asks for them. The relay then closes them as it reads, and
+/* A peer may pass descriptors, though the relay asks for none. It then closes them as it reads, and
  * that may take as long as the peer likes: for example of a TCP socket with SO_LINGER. Connections have
  * this from their listener. Older kernels cannot refuse (SECURITY.md). */
 static void refuse_descriptors(int fd)

@@ -221,7 +221,7 @@ def half_closed():
 
 
 def descriptors():
-    """With each byte as many as the kernel lets through: to be closed by whoever reads."""
+    """With each byte as many as the kernel lets through: to be closed by the process that reads."""
     attacking()
     while True:
         s = connect(told.path)

@@ -279,7 +279,7 @@ def test_a_stopped_process_holds_up_nobody(relay, cat, bystanders):
 # Descriptors
 
 def lingering(seconds):
-    """A TCP socket that takes this long to close: it has data that nobody reads, and SO_LINGER."""
+    """A TCP socket that takes this long to close: its peer does not read, and it has SO_LINGER."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         s = socket.create_connection(server.getsockname())
         peer, _ = server.accept()
