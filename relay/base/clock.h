@@ -6,6 +6,9 @@
 
 /* Seconds of CLOCK_MONOTONIC. */
 double clock_now(void);
+/* Seconds of processor time that this thread has used. It stands still while other processes have the
+ * processor. A system call, which clock_now() is not. */
+double clock_processor(void);
 
 /* Timers have the lowest priority, so input that has arrived is handled before a deadline.
  * Otherwise a process that was stopped for a while would give up on answers that already wait

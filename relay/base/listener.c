@@ -22,6 +22,14 @@
  * 10,000 a second. */
 #define ACCEPT_BATCH 16
 #define ACCEPT_REST_SECONDS 0.001
+/* Bytes that setsockopt() doubles. What the kernel keeps of what a peer does not read counts against
+ * the unit's MemoryMax=, so it must not depend on the host's net.core.wmem_default. The last write may
+ * go beyond it by some 53 KiB: together at most 240 KiB, as in the sum in settings.c. */
+#define SEND_BUFFER (92 << 10)
+/* Of Linux 6.16, with this number where a relay runs; older headers do not have it. */
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
 /* The pause after accept() had no descriptor or memory. */
 #define ACCEPT_PAUSE_SECONDS 0.1
 
@@ -102,6 +110,12 @@ static void cannot_accept(struct listener *l, const char *why)
 	pause_accepting(l, ACCEPT_PAUSE_SECONDS);
 }
 
+static void hand_over(struct listener *l, int fd)
+{
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){SEND_BUFFER}, sizeof(int));
+	l->accepted(l->context, fd);
+}
+
 static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct listener *l = watcher->data;
@@ -114,7 +128,7 @@ static void on_acceptable(struct ev_loop *loop, struct ev_io *watcher, int event
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
-			l->accepted(l->context, fd);
+			hand_over(l, fd);
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -194,8 +208,17 @@ static int bind_and_listen(struct listener *l)
 	return fd;
 }
 
+/* A peer may pass descriptors, though the relay asks for none. It then closes them as it reads, and
+ * that may take as long as the peer likes: for example of a TCP socket with SO_LINGER. Connections have
+ * this from their listener. Older kernels cannot refuse (SECURITY.md). */
+static void refuse_descriptors(int fd)
+{
+	(void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int));
+}
+
 static void accept_from(struct listener *l, int fd)
 {
+	refuse_descriptors(fd);
 	l->fd = fd;
 	ev_io_init(&l->acceptor, on_acceptable, fd, EV_READ);
 	l->acceptor.data = l;
@@ -247,7 +270,7 @@ static void accept_rest(struct listener *l)
 	int fd;
 
 	while ((fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-		l->accepted(l->context, fd);
+		hand_over(l, fd);
 }
 
 /* 0 or a negative errno. */

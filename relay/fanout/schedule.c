@@ -85,10 +85,10 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 	(void)events;
 	if (TAILQ_EMPTY(&s->ring))
 		return;
-	double end = clock_now() + SCHEDULE_SECONDS;
+	double end = clock_processor() + SCHEDULE_SECONDS;
 	do
 		serve_next(s);
-	while (!TAILQ_EMPTY(&s->ring) && clock_now() < end);
+	while (!TAILQ_EMPTY(&s->ring) && clock_processor() < end);
 	if (!TAILQ_EMPTY(&s->ring) && s->rest_seconds > 0 && s->n_users > 1)
 		begin_rest(s);
 }

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <sys/queue.h>
 
-/* Seconds: bounds what one iteration serves. It is as long as a round trip to a worker, so a
- * flood delays what comes from PostgreSQL no more than the machine itself does. */
+/* Seconds of processor time: bounds what one iteration serves. It is as long as a round trip to a
+ * worker, so a flood delays what comes from PostgreSQL no more than the machine itself does. */
 #define SCHEDULE_SECONDS 0.0002
 /* Seconds: how long a user rests. Ten times SCHEDULE_SECONDS, so a flood leaves the relay
  * mostly idle, which still serves about 100,000 requests a second. */

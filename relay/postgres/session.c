@@ -24,11 +24,15 @@
  * fe-connect.c). The buffer grows only for results that are larger, and the relay does not read
  * ahead for those. */
 #define READ_SIZE ((size_t)16 << 10)
-/* How long one iteration of the loop reads one session: as long as it reads and writes workers
- * (schedule.h). With one read an iteration, a role that notifies a lot made the relay fall
- * behind PostgreSQL while workers kept it busy. The answer to a probe came after those
- * notifications, too late, and the relay dropped the LISTEN connection. */
-#define READ_SECONDS 0.0004
+/* How long one iteration of the loop reads one session: at least as long as everything else that an
+ * iteration does for workers, operators and new connections, and so two or three reads of short
+ * notifications. With one read an iteration, a role that notifies a lot made the relay fall
+ * behind PostgreSQL while workers kept it busy. Then each change came late, and the answer to a
+ * probe came too late, so that the relay dropped the LISTEN connection.
+ *
+ * Seconds of processor time: where others take the processor from the relay, it would otherwise
+ * read once, and fall behind all the more. */
+#define READ_SECONDS 0.001
 /* How much longer to wait for an answer, each time that the deadline passes while there is data
  * to read: the answer may come after notifications, and any role can send many. A dead
  * connection has no data to read. */
@@ -332,14 +336,14 @@ bool session_has_unread(const struct session *s)
 static bool read_on(struct session *s, unsigned n, double began)
 {
 	/* A single notification does not fill libpq's buffer, so it was all. */
-	if (n >= s->reads_on || s->n_heard <= 1 || clock_now() - began >= READ_SECONDS)
+	if (n >= s->reads_on || s->n_heard <= 1 || clock_processor() - began >= READ_SECONDS)
 		return false;
 	return session_has_unread(s);
 }
 
 static void read_now(struct session *s)
 {
-	double began = clock_now();
+	double began = s->reads_on > 0 ? clock_processor() : 0;
 	unsigned n = 0;
 	int alive;
 

@@ -9,15 +9,14 @@
 #include "recovery/shortage.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 /* How long to wait for more workers that ask from the same checkpoint: after a restart of the
  * relay all come at about the same time. */
 #define GATHER_SECONDS 0.005
-/* Rows to look at in one iteration of the loop, about a millisecond's work; and for one waiter
- * before the next. */
-#define ROWS_AN_ITERATION 4096
-#define ROWS_A_WAITER 256
+/* Rows that a slice of the schedule looks at: they take about as long as any other slice. */
+#define ROWS_A_SLICE 128
 /* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. */
 #define RUN_BYTES_A_ROW 256
 /* Bytes of rows by pubkey that are queued before they are sent: bounds what a worker whose socket
@@ -152,27 +151,37 @@ static void pass_row(struct catch_up_question *q, struct catch_up_waiter *m)
 		delivery_flush(w);
 }
 
-/* Gives the waiter rows. Returns how many it looked at, at least 1. */
-static int feed(struct catch_up *c, struct catch_up_waiter *m)
+/* The waiter has rows to take, and room in its socket. */
+static void set_ready(struct catch_up_waiter *m)
 {
+	question_place(m, NULL);
+	schedule_add(&m->worker->fanout->asking, &m->feeding);
+}
+
+/* A slice of the schedule: gives the waiter rows. */
+static void feed(struct ready *ready)
+{
+	struct catch_up_waiter *m =
+		(struct catch_up_waiter *)((char *)ready - offsetof(struct catch_up_waiter, feeding));
+	struct catch_up *c = m->catch_up;
 	struct catch_up_question *q = m->question;
 	struct worker *w = m->worker;
 	uint64_t topics;
-	int n = 0;
+	bool more = true;
 
-	while (n < ROWS_A_WAITER) {
-		if (!room_takes_more(w)) {
-			question_place(m, NULL);
+	for (int n = 0; n < ROWS_A_SLICE;) {
+		more = room_takes_more(w);
+		if (!more)
 			break;
-		}
 		struct wire_str run = spool_run(&q->spool, &m->reader, &topics);
 		if (run.len == 0) {
-			if (q->lane) {
-				question_place(m, &q->hungry);
-				break;
+			if (!q->lane) {
+				finish(c, m);
+				return;
 			}
-			finish(c, m);
-			return n + 1;
+			question_place(m, &q->hungry);
+			more = false;
+			break;
 		}
 		if (connection_wants_all(w, topics)) {
 			n += pass_run(m, run);
@@ -183,9 +192,8 @@ static int feed(struct catch_up *c, struct catch_up_waiter *m)
 	}
 	question_account(c, q);
 	/* The others are next. */
-	if (m->list == &c->ready)
-		question_place(m, &c->ready);
-	return n + 1;
+	if (more)
+		set_ready(m);
 }
 
 static void use_room(struct catch_up *c)
@@ -198,18 +206,11 @@ static void use_room(struct catch_up *c)
 	assign(c);
 }
 
-static void on_feeding(struct ev_loop *loop, struct ev_timer *timer, int events)
+static void on_room(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
-	struct catch_up *c = timer->data;
-	struct catch_up_waiter *m;
-
 	(void)loop;
 	(void)events;
-	for (int n = 0; n < ROWS_AN_ITERATION && (m = TAILQ_FIRST(&c->ready));)
-		n += feed(c, m);
-	use_room(c);
-	if (!TAILQ_EMPTY(&c->ready))
-		catch_up_wake(c);
+	use_room(timer->data);
 }
 
 static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -271,10 +272,8 @@ static bool on_row(void *context, const char *channel, struct wire_str value, ui
 		row.key = decoded_key(&decoded, &c->fanout->router);
 	spool_add(&q->spool, &row);
 	question_account(c, q);
-	while ((m = TAILQ_FIRST(&q->hungry))) {
-		question_place(m, &c->ready);
-		catch_up_wake(c);
-	}
+	while ((m = TAILQ_FIRST(&q->hungry)))
+		set_ready(m);
 	if (question_make_room(c, q))
 		return true;
 	watch_shortage(c);
@@ -294,8 +293,7 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 		spool_end(&q->spool);
 		question_account(c, q);
 		while ((m = TAILQ_FIRST(&q->hungry)))
-			question_place(m, &c->ready);
-		catch_up_wake(c);
+			set_ready(m);
 	} else {
 		give_up_all(c, q, outcome, text);
 	}
@@ -388,8 +386,10 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 				: "what it missed is no longer in the backlog, and the relay is out of memory");
 		return;
 	}
+	m->catch_up = c;
 	m->worker = w;
 	m->user = u;
+	ready_init(&m->feeding, &w->user->asking, feed);
 	w->catch_up = m;
 	c->n_workers++;
 	question_place(m, &u->waiting);
@@ -399,10 +399,9 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 
 void catch_up_takes_more(struct catch_up *c, struct worker *w)
 {
-	if (w->catch_up->list)
-		return;
-	question_place(w->catch_up, &c->ready);
-	catch_up_wake(c);
+	(void)c;
+	if (!w->catch_up->list)
+		set_ready(w->catch_up);
 }
 
 void catch_up_forget(struct catch_up *c, struct worker *w)
@@ -436,9 +435,8 @@ void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config
 		timer_init(&c->lanes[i].rest, on_rested, &c->lanes[i]);
 	}
 	TAILQ_INIT(&c->users);
-	TAILQ_INIT(&c->ready);
 	timer_init(&c->gather, on_gather, c);
-	timer_init(&c->feeding, on_feeding, c);
+	timer_init(&c->room, on_room, c);
 	timer_init(&c->shortage, on_shortage, c);
 }
 
@@ -446,7 +444,7 @@ void catch_up_close(struct catch_up *c)
 {
 	assert(TAILQ_EMPTY(&c->users));
 	ev_timer_stop(c->loop, &c->gather);
-	ev_timer_stop(c->loop, &c->feeding);
+	ev_timer_stop(c->loop, &c->room);
 	ev_timer_stop(c->loop, &c->shortage);
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		ev_timer_stop(c->loop, &c->lanes[i].rest);

@@ -5,7 +5,8 @@
  * of a few lanes, each with a connection of its own. It reads rows as fast as PostgreSQL sends
  * them, into a spool. Each waiter of the question is fed from the spool as its socket takes
  * more. So a lane waits for no worker, and a slow worker does not make the database answer
- * twice. Lanes and memory are shared between users, by uid.
+ * twice. Lanes and memory are shared between users, by uid. The schedule of requests feeds the
+ * waiters, so a user with many delays no other user's, and PostgreSQL is read first.
  *
  *                                 +-> waiter -> socket
  *   PostgreSQL -> lane -> spool --+-> waiter -> socket
@@ -31,15 +32,18 @@ TAILQ_HEAD(catch_up_waiters, catch_up_waiter);
 
 /* A worker that catches up. worker->catch_up points to it. */
 struct catch_up_waiter {
+	struct catch_up *catch_up;
 	struct worker *worker;
 	struct catch_up_user *user;
 	struct catch_up_question *question; /* NULL while it waits for a lane */
 	struct spool_reader reader;
-	struct catch_up_waiters *list; /* which of waiting, hungry or ready it is in; NULL: it takes no more
-					  until takes_more() */
-	uint64_t seen_rows;            /* rows it had taken at the last look (shortage.h) */
-	double stalled_for;            /* seconds for which it kept memory that others need */
-	bool overdue;                  /* it shall be told of a gap */
+	struct catch_up_waiters *list; /* which of waiting or hungry it is in, or NULL */
+	/* Its place in the schedule, if it has rows to take and room in its socket. If it is neither
+	 * there nor in a list, it takes no more until takes_more(). */
+	struct ready feeding;
+	uint64_t seen_rows; /* rows it had taken at the last look (shortage.h) */
+	double stalled_for; /* seconds for which it kept memory that others need */
+	bool overdue;       /* it shall be told of a gap */
 	TAILQ_ENTRY(catch_up_waiter) link;
 	TAILQ_ENTRY(catch_up_waiter) sibling; /* in the question */
 };
@@ -84,9 +88,8 @@ struct catch_up {
 	struct recovery *recovery;
 	struct catch_up_lane lanes[CATCH_UP_LANES];
 	TAILQ_HEAD(catch_up_users, catch_up_user) users; /* the one that got a lane last is last */
-	struct catch_up_waiters ready;                   /* have rows to take and room in their sockets */
 	struct ev_timer gather;                          /* until workers that ask the same have come */
-	struct ev_timer feeding;  /* until ready waiters are fed, in the next iteration */
+	struct ev_timer room;     /* until room that became free is used, in the next iteration */
 	struct ev_timer shortage; /* until the next look at who keeps memory (shortage.h) */
 	struct diag_limit limit;
 
@@ -103,11 +106,11 @@ static inline bool catch_up_is_paused(const struct catch_up_lane *lane)
 	return lane->question && changes_is_paused(&lane->changes);
 }
 
-/* A waiter is ready, or there is room again: act in the next iteration. */
+/* There is room again: use it in the next iteration. */
 static inline void catch_up_wake(struct catch_up *catch_up)
 {
-	if (!ev_is_active(&catch_up->feeding))
-		timer_arm(catch_up->loop, &catch_up->feeding, 0);
+	if (!ev_is_active(&catch_up->room))
+		timer_arm(catch_up->loop, &catch_up->room, 0);
 }
 
 /* All of it must outlive catch_up. */

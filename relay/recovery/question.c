@@ -64,6 +64,7 @@ void question_place(struct catch_up_waiter *m, struct catch_up_waiters *list)
 {
 	if (m->list)
 		TAILQ_REMOVE(m->list, m, link);
+	schedule_remove(&m->worker->fanout->asking, &m->feeding);
 	if (list)
 		TAILQ_INSERT_TAIL(list, m, link);
 	m->list = list;

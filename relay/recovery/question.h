@@ -26,7 +26,7 @@ bool question_is_of_run(const struct checkpoint *latest, const char *moment);
  * from the question or from worker->passed, whichever changes first. */
 const char *question_passed(const struct catch_up_question *question, const struct worker *worker, bool gap);
 
-/* Moves the waiter to this list; NULL: to none. */
+/* Moves the waiter to this list; NULL: to none. Takes it out of the schedule. */
 void question_place(struct catch_up_waiter *waiter, struct catch_up_waiters *list);
 /* Adds each waiter of the user that waits for a lane and asks from this checkpoint. Only before
  * it is asked. */

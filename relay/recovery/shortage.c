@@ -33,10 +33,10 @@ static struct catch_up_user *heaviest_user(const struct catch_up *c)
 }
 
 /* Whether the oldest chunk of the spool is kept for this waiter, and its socket is full. A
- * waiter that is in a list waits for the relay, and is not stalled. */
+ * waiter that is in a list or scheduled waits for the relay, and is not stalled. */
 static bool is_stalled(const struct catch_up_waiter *m)
 {
-	return !m->list && spool_is_kept_for(&m->question->spool, &m->reader);
+	return !m->list && !m->feeding.waits && spool_is_kept_for(&m->question->spool, &m->reader);
 }
 
 /* Adds up the seconds for which it has kept memory. While no one waits, taking a row resets

@@ -21,9 +21,10 @@ from types import SimpleNamespace
 import msgpack
 import psycopg2
 
-from harness.worker import BEGIN, CHANNEL, FRAME_MAX, HELLO, NOTIFY, PING, SUBSCRIBE, UNSUBSCRIBE, pack
+from harness.worker import BEGIN, CHANNEL, FRAME_MAX, HELLO, NOTIFY, PING, SEND, SUBSCRIBE, UNSUBSCRIBE, pack
 
 NOBODY, NOGROUP = 65534, 65534
+USERS = 20
 GREETING = pack(HELLO, 1, "attacker", None)
 ALL = pack(SUBSCRIBE, 1, CHANNEL, None)
 # A frame that unsubscribes as often as one can: an empty string has one byte.
@@ -125,9 +126,9 @@ class Crowd:
                 member.socket.close()
                 self._missing.insert(0, member.group)
 
-    def run(self):
+    def run(self, goes_on=lambda: True):
         attacking()
-        while True:
+        while goes_on():
             self.turn()
 
 
@@ -180,6 +181,75 @@ def half_frames():
 
 def dribble():
     Crowd(Group(300, greeting, notifies(20, 200), bite=1)).run()
+
+
+def refused():
+    """Every way to be answered with an error, and to be logged."""
+    frames = (pack(SUBSCRIBE, 1, "nowhere", None), pack(SUBSCRIBE, 2, CHANNEL, [""] * 50), pack(UNSUBSCRIBE, 3, "\x1b[2J", ["x"]),
+              pack(NOTIFY, 4, CHANNEL, "x" * 9000, None), pack(NOTIFY, 5, CHANNEL, b"\xff\xfe", None), pack(NOTIFY, 6, "a\nb", "x", None),
+              pack(SEND, 7, CHANNEL, "x"), pack(SEND, 8, "nowhere", b"\0"), pack(77, "x" * 30000), pack(200))
+    name = pack(HELLO, 1, "\x1b]0;\x07\u202e\x9b\n\"\\" * 200, None)
+    Crowd(Group(200, lambda: name, b"".join(frames)), Group(50, lambda: name, frames[-1] * 20000, reads=False)).run()
+
+
+def long_keys():
+    """Subscriptions to keys that are as long as a frame, and to others that are one byte apart."""
+    keys = [("k%07d" % i).ljust(7000, "x") for i in range(8)]
+    frames = b"".join(pack(kind, 1, CHANNEL, keys) for kind in (SUBSCRIBE, UNSUBSCRIBE))
+    one = b"".join(pack(kind, 1, CHANNEL, [told.dice.randbytes(8).hex() * 4000]) for kind in (SUBSCRIBE, UNSUBSCRIBE))
+    Crowd(Group(50, greeting, frames), Group(50, greeting, one)).run()
+
+
+def half_closed():
+    """Connections of which one direction is shut down, with much to send or to take."""
+    attacking()
+    lines = []
+    for how in itertools.cycle((socket.SHUT_RD, socket.SHUT_WR)):
+        s = connect(told.path)
+        if s:
+            try:
+                did["bytes"] += s.send(GREETING + ALL + pack(PING, 1) * 5000)
+                s.shutdown(how)
+            except OSError:
+                pass
+            lines.append(s)
+        if len(lines) > 500 or not s:
+            for s in lines[:100]:
+                s.close()
+            del lines[:100]
+            time.sleep(0.001)
+
+
+def descriptors():
+    """With each byte as many as the kernel lets through: to be closed by the process that reads."""
+    attacking()
+    while True:
+        s = connect(told.path)
+        pair = socket.socketpair()
+        try:
+            did["bytes"] += s.send(GREETING)
+            for _ in range(50):
+                did["bytes"] += socket.send_fds(s, [pack(PING, 1)], [pair[0].fileno()] * 250)
+        except (OSError, AttributeError):
+            time.sleep(0.001)
+        for one in (s, *pair):
+            if one:
+                one.close()
+
+
+def many_users():
+    """Each with a few connections."""
+    parent = os.getpid()
+    for i in range(USERS):
+        if os.fork() == 0:
+            become(NOBODY - 1 - i)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            Crowd(Group(5, greeting, pack(PING, 1) * 20 + notifies(2, 20)), Group(2, lambda: GREETING + ALL)).run(
+                lambda: os.getppid() == parent)
+            os._exit(0)
+    become(NOBODY)
+    did["bytes"] = 1  # what the others send is not counted
+    Crowd(Group(5, greeting, pack(PING, 1) * 20)).run()
 
 
 def connects():
@@ -364,6 +434,11 @@ ATTACKS = {
     "connects": connects,
     "half-frames": half_frames,
     "dribble": dribble,
+    "refused": refused,
+    "long-keys": long_keys,
+    "half-closed": half_closed,
+    "descriptors": descriptors,
+    "many-users": many_users,
     "garbage": garbage,
     "tails": tails,
     "scrapes": scrapes,
@@ -379,12 +454,22 @@ ATTACKS = {
 OF_A_ROLE = {"forged-canaries", "repeated-canaries", "role-changes", "role-long", "role-garbage", "role-canaries"}
 
 
+# They become users by themselves.
+OF_ROOT = {"many-users"}
+PROCESSES = {"many-users": USERS + 1}
+
+
+def become(user):
+    os.setgroups([])
+    os.setresgid(NOGROUP, NOGROUP, NOGROUP)
+    os.setresuid(user, user, user)
+
+
 def main():
     told.__dict__.update(json.loads(sys.argv[2]))
     told.dice = random.Random(told.seed)
-    os.setgroups([])
-    os.setresgid(NOGROUP, NOGROUP, NOGROUP)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    if sys.argv[1] not in OF_ROOT:
+        become(NOBODY)
     signal.signal(signal.SIGTERM, on_end)
     ATTACKS[sys.argv[1]]()
 

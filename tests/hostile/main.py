@@ -73,8 +73,10 @@ def ratio(row, without, what):
 
 def line(row, calm, spun, verdicts):
     without = {what: max(m.heard[what] for m in (calm, spun) if m) for what in ("p50", "max")}
+    spinning = {what: ms(spun.heard[what]) if spun else "" for what in ("p50", "max")}
     return {"attack": row.name, "heard_p50": ms(row.heard["p50"]), "max": ms(row.heard["max"]), "at_s": f"{row.heard['max_at']:.1f}",
-            "without_p50": ms(without["p50"]), "max_": ms(without["max"]),
+            "calm_p50": ms(calm.heard["p50"]), "max_": ms(calm.heard["max"]),
+            "spinning_p50": spinning["p50"], "max__": spinning["max"],
             "times_p50": ratio(row, without["p50"], "p50"), "_max": ratio(row, without["max"], "max"),
             "resume_max": ms(row.resumed["max"]), "root_max": ms(row.root_max), "rss_mib": row.rss >> 20,
             "cpu": f"{row.used:.0%}", "listen": "kept" if row.listen_kept else "LOST", "gaps": len(row.heard["gaps"]),
@@ -151,19 +153,18 @@ def main():
         run.close()
     if arguments.verbose or wrong:
         print(log)
-    print(report(lines, spins, limit))
+    print(report(lines, limit))
     for text in wrong:
         print(f"HURT: {text}")
     print(f"attacks: {len(rows) - 1}, hurt: {len(wrong)}")
     return 1 if wrong else 0
 
 
-def report(lines, spins, limit):
-    spun = "; ".join(f"next to {count} that spin {ms(m.heard['p50'])} / {ms(m.heard['max'])}" for count, m in spins.items())
+def report(lines, limit):
     return "\n".join([
         "", *table(list(lines[0]), lines), "",
-        "(From publish to heard, in ms. Without: the greater of calm and of as many processes that spin as the attack keeps busy: "
-        f"p50 / max {spun or 'not measured'}.",
+        "(From publish to heard, in ms. Calm: without an attack. Spinning: next to as many processes that only use the processor as the"
+        " attack keeps busy. Times: of the greater of the two.\n"
         f" Target: {RATIO} times at the most; but p50 up to {ms(FLOORS['p50'])} and max up to {ms(FLOORS['max'])} count as good,"
         " since two cores need that by themselves when more wish to run.\n"
         f" Memory at the most {limit >> 20} MiB, and the rest of the verdict: see --help.)", ""])

@@ -15,7 +15,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from attacker import OF_A_ROLE
+from attacker import OF_A_ROLE, PROCESSES
 from harness.datasync import DataSync
 from healthy import KEPT, silent
 from harness.procs import DEADLINE, close_all, wait_until
@@ -313,4 +313,4 @@ class Scene:
 
 def load(name):
     """How many processes an attack keeps busy, the relay and its connections to PostgreSQL apart."""
-    return AT_ONCE if name == "mixed" else sum(2 if one in OF_A_ROLE else 1 for one in name.split("+"))
+    return AT_ONCE if name == "mixed" else sum(PROCESSES.get(one, 2 if one in OF_A_ROLE else 1) for one in name.split("+"))

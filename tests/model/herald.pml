@@ -545,6 +545,10 @@ proctype applications() {
 	byte n /* committed */, owing /* those whose NOTIFY will follow */, old /* those that owe it since before this tick */;
 end:	do
 	:: atomic { n < NC -> lsn++; pos[n] = lsn;
+		/* PROPERTY (a) again: no checkpoint sees what is committed only now. */
+		h_i = 0;
+		do :: h_i < NR -> assert(!wK[h_i] || RUN(wK[h_i]) != this_run || SEEN(wK[h_i]) < lsn); h_i++
+		   :: else -> break od;
 		if :: owing = owing | BIT(n) :: !SILENT -> skip fi;
 		if :: TWICE && n < 2 ->
 			h_i = 0; do :: h_i < NR -> turns_at[h_i * 2 + n] = turns[h_i]; h_i++ :: else -> break od

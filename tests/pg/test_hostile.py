@@ -3,6 +3,8 @@ change."""
 
 import random
 import signal
+import socket
+import struct
 import sys
 
 import pytest
@@ -272,3 +274,38 @@ def test_a_stopped_process_holds_up_nobody(relay, cat, bystanders):
     stopped.process.send_signal(signal.SIGCONT)
     stopped.hears("end")
     stopped.close()
+
+
+# Descriptors
+
+def lingering(seconds):
+    """A TCP socket that takes this long to close: its peer does not read, and it has SO_LINGER."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        s = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+    s.setblocking(False)
+    try:
+        while True:
+            s.send(b"x" * 65536)
+    except BlockingIOError:
+        pass
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    return s, peer
+
+
+@pytest.mark.parametrize("path", ["path", "ops_path"])
+def test_descriptors_that_are_passed(relay, bystanders, path):
+    """The relay takes none, so it need not close them: that could take as long as the peer likes."""
+    target = getattr(relay, path)
+    for what in (lambda: lingering(3600), socket.socketpair):
+        given = what()
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(target)
+            try:
+                socket.send_fds(s, [HELLO + pack(5, 1)], [given[0].fileno()] * 100)
+            except PermissionError:
+                # Otherwise this process would wait.
+                given[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+            given[0].close()
+            bystanders()
+        given[1].close()

@@ -1,6 +1,7 @@
 """Who may connect, and how much of anything. Each limit at N, which is allowed, and at N +
 1, with its code, its counter and its line in the log."""
 
+import ctypes
 import os
 import re
 import resource
@@ -459,10 +460,8 @@ def constant(header, name):
 
 
 def test_all_limits_together_fit_into_the_unit():
-    """The sum in settings.c, with the defaults as they are."""
+    """The sum in settings.c, with the defaults as they are. What the kernel keeps is measured below."""
     d = defaults()
-    with socket.socket(socket.AF_UNIX) as s:
-        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 212992, "the kernel keeps more of what nobody reads"
     parts = [
         d["WORKERS_MAX"] * 250 * KIB,
         d["SUBSCRIPTIONS_TOTAL_MAX"] * 40,
@@ -478,6 +477,95 @@ def test_all_limits_together_fit_into_the_unit():
     assert [p // MIB for p in parts] == told, "the comment is another sum"
     limit = number(re.search(r"^MemoryMax=(\w+)$", source("systemd", "pgherald@.service.in"), re.M)[1])
     assert sum(parts) <= limit
+
+
+PIDFD_OPEN, PIDFD_GETFD = 434, 438
+UNREAD_KIB = 240
+SLACK_KIB = 53  # of the last write, in one piece of the kernel's
+
+
+def send_buffers(relay):
+    """What the kernel says of each Unix connection of the relay, in bytes."""
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    pid = call(PIDFD_OPEN, relay.process.pid, 0)
+    assert pid >= 0
+    found = []
+    for fd in os.listdir(f"/proc/{relay.process.pid}/fd"):
+        copy = call(PIDFD_GETFD, pid, int(fd), 0)
+        if copy < 0:
+            continue
+        try:
+            with socket.socket(fileno=copy) as s:
+                if s.family == socket.AF_UNIX and not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(s.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+        except OSError:
+            os.close(copy)
+    os.close(pid)
+    return found
+
+
+@pytest.mark.skipif(not ROOT, reason="needs to look into another process")
+def test_what_the_kernel_keeps_does_not_depend_on_the_hosts_settings(local_relay):
+    """By net.core.wmem_default it would."""
+    for _ in range(3):
+        local_relay.worker()
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.connect(local_relay.ops_path)
+        wait_until(lambda: len(send_buffers(local_relay)) >= 4, "they are accepted")
+        assert max(send_buffers(local_relay)) <= (UNREAD_KIB - SLACK_KIB) * KIB
+
+
+class Cgroup:
+    """In which the kernel counts a process's memory."""
+
+    def __init__(self):
+        self.path = next((os.path.join(top, f"pgherald-test-{os.getpid()}") for top in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
+                          if os.access(os.path.join(top, "cgroup.procs"), os.W_OK) and self._counts(top)), None)
+        if not self.path:
+            pytest.skip("there is no cgroup here in which the kernel counts memory")
+        os.mkdir(self.path)
+
+    @staticmethod
+    def _counts(top):
+        controllers = os.path.join(top, "cgroup.subtree_control")
+        if not os.path.exists(controllers):
+            return os.path.exists(os.path.join(top, "memory.usage_in_bytes"))
+        with open(controllers) as file:
+            return "memory" in file.read().split()
+
+    def kernel_bytes(self):
+        for name, pattern in (("memory.kmem.usage_in_bytes", r"(\d+)"), ("memory.stat", r"^kernel (\d+)$")):
+            if os.path.exists(os.path.join(self.path, name)):
+                with open(os.path.join(self.path, name)) as file:
+                    return int(re.search(pattern, file.read(), re.M)[1])
+        raise AssertionError("no count of the kernel's memory")
+
+    def close(self):
+        os.rmdir(self.path)
+
+
+@pytest.mark.skipif(not ROOT, reason="needs a cgroup of its own")
+@pytest.mark.parametrize("length", [20, 500, 7000])
+def test_what_the_kernel_keeps_for_workers_that_read_nothing(make_relay, cleanup, length):
+    """No more than the sum in settings.c says."""
+    count = 100
+    cgroup = cleanup.add(Cgroup())
+    relay = make_relay()
+    relay.launcher = ["sh", "-c", f'echo $$ >{cgroup.path}/cgroup.procs && exec "$@"', "sh", *relay.launcher]
+    cleanup.add(relay.start())
+    many = [relay.raw() for _ in range(count)]
+    for raw in many:
+        raw.write(pack(0, 1, "raw", None) + pack(1, 1, CHANNEL, None))
+    worker = relay.worker()
+    before = cgroup.kernel_bytes()
+    for i in range(300 * KIB // length):
+        worker.ask(NOTIFY, CHANNEL, "x" * length, None)
+        worker.pump()
+    worker.publish("last")
+    worker.hears("last")
+    each = (cgroup.kernel_bytes() - before) / count / KIB
+    assert 100 <= each <= UNREAD_KIB, "KiB for each worker"
+    relay.stop()
 
 
 def test_one_user_has_no_more_than_half_by_default():

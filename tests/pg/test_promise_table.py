@@ -46,3 +46,8 @@ def test_each_test_exists(name):
     path, test = name.split("::")
     kind = os.path.splitext(path)[1] or os.path.basename(path)
     assert re.search(DEFINITIONS[kind].format(re.escape(test)), read(os.path.join("tests", path)), re.M), name
+
+
+def test_each_mutant_of_the_model_must_be_caught_somewhere():
+    used = set(re.findall(r"MUT\((\w+)\)", read("tests/model/herald.pml"))) - {"x"}
+    assert used == set(re.findall(r"^(?:long )?mutant (\w+) ", read("tests/model/run"), re.M))

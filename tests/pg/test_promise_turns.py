@@ -164,3 +164,53 @@ def test_nor_over_two_changes_of_lead(start_relay, data, cleanup):
         silent(data, ["twice"])
         hears_again(stays, data, "twice", heard + 1)
     passes_nothing_unheard(stays, data)
+
+
+# Twice within one interval
+
+def twice_within_an_interval(data, canaries, user):
+    """Commits a change of the user, notifies it, and commits another, with no relay's turn in between. Returns the user's name."""
+    for n in range(20):
+        name = f"{user}{n}"
+        before = len(canaries.all())
+        data.change(name)
+        silent(data, [name])
+        if len(canaries.all()) == before:
+            return name
+    raise AssertionError("a turn came in between each time")
+
+
+def test_how_often_a_change_is_announced(start_relay, data, cleanup):
+    """One that was notified: never, and it hides a second change within the interval, and none later. One that nobody notified: once,
+    to the workers of both relays, and at most once more by a relay that takes the lead."""
+    relays, workers, canaries = hosts(start_relay, data, cleanup, 2)
+    turns(workers[0], data, canaries, 2)
+    twice = twice_within_an_interval(data, canaries, "twice")
+    data.change("once")
+    silent(data, ["never"])
+    for worker in workers:
+        worker.hears_all([twice, "once", "never"])
+        worker.passes(data)
+    turns(workers[0], data, canaries, 3)
+
+    def counts(worker):
+        worker.pump(0)
+        return {user: worker.pubkeys.count(user) for user in (twice, "once", "never")}
+    for worker in workers:
+        assert counts(worker) == {twice: 1, "once": 1, "never": 1}
+    # Another turn is over: the change that was notified hides no more.
+    silent(data, [twice])
+    for worker in workers:
+        hears_again(worker, data, twice, 2)
+
+    first = leader(canaries)
+    gone, = (relay for relay, worker in zip(relays, workers) if worker.epoch == first)
+    stays, = (worker for worker in workers if worker.epoch != first)
+    gone.kill()
+    silent(data, ["afterwards"])
+    stays.wait_until(lambda: "afterwards" in stays.pubkeys, "the new leader's announcement", 30)
+    turns(stays, data, canaries, 3, stays.epoch)
+    stays.passes(data)
+    assert counts(stays)["once"] <= 2 and counts(stays)["never"] <= 2 and counts(stays)[twice] <= 3
+    assert stays.pubkeys.count("afterwards") == 1
+    assert not stays.gaps

@@ -150,7 +150,7 @@ Test(shortage, blames_nobody_whom_the_relay_has_yet_to_feed)
 {
 	add_question(&users[0], 0, 100);
 	pause_lane(0);
-	waiters[0].list = &catch_up.ready;
+	waiters[0].feeding.waits = true;
 	nobody_is_overdue(LOOKS(10 * SHORTAGE_STALL_SECONDS));
 }
 
