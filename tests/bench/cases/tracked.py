@@ -94,7 +94,7 @@ def recovery():
 @contextlib.contextmanager
 def day(bench):
     """Twelve parts of a day, each with as many changes of the same keys, folded."""
-    changes = bench.size(ROWS // 10, ROWS // 1000)
+    changes = bench.size(ROWS // 50, ROWS // 1000)
 
     def measure(seconds, _):
         with bench.rig.database() as database:
