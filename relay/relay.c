@@ -92,13 +92,6 @@ static void on_upstream_lost(void *context, const char *error, bool heals, doubl
 		fanout_upstream(&r->fanout, false, "the relay does not hear PostgreSQL");
 }
 
-static void on_hold(void *context, bool held, size_t ahead)
-{
-	struct relay *r = context;
-
-	upstream_hold(&r->upstream, held, ahead);
-}
-
 static void go_live(struct relay *r)
 {
 	upstream_live(&r->upstream);
@@ -540,8 +533,6 @@ static void start_postgres(struct relay *r)
 	static const struct canary_events canary_events = {
 		on_proved, on_deaf, on_unproven, on_claim, on_turn, on_pending};
 
-	r->fanout.hold = on_hold;
-	r->fanout.hold_context = r;
 	canary_init(&r->canary,
 		&(struct canary_uses){r->loop, r->config, r->fanout.epoch, &r->publisher, &r->upstream},
 		&canary_events, r);

@@ -16,9 +16,6 @@
 /* Bounds the bytes that wait for a round: an eighth of the backlog. A worker that keeps up then
  * has seven eighths to lag. */
 #define ROUND_SHARE 8
-/* Bytes, some ten changes. If two iterations bring less, waking up is most of the relay's
- * work. */
-#define FEW_BYTES 1024
 /* Seconds between two looks for parked workers that are gone. Each holds memory of its user
  * meanwhile. */
 #define PARKED_CHECK_SECONDS 1.
@@ -42,40 +39,11 @@ static size_t round_room(const struct fanout *f)
 	return unsent < share ? share - unsent : 0;
 }
 
-/* While a round waits, a change that comes wakes the relay, which can only append it. If few
- * come, it is better to leave them unread. If many come at a time, reading is cheap, and
- * PostgreSQL must not be delayed. Workers with pubkeys do not wait for rounds, so while there
- * are any, everything is read. */
-static bool wakes_in_vain(const struct fanout *f)
-{
-	return fanout_round_waits(f) && f->backlog.end - f->iteration_ends[1] < FEW_BYTES &&
-	       f->router.n_edges == 0 && f->round_left == 0 && !f->stopping;
-}
-
-static void hold(struct fanout *f, bool held)
-{
-	if (!f->hold || f->held == held)
-		return;
-	f->held = held;
-	f->n_holds += held;
-	f->hold(f->hold_context, held, round_room(f));
-}
-
-/* What waited unread is read in this same iteration. So it counts for the pace, and goes out
- * with the round that may be due at the iteration's end. */
-static void on_alarm(void *context)
-{
-	struct fanout *f = context;
-
-	if (f->held && !pace_waits_for_readers(&f->pace))
-		hold(f, false);
-}
-
 static bool round_is_due(struct fanout *f)
 {
 	if (!fanout_round_waits(f) || f->round_left > 0)
 		return false;
-	return round_room(f) == 0 || (!f->held && pace_allows(&f->pace, f->backlog.head - f->flushed_head));
+	return round_room(f) == 0 || pace_allows(&f->pace, f->backlog.head - f->flushed_head);
 }
 
 static void flush_scanner(struct fanout *f, struct worker *w)
@@ -149,10 +117,6 @@ static void on_prepare(struct ev_loop *loop, struct ev_prepare *watcher, int eve
 	(void)events;
 	if (round_is_due(f))
 		flush_scanners(f);
-	else if (wakes_in_vain(f))
-		hold(f, true);
-	f->iteration_ends[1] = f->iteration_ends[0];
-	f->iteration_ends[0] = f->backlog.end;
 	while ((w = TAILQ_FIRST(&f->dirty))) {
 		TAILQ_REMOVE(&f->dirty, w, next_dirty);
 		w->dirty = false;
@@ -181,7 +145,7 @@ int fanout_open(struct fanout *f, struct ev_loop *loop, const struct config *con
 	if (!f->scratch)
 		return -ENOMEM;
 	if ((r = backlog_open(&f->backlog, config->backlog_size)) < 0 || (r = router_open(&f->router)) < 0 ||
-		(r = pace_open(&f->pace, loop, on_alarm, f)) < 0)
+		(r = pace_open(&f->pace, loop)) < 0)
 		return r;
 	users_open(&f->users);
 	/* libev serves the higher priority first: sockets' events and sending (0), then
@@ -234,7 +198,6 @@ void fanout_stop_reading(struct fanout *f)
 	struct worker *w;
 
 	f->stopping = true;
-	hold(f, false);
 	TAILQ_FOREACH (w, &f->workers.all, next)
 		worker_stop_reading(w);
 }

@@ -29,7 +29,7 @@ struct fanout {
 	char epoch[EPOCH_LEN + 1]; /* of this start of the relay; seqs count from 1 in each */
 	bool upstream_live;
 	uint64_t upstream_seq; /* of the last UPSTREAM; 0: none */
-	bool stopping; /* requests are not read any more */
+	bool stopping;         /* requests are not read any more */
 	struct checkpoint_history checkpoints;
 
 	struct users users;
@@ -47,15 +47,7 @@ struct fanout {
 	struct ev_timer parked_check; /* while there are any */
 
 	uint64_t flushed_head, flushed_end; /* head and end of the backlog at the last round */
-	/* End of the backlog after the last two iterations. */
-	uint64_t iteration_ends[2];
 	struct pace pace;
-	/* held: leave the upstream unread, because what comes could not be sent yet. Otherwise
-	 * read it again, at most ahead bytes at once. NULL in local mode. While held, the
-	 * pace's alarm is set, which ends it. */
-	void (*hold)(void *context, bool held, size_t ahead);
-	void *hold_context;
-	bool held;
 	struct ev_prepare flush;
 	unsigned char *scratch; /* FANOUT_SCRATCH bytes; reader.c's during a slice; owned */
 
@@ -72,7 +64,7 @@ struct fanout {
 	uint64_t heard_since[CHANNELS_MAX + 1];
 	uint64_t n_recovered;
 	uint64_t n_gaps; /* for all workers; catch_up.c counts those for one */
-	uint64_t n_deliveries, n_wakes, n_overruns, n_holds;
+	uint64_t n_deliveries, n_wakes, n_overruns;
 	uint64_t n_limited[LIMITS_N];
 	uint64_t n_accepted;
 	uint64_t n_closed[WIRE_BYES_N]; /* by code; WIRE_BYE_NONE: the worker left by itself */

@@ -19,12 +19,11 @@ static void on_fired(struct ev_loop *loop, struct ev_io *watcher, int events)
 	(void)events;
 	(void)!read(watcher->fd, &times, sizeof times);
 	p->alarm = 0;
-	p->on_alarm(p->context);
 }
 
-int pace_open(struct pace *p, struct ev_loop *loop, void (*on_alarm)(void *context), void *context)
+int pace_open(struct pace *p, struct ev_loop *loop)
 {
-	*p = (struct pace){.loop = loop, .on_alarm = on_alarm, .context = context};
+	*p = (struct pace){.loop = loop};
 	p->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (p->timer < 0)
 		return -errno;
@@ -81,11 +80,6 @@ static bool have_read(struct pace *p, double now)
 		return true;
 	ask_again_at(p, now, lesser(now + sending, end));
 	return false;
-}
-
-bool pace_waits_for_readers(struct pace *p)
-{
-	return p->phase == PACE_UNREAD && !have_read(p, clock_now());
 }
 
 bool pace_allows(struct pace *p, uint64_t n_frames)

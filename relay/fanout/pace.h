@@ -39,8 +39,6 @@ struct pace {
 	int timer; /* a timerfd, because libev rounds its timers to milliseconds with epoll */
 	struct ev_io fired;
 	double alarm; /* seconds of clock_now(), what the timer is set for; 0: not set */
-	void (*on_alarm)(void *context);
-	void *context;
 
 	enum pace_phase phase;
 	/* Seconds of clock_now(). */
@@ -51,16 +49,13 @@ struct pace {
 	int last[PACE_SAMPLE];
 };
 
-/* loop and context must outlive the pace. on_alarm: it is time to ask again. 0 or negative
- * errno. */
-int pace_open(struct pace *pace, struct ev_loop *loop, void (*on_alarm)(void *context), void *context);
+/* loop must outlive the pace. 0 or negative errno. */
+int pace_open(struct pace *pace, struct ev_loop *loop);
 void pace_close(struct pace *pace);
 
-/* Whether the next round, of n_frames frames, may begin. If not, on_alarm follows. */
+/* Whether the next round, of n_frames frames, may begin. If not, the loop wakes when it is time
+ * to ask again. */
 bool pace_allows(struct pace *pace, uint64_t n_frames);
-/* Whether a round that was asked for waits because most have not read yet. Then on_alarm
- * follows. */
-bool pace_waits_for_readers(struct pace *pace);
 void pace_begin(struct pace *pace);
 void pace_sent(struct pace *pace, int fd);
 void pace_end(struct pace *pace);

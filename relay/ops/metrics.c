@@ -124,8 +124,7 @@ static void print_postgres(struct page *p, const struct parts *r)
 		c->n_missed);
 	counter(p, "pgherald_probes_total", "Looks at whether anything happened, instead of a canary.",
 		c->n_probes);
-	print_histogram(p, "pgherald_canary_round_trip_seconds",
-		"From sending a canary to hearing it, which takes longer while PostgreSQL is left unread.",
+	print_histogram(p, "pgherald_canary_round_trip_seconds", "From sending a canary to hearing it.",
 		&c->round_trips);
 	gauge(p, "pgherald_checkpoint_age_seconds",
 		"Since the latest checkpoint; an idle database has no new ones.",
@@ -148,7 +147,8 @@ static void print_postgres(struct page *p, const struct parts *r)
 		r->recovery->n_unserved);
 	gauge(p, "pgherald_recovery_fails", "Whether the last question failed.",
 		*r->recovery->trouble != '\0');
-	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.", (double)r->tracking->n_tables);
+	gauge(p, "pgherald_tracked_tables", "Tables that pgherald.track() tracks.",
+		(double)r->tracking->n_tables);
 	gauge(p, "pgherald_tracked_problem", "Whether something is wrong with a tracked table.",
 		*r->tracking->problem != '\0');
 	gauge(p, "pgherald_fold_lag_seconds",
@@ -197,9 +197,6 @@ static void print_fanout(struct page *p, const struct parts *r)
 		f->n_deliveries);
 	counter(p, "pgherald_sends_total", "Sends to workers; each may wake one, and carries many frames.",
 		f->n_wakes);
-	counter(p, "pgherald_holds_total",
-		"Times that PostgreSQL was left unread for some milliseconds, since the workers had yet to read.",
-		f->n_holds);
 	counter(p, "pgherald_overruns_total", "Workers that fell out of the backlog.", f->n_overruns);
 	family(p, "pgherald_gaps_total", "counter", "Gaps told: once to all workers, or to one alone.");
 	labelled(p, "to", "all", f->n_gaps);

@@ -24,8 +24,6 @@
  * fe-connect.c). The buffer grows only for results that are larger, and the relay does not read
  * ahead for those. */
 #define READ_SIZE ((size_t)16 << 10)
-/* Bounds how long the rest of the loop waits: 128 KiB. */
-#define READS_AHEAD_MAX 8
 /* How long one iteration of the loop reads one session: as long as it reads and writes workers
  * (schedule.h). With one read an iteration, a role that notifies a lot made the relay fall
  * behind PostgreSQL while workers kept it busy. The answer to a probe came after those
@@ -329,19 +327,13 @@ bool session_has_unread(const struct session *s)
 	       (tls_has_unread(s) || (ioctl(PQsocket(s->conn), FIONREAD, &bytes) == 0 && bytes > 0));
 }
 
-/* Whether to read again in this iteration, after n reads. First what came during a hold. */
+/* Whether to read again in this iteration, after n reads. */
 static bool read_on(struct session *s, unsigned n, double began)
 {
-	if (s->reads_ahead == 0 && (n >= s->reads_on || clock_now() - began >= READ_SECONDS))
-		return false;
 	/* A single notification does not fill libpq's buffer, so it was all. */
-	if (s->n_heard <= 1)
+	if (n >= s->reads_on || s->n_heard <= 1 || clock_now() - began >= READ_SECONDS)
 		return false;
-	s->reads_ahead -= s->reads_ahead > 0;
-	if (session_has_unread(s))
-		return true;
-	s->reads_ahead = 0;
-	return false;
+	return session_has_unread(s);
 }
 
 static void read_now(struct session *s)
@@ -475,7 +467,6 @@ static void on_attempt_done(struct ev_loop *loop, struct ev_async *watcher, int 
 	s->encoding = encoding;
 	s->was_connected = true;
 	s->paused = s->unsent = false;
-	s->reads_ahead = 0;
 	s->farewell.text[0] = '\0';
 	PQsetnonblocking(conn, 1);
 	PQsetNoticeReceiver(conn, on_notice, s);
@@ -595,12 +586,6 @@ void session_pause(struct session *s, bool pause)
 		 * readable for them. */
 		ev_feed_event(s->loop, &s->reader, EV_READ);
 	}
-}
-
-void session_read_ahead(struct session *s, size_t bytes)
-{
-	s->reads_ahead =
-		bytes / READ_SIZE < READS_AHEAD_MAX ? (unsigned)(bytes / READ_SIZE) : READS_AHEAD_MAX;
 }
 
 void session_read_on(struct session *s, size_t bytes)

@@ -82,7 +82,6 @@ struct session {
 	struct encoding *encoding; /* of the database; NULL: texts come in UTF-8, or as they are */
 	bool paused;
 	unsigned reads_on;            /* how often to read in an iteration, while there is more */
-	unsigned reads_ahead;         /* how often to read again in this iteration, whatever the time */
 	unsigned n_heard;             /* notifications in what the last read brought */
 	unsigned n_late;              /* how often the deadline has passed while unread data was there */
 	bool unsent;                  /* a statement could not be sent: the connection is given up */
@@ -136,10 +135,6 @@ void session_query(
 	struct session *session, const struct session_statement *statement, session_result_fn *on_result);
 /* While paused, the session reads nothing, and the server waits. */
 void session_pause(struct session *session, bool pause);
-/* The next time it reads, it reads up to this many bytes more in the same iteration of the
- * loop, if they are there. */
-void session_read_ahead(struct session *session, size_t bytes);
-
 /* Whether the socket or the TLS library has unread data, and the session is not paused. */
 bool session_has_unread(const struct session *session);
 

@@ -597,13 +597,6 @@ void upstream_reconnect(struct upstream *u)
 	u->by_operator = false;
 }
 
-void upstream_hold(struct upstream *u, bool held, size_t ahead)
-{
-	session_pause(&u->session, held);
-	if (!held)
-		session_read_ahead(&u->session, ahead);
-}
-
 void upstream_hurry(struct upstream *u)
 {
 	if (u->state == UPSTREAM_WAITING)

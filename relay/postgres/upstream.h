@@ -149,9 +149,6 @@ void upstream_live(struct upstream *upstream);
 void upstream_drop(struct upstream *upstream, const char *why);
 /* The same, for an operator: it is not a fault. */
 void upstream_reconnect(struct upstream *upstream);
-/* While held, what PostgreSQL sends stays unread, because a round waits and could send nothing
- * yet (fanout.c hold()). When the hold ends, up to `ahead` bytes more than usual are read at once. */
-void upstream_hold(struct upstream *upstream, bool held, size_t ahead);
 /* LISTENs to the channels of config that are not in force yet. done follows, maybe before this
  * returns: why is NULL, or says why PostgreSQL refuses. If there is no connection, the next one
  * LISTENs. config must outlive that; none may be under way. */

@@ -15,7 +15,7 @@ from test_catch_up import start, test_more_than_the_memory_holds_comes_at_the_pa
 from test_delivery import (test_a_change_reaches_every_worker_of_every_host_and_its_publisher,
                            test_every_worker_hears_the_same_order_which_is_that_of_the_commits)
 from test_overrun import (data, test_it_happens_again_and_again, test_it_overruns_while_it_is_caught_up,
-                          test_what_was_left_unread_pushes_nobody_out)
+                          test_what_comes_at_once_pushes_nobody_out)
 from test_recovery import test_the_rate_is_kept, test_what_was_committed_while_away_is_recovered
 
 SECRET = "Correct4Horse"

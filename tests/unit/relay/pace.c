@@ -17,15 +17,10 @@ static struct ev_loop *loop;
 static struct pace pace;
 static int ours[SOCKETS], theirs[SOCKETS];
 
-static void on_alarm(void *context)
-{
-	(void)context;
-}
-
 static void start(void)
 {
 	loop = ev_loop_new(EVFLAG_AUTO);
-	cr_assert_eq(pace_open(&pace, loop, on_alarm, NULL), 0);
+	cr_assert_eq(pace_open(&pace, loop), 0);
 	for (int i = 0; i < SOCKETS; i++) {
 		int pair[2];
 		cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
@@ -107,9 +102,7 @@ Test(pace, rests_the_longer_the_more_frames_wait)
 {
 	round_of(SOCKETS);
 	cr_assert_not(pace_allows(&pace, 1));
-	cr_assert(pace_waits_for_readers(&pace));
 	read_all(0, SOCKETS);
-	cr_assert_not(pace_waits_for_readers(&pace));
 	stopped_clock += SENDING;
 	cr_assert_not(pace_allows(&pace, 3));
 	stopped_clock += 2.9 * PACE_REST_A_FRAME;
