@@ -2,7 +2,7 @@
  * and a doorbell, so it stays the same while sockets come and go. The callers decide when the
  * timer fires. The doorbell is an eventfd. It replaces a timer that fires at once: each request
  * rings it, and setting a timer costs several times as much. While the app has not asked for the
- * descriptor, nobody polls it: a request only notes that there is something to do, and
+ * descriptor, no loop polls it: a request only notes that there is something to do, and
  * pgherald_wait() does it before it waits.
  *
  * After a fork both processes share the epoll's interest list, the timer and the doorbell.

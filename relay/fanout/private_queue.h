@@ -1,6 +1,6 @@
-/* The private queue: frames for one worker alone, which are answers and recovered changes. Each
- * stretch of bytes knows after which frame of the backlog it goes out, so that the worker reads
- * all in order. No I/O; delivery.c fills it and sends it. */
+/* The private queue: frames for one worker alone, which are answers and recovered changes by
+ * pubkey. Each stretch of bytes knows after which frame of the backlog it goes out, so that the
+ * worker reads all in order. No I/O; delivery.c fills it and sends it. */
 #pragma once
 
 #include <stddef.h>

@@ -18,7 +18,7 @@
  * before the next. */
 #define ROWS_AN_ITERATION 4096
 #define ROWS_A_WAITER 256
-/* Bytes: a run of frames counts as a row for each so many, about what a row takes to queue. */
+/* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. */
 #define RUN_BYTES_A_ROW 256
 /* Bytes of rows by pubkey that are queued before they are sent: bounds what a worker whose socket
  * is full holds. */
