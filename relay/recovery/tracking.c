@@ -23,8 +23,9 @@
 #define TRUST_FORMAT                                                                                         \
 	" FROM (SELECT coalesce(%s OPERATOR(pg_catalog.=) '', false) AS trusted OFFSET 0) AS trust"
 #define FOLD_FORMAT                                                                                          \
-	SESSION_PRIMARY "SELECT folded, more" TRUST_FORMAT                                                   \
-			", LATERAL (SELECT folded, more FROM pgherald.fold() WHERE trust.trusted OFFSET 0) AS f;"
+	SESSION_PRIMARY                                                                                      \
+		"SELECT folded, more" TRUST_FORMAT                                                           \
+		", LATERAL (SELECT folded, more FROM pgherald.fold() WHERE trust.trusted OFFSET 0) AS f;"
 #define LOOK_FORMAT                                                                                          \
 	SESSION_PRIMARY "SELECT tables, unserved, fold_lag, problem" TRUST_FORMAT                            \
 			", LATERAL (SELECT %s WHERE trust.trusted OFFSET 0) AS t,"                           \
