@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/log_file.h"
+#include "base/settings.h"
 #include "base/systemd.h"
 #include "ctl.h"
 #include "health_check.h"
@@ -37,6 +38,10 @@
  * refused. */
 #define OTHER_DESCRIPTORS 64
 #define N_DESCRIPTORS (OPS_CONNECTIONS_MAX + METRICS_CONNECTIONS_MAX + OTHER_DESCRIPTORS)
+
+/* The environment file is missing. Trying again would not help, and the unit does not. EX_CONFIG of
+ * sysexits.h. */
+#define EXIT_NO_SETTINGS 78
 
 struct process {
 	struct ev_loop *loop;
@@ -72,7 +77,13 @@ static void on_refused(void *context, const char *why)
 	/* Only the first failure of an iteration is logged. */
 	if (p->exit_status != EXIT_SUCCESS)
 		return;
-	diag(DIAG_ERROR, "start refused: %s", why);
+	struct setting_shown setting;
+	const char *example = settings_origin(why, &setting);
+	char from[256] = "";
+	if (example)
+		snprintf(from, sizeof from, " (%s is from the %s; an example: %s)", setting.name,
+			setting.origin, example);
+	diag(DIAG_ERROR, "start refused: %s%s", why, from);
 	stop_now(p, EXIT_FAILURE);
 }
 
@@ -299,7 +310,7 @@ int main(int argc, char **argv)
 	if (p->config.check_path)
 		return health_check(p->config.check_path);
 	if (result != 0)
-		return result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+		return result == -ENOENT ? EXIT_NO_SETTINGS : result < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	systemd_init();
 	config_fit_descriptors(&p->config, N_DESCRIPTORS);
 	p->loop = ev_default_loop(EVFLAG_AUTO | EVFLAG_NOENV);
