@@ -2,6 +2,7 @@
 1, with its code, its counter and its line in the log."""
 
 import ctypes
+import itertools
 import os
 import re
 import resource
@@ -557,6 +558,15 @@ def test_what_the_kernel_keeps_for_workers_that_read_nothing(make_relay, cleanup
     for raw in many:
         raw.write(pack(0, 1, "raw", None) + pack(1, 1, CHANNEL, None))
     worker = relay.worker()
+    tries = itertools.count()
+
+    def all_subscribe():
+        before, change = metric(relay, "pgherald_delivered_frames_total"), f"try{next(tries)}"
+        worker.publish(change)
+        worker.hears(change)
+        return metric(relay, "pgherald_delivered_frames_total") - before > count
+
+    wait_until(all_subscribe, "all of them hear")
     before = cgroup.kernel_bytes()
     for i in range(300 * KIB // length):
         worker.ask(NOTIFY, CHANNEL, "x" * length, None)
