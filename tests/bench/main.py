@@ -25,8 +25,8 @@ from rig import Rig
 from sides import Bench
 
 
-# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows ends within 25 minutes.
-PATIENCE = 1080
+# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows ends within 20 minutes.
+PATIENCE = 720
 
 
 def picked(patterns):
