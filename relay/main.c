@@ -84,6 +84,10 @@ static void on_refused(void *context, const char *why)
 		snprintf(from, sizeof from, " (%s is from the %s; an example: %s)", setting.name,
 			setting.origin, example);
 	diag(DIAG_ERROR, "start refused: %s%s", why, from);
+	if (p->config.checks && p->config.mode == MODE_POSTGRES) {
+		check_print_refused(&p->relay.parts, example ? setting.name : NULL, why, stdout);
+		fflush(stdout);
+	}
 	stop_now(p, EXIT_FAILURE);
 }
 

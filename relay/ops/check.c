@@ -25,15 +25,24 @@ bool check_is_complete(const struct parts *p)
 	return p->config->mode == MODE_LOCAL || (!p->recovery->sink && !tracking_is_asking(p->tracking));
 }
 
+/* What a URL leads to. */
+static void print_server(
+	FILE *out, const char *url, const char *does, const PGconn *conn, const char *database)
+{
+	char text[512];
+	int version = PQserverVersion(conn);
+
+	snprintf(text, sizeof text, "%s PostgreSQL %d.%d, database %s, as %s", does, version / 10000,
+		version % 10000, database, PQuser(conn));
+	row(out, url, "works", text);
+}
+
 static void print_listening(const struct parts *p, FILE *out)
 {
 	const struct upstream *u = p->upstream;
 	char text[512];
-	int version = PQserverVersion(u->session.conn);
 
-	snprintf(text, sizeof text, "hears PostgreSQL %d.%d, database %s, as %s", version / 10000,
-		version % 10000, u->database, PQuser(u->session.conn));
-	row(out, "DATABASE_DIRECT_URL", "works", text);
+	print_server(out, "DATABASE_DIRECT_URL", "hears", u->session.conn, u->database);
 	snprintf(text, sizeof text, "what it publishes is heard after %.1f ms", p->canary->round_trip * 1000);
 	row(out, "DATABASE_URL", "works", text);
 }
@@ -118,4 +127,23 @@ void check_print(const struct parts *p, FILE *out)
 	print_recovery(p, out);
 	print_tracking(p, out);
 	print_rights(p, out);
+}
+
+static void print_url(FILE *out, const char *url, const PGconn *conn, const char *setting, const char *why)
+{
+	if (setting && strcmp(setting, url) == 0)
+		row(out, url, "fails", why);
+	else if (conn)
+		print_server(out, url, "reaches", conn, PQdb(conn));
+	else
+		row(out, url, "untried", "the start was refused before it was connected to");
+}
+
+void check_print_refused(const struct parts *p, const char *setting, const char *why, FILE *out)
+{
+	row(out, "mode", "postgres", "workers of all hosts hear each other");
+	print_url(out, "DATABASE_DIRECT_URL", p->upstream->session.conn, setting, why);
+	print_url(out, "DATABASE_URL", p->publisher->session.conn, setting, why);
+	if (!setting || (strcmp(setting, "DATABASE_DIRECT_URL") != 0 && strcmp(setting, "DATABASE_URL") != 0))
+		row(out, "start", "fails", why);
 }

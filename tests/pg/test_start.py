@@ -469,7 +469,17 @@ def test_the_check_tells_what_works_and_what_would_mend_the_rest(make_relay, run
 
 def test_a_check_of_settings_that_cannot_work(make_relay, db):
     status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=db.direct_url.replace(db.name, "no_such_database"))
-    assert status == 1 and not rows and "no_such_database" in relay.log()
+    assert status == 1 and "no_such_database" in relay.log()
+    assert rows["DATABASE_DIRECT_URL"][0] == "fails" and "no_such_database" in rows["DATABASE_DIRECT_URL"][1]
+
+
+def test_a_check_where_nothing_can_be_published(make_relay, db):
+    """The table says which of the two URLs fails."""
+    nobody = db.direct_url.replace(f":{db.server.port}/", ":1/")
+    status, rows, relay = checked(make_relay, DATABASE_DIRECT_URL=db.direct_url, DATABASE_URL=nobody)
+    assert status == 1 and rows["DATABASE_URL"][0] == "fails" and "start" not in rows, relay.log()
+    assert rows["DATABASE_DIRECT_URL"][0] in ("works", "untried")
+    assert "@" not in relay.stdout()
 
 
 def test_a_check_in_local_mode(make_relay):

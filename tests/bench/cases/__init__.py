@@ -6,7 +6,7 @@ from cases import hearing, hosts, latency, missed, publish, saturated, tracked, 
 NEWER = 18
 
 CASES = [
-    publish.write(), publish.alone(), missed.restart(), missed.recovery(), hearing.over_tls(), latency.beside_busy(),
+    publish.write(), publish.alone(), missed.restart(), missed.recovery(), hearing.over_tls(), latency.next_to_busy(),
     transactions.of_postgres(), hosts.idle(), saturated.own_code(),
     *map(transactions.on_debian, transactions.WIDTHS), transactions.widest(),
     *(transactions.on_version(width, NEWER) for width in transactions.AGAINST_DIRECT),

@@ -45,10 +45,10 @@ def on_version(width, major):
         against_direct(width, f", PostgreSQL {major}"), seconds=SECONDS)
 
 
-def beside_busy():
+def next_to_busy():
     """Others that work, and so do not read, for most of the time."""
     what = f"{READERS} workers that read, at {RATE} a second, while {OTHERS} others work for 20 ms of every 25."
     return Case("busy neighbours", "", what,
-                {"alone": at_rate(ours, READERS), "beside": at_rate(ours, READERS + OTHERS, "--busy", OTHERS)},
+                {"alone": at_rate(ours, READERS), "busy": at_rate(ours, READERS + OTHERS, "--busy", OTHERS)},
                 [Row("p99", f"latency p99 at {RATE}/s of {READERS} workers that read: with {OTHERS} busy ones / without",
-                     "beside.p99", "alone.p99", at_most=1.5)], ours=("beside", "alone"), seconds=1.5)
+                     "busy.p99", "alone.p99", at_most=1.5)], ours=("busy", "alone"), seconds=1.5)
