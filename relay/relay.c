@@ -387,9 +387,8 @@ static void on_catch_up(void *context, struct worker *worker)
 
 static void on_takes_more(void *context, struct worker *worker)
 {
-	struct relay *r = context;
-
-	catch_up_takes_more(&r->catch_up, worker);
+	(void)context;
+	catch_up_takes_more(worker);
 }
 
 static void on_forget(void *context, struct worker *worker)

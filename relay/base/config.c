@@ -37,7 +37,8 @@ int config_load(struct config *config, int argc, char **argv)
 	if (config->publish_url && !config->direct_url) {
 		diag(DIAG_ERROR,
 			"DATABASE_URL is set and DATABASE_DIRECT_URL is not; set it to PostgreSQL itself, past the "
-			"pooler, such as postgresql://app@db.example:5432/sync; or ask for local mode, without PostgreSQL, by --local or PGHERALD_LOCAL=yes");
+			"pooler, such as postgresql://app@db.example:5432/sync; or ask for local mode, without "
+			"PostgreSQL, by --local or PGHERALD_LOCAL=yes");
 		return -EINVAL;
 	}
 	if (!config->publish_url)

@@ -83,9 +83,8 @@ struct config {
 };
 
 /* Fill *config, whose strings live as long as the process, and set the log level. 0; a negative
- * errno after one ERROR line that says what is wrong, -ENOENT: the environment file is missing; positive when
- * it has answered --help or
- * --version, or config->check_path is set. */
+ * errno after one ERROR line that says what is wrong, -ENOENT if the environment file is missing;
+ * positive when it has answered --help or --version, or config->check_path is set. */
 int config_load(struct config *config, int argc, char **argv);
 
 /* Read the environment file again, into *fresh. Its channels have the numbers that they have in

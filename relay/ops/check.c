@@ -129,21 +129,25 @@ void check_print(const struct parts *p, FILE *out)
 	print_rights(p, out);
 }
 
-static void print_url(FILE *out, const char *url, const PGconn *conn, const char *setting, const char *why)
+/* Whether it is the setting that fails. */
+static bool print_url(FILE *out, const char *url, const PGconn *conn, const char *setting, const char *why)
 {
-	if (setting && strcmp(setting, url) == 0)
+	bool fails = setting && strcmp(setting, url) == 0;
+
+	if (fails)
 		row(out, url, "fails", why);
 	else if (conn)
 		print_server(out, url, "reaches", conn, PQdb(conn));
 	else
 		row(out, url, "untried", "the start was refused before it was connected to");
+	return fails;
 }
 
 void check_print_refused(const struct parts *p, const char *setting, const char *why, FILE *out)
 {
 	row(out, "mode", "postgres", "workers of all hosts hear each other");
-	print_url(out, "DATABASE_DIRECT_URL", p->upstream->session.conn, setting, why);
-	print_url(out, "DATABASE_URL", p->publisher->session.conn, setting, why);
-	if (!setting || (strcmp(setting, "DATABASE_DIRECT_URL") != 0 && strcmp(setting, "DATABASE_URL") != 0))
+	bool direct = print_url(out, "DATABASE_DIRECT_URL", p->upstream->session.conn, setting, why);
+	bool publish = print_url(out, "DATABASE_URL", p->publisher->session.conn, setting, why);
+	if (!direct && !publish)
 		row(out, "start", "fails", why);
 }

@@ -159,12 +159,17 @@ static void json_name(struct report *r, const char *name, const char *unit)
 	fprintf(r->out, "%s\":", unit);
 }
 
+void report_label(FILE *out, const char *name)
+{
+	fprintf(out, "%-*s ", LABEL_WIDTH, name);
+}
+
 void report_group(struct report *r, const char *name)
 {
 	assert(r->form == REPORT_SCREEN || r->form == REPORT_JSON);
 	end_line(r);
 	if (r->form == REPORT_SCREEN) {
-		fprintf(r->out, "%-*s ", LABEL_WIDTH, name);
+		report_label(r->out, name);
 		r->in_line = r->first = true;
 		return;
 	}

@@ -73,6 +73,8 @@ struct report_duration {
 };
 struct report_duration report_duration(double seconds);
 
+/* Print what a line of the screen begins with. */
+void report_label(FILE *out, const char *name);
 /* Print text, with \xNN for each byte of a character that may not be printed as it is. */
 void report_escape_text(FILE *out, const char *text, size_t len);
 /* Print a JSON string with its quotes. \uNNNN stands for a character that may not be printed as

@@ -10,9 +10,6 @@
 /* Bytes of a line: the longest has a text of PostgreSQL's, of 512. */
 #define LINE_SIZE 1024
 
-/* Columns of what stands in front of a line. */
-#define LABEL_WIDTH 12
-
 struct screen {
 	const struct parts *parts;
 	FILE *out; /* NULL: the faults are counted only */
@@ -32,7 +29,7 @@ static void say(const struct screen *s, const char *label, const char *format, .
 	va_start(args, format);
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
-	fprintf(s->out, "%-*s ", LABEL_WIDTH, label);
+	report_label(s->out, label);
 	report_escape_text(s->out, text, strlen(text));
 	fputc('\n', s->out);
 }

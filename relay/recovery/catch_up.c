@@ -397,9 +397,8 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 		timer_arm(c->loop, &c->gather, GATHER_SECONDS);
 }
 
-void catch_up_takes_more(struct catch_up *c, struct worker *w)
+void catch_up_takes_more(struct worker *w)
 {
-	(void)c;
 	if (!w->catch_up->list)
 		set_ready(w->catch_up);
 }

@@ -122,7 +122,7 @@ void catch_up_close(struct catch_up *catch_up);
 /* What struct worker_requests calls. recoverable: whether the database can be asked; if not,
  * the worker is told of a gap at once. */
 void catch_up_begin(struct catch_up *catch_up, struct worker *worker, bool recoverable);
-void catch_up_takes_more(struct catch_up *catch_up, struct worker *worker);
+void catch_up_takes_more(struct worker *worker);
 void catch_up_forget(struct catch_up *catch_up, struct worker *worker);
 
 /* How many rows were read for the worker and not given to it yet. */

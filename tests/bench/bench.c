@@ -85,21 +85,32 @@ struct page *fork_processes(
 	return page;
 }
 
-bool process_ended(pid_t pid)
+static bool has_ended(pid_t pid)
 {
 	return waitpid(pid, NULL, WNOHANG) != 0;
 }
 
-void await_ready(struct page *page)
+void await_each(struct page *page, bool (*is_so)(const struct slot *slot), const char *what)
 {
 	uint64_t deadline = clock_ns() + DEADLINE_SECONDS * NSEC_PER_SEC;
 
 	for (unsigned i = 0; i < page->n; i++)
-		while (!page->slots[i].ready) {
-			if (clock_ns() > deadline || process_ended(page->slots[i].pid))
-				die("process %u of %u did not become ready", i, page->n);
+		while (!is_so(&page->slots[i])) {
+			/* A process that died has printed why. */
+			if (clock_ns() > deadline || has_ended(page->slots[i].pid))
+				die("process %u of %u did not %s", i, page->n, what);
 			sleep_until(clock_ns() + NSEC_PER_SEC / 1000);
 		}
+}
+
+static bool is_ready(const struct slot *slot)
+{
+	return slot->ready;
+}
+
+void await_ready(struct page *page)
+{
+	await_each(page, is_ready, "become ready");
 }
 
 void end_processes(struct page *page)

@@ -53,7 +53,8 @@ void sleep_until(uint64_t when);
 struct page *fork_processes(
 	unsigned n, void (*run)(void *context, struct page *page, unsigned index), void *context);
 void await_ready(struct page *page);
-bool process_ended(pid_t pid);
+/* Until it is so of each process; otherwise this one ends, and says that one did not do what. */
+void await_each(struct page *page, bool (*is_so)(const struct slot *slot), const char *what);
 void end_processes(struct page *page);
 uint64_t total_count(const struct page *page);
 uint64_t least_count(const struct page *page);

@@ -12,22 +12,14 @@ void await_go(struct slot *slot)
 		;
 }
 
-static void await_idle(struct page *page)
+static bool is_idle(const struct slot *slot)
 {
-	uint64_t deadline = clock_ns() + DEADLINE_SECONDS * NSEC_PER_SEC;
-
-	for (unsigned i = 0; i < page->n; i++)
-		while (!page->slots[i].idle) {
-			/* A process that died has printed why. */
-			if (clock_ns() > deadline || process_ended(page->slots[i].pid))
-				die("process %u of %u does not come to rest", i, page->n);
-			sleep_until(clock_ns() + NSEC_PER_SEC / 1000);
-		}
+	return slot->idle;
 }
 
 void measure_burst(struct page *page, const struct parties *parties, double seconds)
 {
-	await_idle(page);
+	await_each(page, is_idle, "come to rest");
 	clear_latency(page);
 	page->running = true;
 	for (unsigned i = 0; i < page->n; i++) {
@@ -43,7 +35,7 @@ void measure_burst(struct page *page, const struct parties *parties, double seco
 	uint64_t elapsed = clock_ns() - start, changes = total_count(page) - count;
 	page->record_from = UINT64_MAX;
 	page->running = false;
-	await_idle(page);
+	await_each(page, is_idle, "come to rest");
 	printf("{\"seconds\": %.6f, \"changes\": %llu, \"p50\": %llu, ", (double)elapsed / NSEC_PER_SEC,
 		(unsigned long long)changes, (unsigned long long)latency_percentile(page, page->n, 50));
 	print_account(&before, &after);

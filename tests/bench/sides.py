@@ -28,18 +28,16 @@ class Bench:
     def size(self, full, quick):
         return quick if self.quick else full
 
-    @contextlib.contextmanager
     def generator(self, name, *arguments):
-        generator = Generator(self.run, [self._generators.generator(name), *map(str, arguments)], self.build.environment)
-        try:
-            yield generator
-        finally:
-            generator.close()
+        return self._start(self._generators, name, arguments)
 
-    @contextlib.contextmanager
     def own_generator(self, name, *arguments):
         """One that contains code of the relay: each build has its own."""
-        generator = Generator(self.run, [self.build.generator(name), *map(str, arguments)], self.build.environment)
+        return self._start(self.build, name, arguments)
+
+    @contextlib.contextmanager
+    def _start(self, build, name, arguments):
+        generator = Generator(self.run, [build.generator(name), *map(str, arguments)], self.build.environment)
         try:
             yield generator
         finally:

@@ -57,6 +57,13 @@ def connect(path, blocking=False):
     return s
 
 
+def close_oldest(lines, count):
+    for s in lines[:count]:
+        s.close()
+    del lines[:count]
+    time.sleep(0.001)
+
+
 # Many connections at once
 
 class Group(SimpleNamespace):
@@ -214,10 +221,7 @@ def half_closed():
                 pass
             lines.append(s)
         if len(lines) > 500 or not s:
-            for s in lines[:100]:
-                s.close()
-            del lines[:100]
-            time.sleep(0.001)
+            close_oldest(lines, 100)
 
 
 def descriptors():
@@ -325,10 +329,7 @@ def resumes():
             except OSError:
                 s.close()
         if len(lines) > 100 or not s:
-            for s in lines[:50]:
-                s.close()
-            del lines[:50]
-            time.sleep(0.001)
+            close_oldest(lines, 50)
 
 
 # Operators
