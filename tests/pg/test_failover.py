@@ -64,16 +64,13 @@ def test_recovery_is_exact_across_a_failover_that_lost_commits(site):
     """The new primary uses the ids of the lost transactions again. A bare snapshot would
     take the new changes for old ones."""
     site.cut_and_commit()
-    site.pair.primary.stop("immediate")
-    site.sees_down = site.seen = len(site.worker.frames)
-    standby = site.pair.standby
-    standby.sql("SELECT pg_promote()")
-    wait_until(lambda: not standby.sql("SELECT pg_is_in_recovery()")[0][0], "the promotion")
-    site.db.server = standby
-    # at once, before the relay is back: with ids that the old primary had used too
+    site.relay.freeze()  # so that it is not back before the new changes, which it would then announce
+    site.fail_over()
+    # with ids that the old primary had used too
     for n in range(12):
         site.data.write(f"new{n}")
     assert site.xid() < site.last_of_old, "the ids are reused; else this test shows nothing"
+    site.relay.thaw()
     site.sees("live")
     new = {f"new{n}" for n in range(12)}
     site.worker.hears_all(new)
