@@ -41,8 +41,8 @@
 -- the owners of the table and of the types of its columns can change what that runs: use one only
 -- where you trust them. What the key is when it is a column, they cannot abuse.
 --
--- How it works. A trigger adds one row a key and statement to pgherald.journal. No two writers
--- ever wait for each other there. Relays call pgherald.fold(): it moves the rows that are older
+-- How it works. A trigger notes the keys of a statement in pgherald.journal. No two writers ever
+-- wait for each other there. Relays call pgherald.fold(): it moves the rows that are older
 -- than a minute to pgherald.folded, which has one row a key. So its size follows the number of
 -- keys and not that of changes. Do not restore these tables without the rest of the database.
 --
@@ -82,16 +82,16 @@ CREATE TABLE IF NOT EXISTS pgherald.tracked_table (
     UNIQUE (tbl, channel, key)
 );
 
--- Changes that were not folded yet. key IS NULL: any key of the channel may have changed. gone:
--- the row was deleted, or got another key. notified: the transaction sent a NOTIFY too. The
--- transaction id is a number, since BRIN takes no xid8. A B-tree would cost a bulk UPDATE more than
--- all the rest.
+-- Changes that were not folded yet: of one key, of many keys, or, if both are NULL, of any key of
+-- the channel. gone: the row was deleted, or got another key. notified: the transaction sent a
+-- NOTIFY too.
 CREATE TABLE IF NOT EXISTS pgherald.journal (
     changed_xid bigint NOT NULL,
     gone boolean NOT NULL,
     notified boolean NOT NULL,
     channel text COLLATE "C" NOT NULL,
-    key text COLLATE "C"
+    key text COLLATE "C",
+    keys text[] COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000);
 
@@ -115,7 +115,7 @@ CREATE TABLE IF NOT EXISTS pgherald.message (
 DO $$
 BEGIN
     IF to_regclass('pgherald.message_sent_xid_idx') IS NULL THEN
-        CREATE INDEX journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid) WITH (pages_per_range = 16);
+        CREATE INDEX journal_changed_xid_idx ON pgherald.journal (changed_xid);
         CREATE UNIQUE INDEX folded_key_idx ON pgherald.folded (channel, key) WHERE octet_length(key) <= 1000;
         CREATE UNIQUE INDEX folded_long_key_idx
             ON pgherald.folded (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1))
@@ -215,6 +215,20 @@ BEGIN
 END
 $$;
 
+-- An older version noted each key in a row of its own. Writers of a tracked table wait before they
+-- hold anything: they get new triggers at the end.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pgherald.journal'::regclass AND attname = 'keys') THEN
+        PERFORM pgherald.execute_patiently(ARRAY(SELECT DISTINCT format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t.tbl)
+                                                 FROM pgherald.tracked_table AS t JOIN pg_class AS c ON c.oid = t.tbl));
+        ALTER TABLE pgherald.journal ADD COLUMN keys text[] COLLATE "C";
+        DROP INDEX pgherald.journal_changed_xid_idx;
+        CREATE INDEX journal_changed_xid_idx ON pgherald.journal (changed_xid);
+    END IF;
+END
+$$;
+
 -- Whether writes to the table may name another: it is partitioned, or has a parent, or once had.
 -- These functions are in PL/pgSQL because that keeps plans: relays ask for every tracked table.
 CREATE OR REPLACE FUNCTION pgherald.is_of_family(tracked pgherald.tracked_table) RETURNS boolean
@@ -286,7 +300,8 @@ $$;
 -- The triggers of a tracked table, and whether they are as they should be.
 --
 -- Triggers for statements are the cheapest: one INSERT, whatever the number of rows. They do not
--- look for equal keys, which would cost a statement of one row more than all the rest. When the
+-- look for equal keys, which would cost a statement of one row more than all the rest. Once a
+-- transaction has written more than 1,000 rows of the table, they note 100 keys in a row. When the
 -- key is a column, a trigger for rows notes the old key of those rows alone that get another.
 --
 -- Which triggers for statements fire depends on the table that the statement names, so partitions
@@ -313,13 +328,12 @@ BEGIN
         FROM family
         UNION ALL
         SELECT tracked.tbl, v.kind, 'AFTER ' || v.fires, v.clauses, v.body, 'O'
-        FROM (SELECT 'insert', 'INSERT', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'new'
+        FROM (SELECT 'insert', 'INSERT', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'insert'
               UNION ALL
-              SELECT 'delete', 'DELETE', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'old'
+              SELECT 'delete', 'DELETE', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'delete'
               UNION ALL
               SELECT 'update', 'UPDATE', CASE WHEN tracked.by_column THEN 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT'
-                     ELSE 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new FOR EACH STATEMENT' END,
-                     CASE WHEN tracked.by_column THEN 'new' ELSE 'both' END
+                     ELSE 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new FOR EACH STATEMENT' END, 'update'
               UNION ALL
               SELECT 'key', 'UPDATE', format('FOR EACH ROW WHEN (%s)', differs), 'row' FROM key_column
              ) AS v (kind, fires, clauses, body), family
@@ -399,49 +413,57 @@ DECLARE
     t pgherald.tracked_table;
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
     key text;
-    has_key text;
-    note text; -- a format for: whether the rows are gone, the keys, another column of them, what may follow
+    keys_of text; -- a format for: the transition table, the key, the table's name, whether the rows are gone, the column
+    note text; -- a format for: a query of keys, and of whether their rows are gone
+    note_many text; -- the same, 100 keys in a row
+    note_statement text; -- a format for: that query, and what happens to the rows
     note_keys text[]; -- of a new row, of an old one
-    grouped text;
     bodies text[];
     settings text;
     mended regclass[]; -- tables with triggers that were not as they should be
-    keys text[];
 BEGIN
     SELECT * INTO STRICT t FROM pgherald.tracked_table WHERE id = of_id;
     key := pgherald.key_sql(t, '');
     IF key IS NULL THEN
         RETURN; -- see problem_of()
     END IF;
-    grouped := CASE WHEN t.notify THEN ' GROUP BY k' ELSE '' END;
     -- With a condition on the key, the planner would make the key twice.
-    has_key := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_builtin) THEN format(' WHERE %I IS NOT NULL', t.key) ELSE '' END;
-    note := 'INSERT INTO pgherald.journal SELECT txid_current(), %1$s, '
+    keys_of := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_builtin)
+                    THEN 'SELECT %2$s, %4$s FROM %1$s AS %3$I WHERE %5$I IS NOT NULL'
+                    ELSE 'SELECT k, %4$s FROM (SELECT %2$s FROM %1$s AS %3$I) AS of_rows (k) WHERE k IS NOT NULL' END;
+    note := 'INSERT INTO pgherald.journal SELECT txid_current(), gone, '
             || CASE WHEN t.notify THEN 'pgherald.change_payload(k) IS NOT NULL' ELSE 'false' END
-            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%2$s) AS keys (k%3$s)%4$s';
+            || replace(format(', %L', t.channel), '%', '%%') || ', k FROM (%1$s) AS keys (k, gone)';
+    note_many := 'INSERT INTO pgherald.journal SELECT txid_current(), gone, false'
+                 || replace(format(', %L', t.channel), '%', '%%') || ', NULL, array_agg(k)'
+                    ' FROM (SELECT *, row_number() OVER () / 100 AS place FROM (%1$s) AS keys (k, gone)) AS placed GROUP BY place, gone';
     note_keys := ARRAY(SELECT format('INSERT INTO pgherald.journal VALUES (txid_current(), %s, false, %L, %s)', gone, t.channel, of_row)
                        FROM (VALUES (1, 'false', 'pgherald_key'), (2, 'true', 'pgherald_old')) AS v (place, gone, of_row) ORDER BY place);
+    note_statement := 'IF pg_stat_get_xact_tuples_%2$s(TG_RELID) > 1000 THEN ' || note_many || '; ELSE ' || note || '; END IF';
     IF t.notify THEN
-        note := 'WITH noted AS (' || note || ' RETURNING key, notified) SELECT count(pg_notify('
+        note := 'WITH noted AS (' || note || ' GROUP BY k, gone RETURNING key, notified) SELECT count(pg_notify('
                 || replace(quote_literal(t.channel), '%', '%%') || ', pgherald.change_payload(key))) INTO told FROM noted WHERE notified';
-        note_keys := ARRAY[format(note, 'false', 'VALUES (pgherald_key)', '', ''), format(note, 'true', 'VALUES (pgherald_old)', '', '')];
+        note_many := note;
+        note_statement := note;
+        note_keys := ARRAY[format(note, 'VALUES (pgherald_key, false)'), format(note, 'VALUES (pgherald_old, true)')];
     END IF;
 
     -- TRUNCATE also removes rows that a snapshot of the whole transaction does not see.
     bodies := ARRAY[
-        'new', format(note, 'false', format('SELECT %s FROM pgherald_new AS %I', key, t.name) || has_key, '',
-                      CASE has_key WHEN '' THEN ' WHERE k IS NOT NULL' ELSE '' END || grouped),
-        'old', format(note, 'true', format('SELECT %s FROM pgherald_old AS %I', key, t.name) || has_key, '',
-                      CASE has_key WHEN '' THEN ' WHERE k IS NOT NULL' ELSE '' END || grouped),
-        'both', format(note, 'bool_and(gone)', format('SELECT %1$s, true FROM pgherald_old AS %2$I'
-                       ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I', key, t.name), ', gone', ' WHERE k IS NOT NULL GROUP BY k'),
+        'insert', format(note_statement, format(keys_of, 'pgherald_new', key, t.name, 'false', t.key), 'inserted'),
+        'delete', format(note_statement, format(keys_of, 'pgherald_old', key, t.name, 'true', t.key), 'deleted'),
+        'update', format(note_statement,
+                         CASE WHEN t.by_column THEN format(keys_of, 'pgherald_new', key, t.name, 'false', t.key)
+                              ELSE format('SELECT k, bool_and(gone) FROM (SELECT %1$s, true FROM pgherald_old AS %2$I'
+                                          ' UNION ALL SELECT %1$s, false FROM pgherald_new AS %2$I) AS of_rows (k, gone)'
+                                          ' WHERE k IS NOT NULL GROUP BY k', key, t.name) END, 'updated'),
         'row', format('IF TG_OP <> ''DELETE'' THEN pgherald_key := %s; IF pgherald_key IS NOT NULL THEN %s; END IF; END IF;'
                       ' IF TG_OP <> ''INSERT'' THEN pgherald_old := %s; IF pgherald_old IS NOT NULL AND pgherald_old IS DISTINCT FROM pgherald_key'
                       ' THEN %s; END IF; END IF', pgherald.key_sql(t, 'NEW.'), note_keys[1], pgherald.key_sql(t, 'OLD.'), note_keys[2]),
-        'truncate', format('IF current_setting(''transaction_isolation'') LIKE ''read %%'' THEN gone := pgherald.present_keys(%s, TG_RELID);'
-                           ' END IF; IF gone IS NULL THEN'
+        'truncate', format('IF current_setting(''transaction_isolation'') LIKE ''read %%'' THEN removed := pgherald.present_keys(%s, TG_RELID);'
+                           ' END IF; IF removed IS NULL THEN'
                            ' INSERT INTO pgherald.journal VALUES (txid_current(), true, false, %L, NULL); ELSE %s; END IF',
-                           t.id, t.channel, format(note, 'true', 'SELECT unnest(gone)', '', ' WHERE k IS NOT NULL' || grouped))];
+                           t.id, t.channel, format(note_many, 'SELECT k, true FROM unnest(removed) AS k'))];
     -- They cost something, and the text of most keys does not depend on them.
     settings := CASE WHEN EXISTS (SELECT FROM pgherald.key_column(t) WHERE is_plain) THEN ''
                      ELSE ' SET standard_conforming_strings = on SET datestyle = ''ISO, MDY'' SET intervalstyle = ''postgres'''
@@ -450,7 +472,7 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.changed_%1$s_%2$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
                        ' SET search_path = pg_catalog, pg_temp%3$s AS %4$L', t.id, bodies[place], settings,
                        E'#variable_conflict use_column\n'
-                       || CASE bodies[place] WHEN 'truncate' THEN 'DECLARE told bigint; gone text[]; '
+                       || CASE bodies[place] WHEN 'truncate' THEN 'DECLARE told bigint; removed text[]; '
                                              WHEN 'row' THEN 'DECLARE told bigint; pgherald_key text COLLATE "C"; pgherald_old text COLLATE "C"; '
                                              ELSE CASE WHEN t.notify THEN 'DECLARE told bigint; ' ELSE '' END END
                        || 'BEGIN ' || bodies[place + 1] || '; RETURN NULL; END');
@@ -471,6 +493,8 @@ BEGIN
           AND tgname NOT IN (SELECT name FROM pgherald.triggers_of(t))));
     PERFORM pgherald.execute_patiently(ARRAY(
         SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname) FROM pgherald.idle_triggers_of(t)));
+    -- Those of an older version.
+    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both()', of_id);
 
     -- What was written without them: the rows that a partition has are known, what was deleted
     -- is not.
@@ -478,11 +502,9 @@ BEGIN
         IF t.tbl = ANY (mended) THEN
             INSERT INTO pgherald.journal VALUES (txid_current(), true, false, t.channel, NULL);
         ELSE
-            FOR place IN 1..cardinality(mended) LOOP
-                keys := pgherald.present_keys(t.id, mended[place]);
-                INSERT INTO pgherald.journal
-                    SELECT txid_current(), keys IS NULL, false, t.channel, k FROM unnest(coalesce(keys, ARRAY[NULL])) AS k;
-            END LOOP;
+            INSERT INTO pgherald.journal
+                SELECT txid_current(), keys IS NULL, false, t.channel, NULL, keys
+                FROM unnest(mended) AS of_table, pgherald.present_keys(t.id, of_table) AS keys;
         END IF;
     END IF;
 END
@@ -502,7 +524,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgherald.drop_functions(of_id integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_new(), pgherald.changed_%1$s_old(), pgherald.changed_%1$s_both(),'
+    EXECUTE format('DROP FUNCTION IF EXISTS pgherald.changed_%1$s_insert(), pgherald.changed_%1$s_update(), pgherald.changed_%1$s_delete(),'
                    ' pgherald.changed_%1$s_row(), pgherald.changed_%1$s_truncate()', of_id);
 END
 $$;
@@ -667,7 +689,7 @@ BEGIN
     IF NOT FOUND THEN
         SELECT format('more was changed in a table of the channel %s than is told key by key', channel) INTO forgotten
         FROM pgherald.journal
-        WHERE key IS NULL AND changed_xid >= first AND changed_xid < last
+        WHERE key IS NULL AND keys IS NULL AND changed_xid >= first AND changed_xid < last
           AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since);
     END IF;
     IF NOT FOUND AND NOT unheard AND to_regprocedure('pgherald.changes_of_own(pg_snapshot)') IS NULL THEN
@@ -695,7 +717,7 @@ BEGIN
     RETURN QUERY
         SELECT channel::text, key::text FROM pgherald.folded WHERE changed_xid >= oldest AND changed_xid < newest
         UNION
-        SELECT channel::text, key::text FROM pgherald.journal
+        SELECT channel::text, unnest(coalesce(journal.keys, ARRAY[key]))::text FROM pgherald.journal
         WHERE changed_xid >= first AND changed_xid < last
           AND NOT pg_visible_in_snapshot(changed_xid::text::xid8, since) AND NOT (unheard AND notified);
     RETURN QUERY
@@ -728,14 +750,14 @@ BEGIN
 END
 $$;
 
--- Folds, and forgets what is older than is retained. Returns how many rows of the journal it
--- took, and whether more wait. It writes nothing if there is nothing to do: the database may be
+-- Folds, and forgets what is older than is retained. Returns how many changes it took from the
+-- journal, and whether more wait. It writes nothing if there is nothing to do: the database may be
 -- idle. Only one runs at a time; a second returns at once.
 CREATE OR REPLACE FUNCTION pgherald.fold(OUT folded bigint, OUT more boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    most constant integer := 50000; -- rows at a time: a second at most
+    most constant integer := 50000; -- changes at a time: a second at most
     now_at timestamptz := clock_timestamp();
     known pgherald.moment := (SELECT m FROM pgherald.moment AS m ORDER BY at DESC LIMIT 1);
     kept pgherald.retention := (SELECT r FROM pgherald.retention AS r);
@@ -784,11 +806,17 @@ BEGIN
 
     WITH taken AS (
         DELETE FROM pgherald.journal
-        WHERE ctid = ANY (ARRAY(SELECT ctid FROM pgherald.journal WHERE changed_xid >= done AND changed_xid < upto LIMIT most))
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM (SELECT ctid, n, sum(n) OVER (ROWS UNBOUNDED PRECEDING) AS so_far
+                              FROM (SELECT ctid, coalesce(cardinality(keys), 1) AS n FROM pgherald.journal
+                                    WHERE changed_xid >= done AND changed_xid < upto LIMIT most) AS first) AS counted
+            WHERE so_far - n < most))
         RETURNING *
+    ), change AS (
+        SELECT changed_xid, gone, channel, unnest(coalesce(keys, ARRAY[key])) AS key FROM taken
     ), latest AS (
-        SELECT DISTINCT ON (channel, key) changed_xid::text::xid8 AS changed_xid, gone, channel, key FROM taken
-        WHERE key IS NOT NULL ORDER BY channel, key, taken.changed_xid DESC, gone
+        SELECT DISTINCT ON (channel, key) changed_xid::text::xid8 AS changed_xid, gone, channel, key FROM change
+        WHERE key IS NOT NULL ORDER BY channel, key, change.changed_xid DESC, gone
     ), short AS (
         INSERT INTO pgherald.folded AS f SELECT * FROM latest WHERE octet_length(key) <= 1000
         ON CONFLICT (channel, key) WHERE octet_length(key) <= 1000
@@ -798,8 +826,8 @@ BEGIN
         ON CONFLICT (channel, octet_length(key), hashtextextended(key, 0), hashtextextended(key, 1)) WHERE octet_length(key) > 1000
         DO UPDATE SET changed_xid = EXCLUDED.changed_xid, gone = EXCLUDED.gone WHERE f.changed_xid <= EXCLUDED.changed_xid
     )
-    SELECT count(*), max(changed_xid) FILTER (WHERE key IS NULL) INTO folded, emptied FROM taken;
-    more := folded = most;
+    SELECT count(*), max(changed_xid) FILTER (WHERE key IS NULL) INTO folded, emptied FROM change;
+    more := folded >= most;
     UPDATE pgherald.retention
         SET folded_upto = CASE WHEN more THEN done ELSE upto END, forgotten_xid = greatest(forgotten_xid, emptied::text::xid8),
             why = CASE WHEN emptied IS NULL THEN why ELSE 'more was changed in a table than is told key by key' END;

@@ -14,6 +14,10 @@ from harness.packages import Missing
 from harness.relay import Relay
 from rig import PLAIN, Quiet
 
+# A table as a service has it: a primary key, and an index on whom the row belongs to.
+RECORDS = ("CREATE TABLE bench_records (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, pubkey text NOT NULL,"
+           " body text NOT NULL DEFAULT repeat('x', 100)); CREATE INDEX ON bench_records (pubkey)")
+
 
 class Bench:
     """What sides are made of: the servers, and a build of this project. quick: every size and
@@ -148,7 +152,7 @@ def publishing(bench, kind, publishers, *options, server=PLAIN, prepare=lambda b
     side: PostgreSQL has much less to do without a listener."""
     with bench.rig.database(server) as database:
         if "--insert" in options:
-            database.sql("CREATE TABLE bench_records (pubkey text NOT NULL)")
+            database.sql(RECORDS)
         prepare(bench, database)
         with bench.relays(database.conninfo) as (host,), bench.generator(
                 "bench-publish", kind, "--publishers", publishers, "--database", database.conninfo, "--relay", host.path,

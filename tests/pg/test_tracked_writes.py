@@ -352,6 +352,44 @@ def test_folding_keeps_every_key_and_its_size_follows_the_keys(docs):
     assert docs.sql("SELECT count(*) FROM pgherald.folded") == [(len(keys),)]
 
 
+BULK = 2750  # rows: more than a trigger notes one by one, and no multiple of what it notes together
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("key", ["owner", "owner || ''"])
+@pytest.mark.parametrize("notify", [False, True])
+def test_many_rows_in_one_statement(docs, key, notify):
+    """Equal keys, NULL, and the other kinds of statement, exactly; also once it is folded."""
+    if (key, notify) != ("owner", False):
+        docs.sql("SELECT pgherald.untrack('docs'); SELECT pgherald.track('docs', 'docs', %s, %s)", (key, notify))
+    fold(docs)
+    many = sorted(f"user{n}" for n in range(900))
+    began = snapshot(docs)
+    fill = ("INSERT INTO docs SELECT n, CASE n %% 10 WHEN 0 THEN NULL ELSE 'user' || n %% 900 END, ''"
+            f" FROM generate_series(1001, {BULK + 1000}) AS n")
+    some = sorted(user for user in many if int(user[4:]) % 10)  # the others' owner is NULL
+    assert after(docs, fill.replace("%%", "%")) == some
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id > 1000") == some
+    assert after(docs, "UPDATE docs SET owner = 'new' || owner WHERE id > 1000") == sorted(some + ["new" + k for k in some])
+    assert after(docs, "DELETE FROM docs WHERE id > 1000") == ["new" + k for k in some]
+    everything = sorted(some + ["new" + k for k in some])
+    assert changes(docs, began)["docs"] == everything
+    while docs.sql("SELECT count(*) FROM pgherald.journal")[0][0]:
+        fold(docs)
+    assert changes(docs, began)["docs"] == everything
+    rows = docs.sql("SELECT key, gone FROM pgherald.folded WHERE key LIKE 'newuser%'")
+    assert len(rows) == len(some) and all(gone for _, gone in rows)
+
+
+def test_many_rows_leave_few_to_fold(docs):
+    """A statement with many rows, and one row after it in the same transaction."""
+    assert len(after(docs, f"INSERT INTO docs SELECT n, 'user' || n, '' FROM generate_series(1001, {BULK + 1000}) AS n",
+                     "INSERT INTO docs VALUES (9999, 'last', '')")) == BULK + 1
+    assert docs.sql("SELECT count(*) FROM pgherald.journal")[0][0] < BULK / 50
+    docs.sql("SELECT * FROM pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '2 minutes'")
+    assert docs.sql("SELECT folded FROM pgherald.fold()")[0][0] >= BULK
+
+
 def test_a_snapshot_that_sees_the_later_change_and_not_the_earlier(docs):
     """Folding keeps the last change of a key alone. A checkpoint may see that one, and not one
     before, whose transaction ended later."""
@@ -753,13 +791,20 @@ def test_an_upgrade_holds_up_no_writer(docs, data):
 
 
 def test_an_upgrade_replaces_the_triggers_of_tracked_tables(docs, data):
-    """Those of an older version had other bodies, and one that is not needed any more."""
+    """Those of an older version had other bodies, and one that is not needed any more. What they
+    noted is not lost."""
     docs.sql("CREATE FUNCTION pgherald.changed_1_past() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
              " CREATE TRIGGER pgherald_1_past AFTER UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION pgherald.changed_1_past()")
-    for body in ("new", "old", "row", "truncate"):
+    docs.sql("ALTER TABLE pgherald.journal DROP COLUMN keys;"
+             " DROP INDEX IF EXISTS pgherald.journal_changed_xid_idx;"
+             " CREATE INDEX journal_changed_xid_idx ON pgherald.journal USING brin (changed_xid)")
+    since = snapshot(docs)
+    docs.sql("INSERT INTO pgherald.journal VALUES (txid_current(), false, false, 'docs', 'noted')")
+    for body in ("insert", "update", "delete", "row", "truncate"):
         docs.sql(f"CREATE OR REPLACE FUNCTION pgherald.changed_1_{body}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
-    assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == [], "the older version loses it; else this test shows nothing"
+    docs.sql("UPDATE docs SET body = 'x' WHERE id = 1")
     data.migrate("pgherald")
+    assert changes(docs, since) == {"docs": ["noted"]}, "the older version loses the other; else this test shows nothing"
     assert docs.sql("SELECT count(*) FROM pg_trigger WHERE tgname = 'pgherald_1_past'") == [(0,)]
     for statement, keys in (("UPDATE docs SET owner = 'new' WHERE id = 1", ["ann", "new"]), ("DELETE FROM docs WHERE id = 2", ["bob"]),
                             ("TRUNCATE docs", ["cat", "new"])):

@@ -6,7 +6,7 @@ from functools import partial
 
 from rig import SLOW_DISK
 from rows import Case, Row
-from sides import publishing
+from sides import RECORDS, publishing
 
 PUBLISHERS = 64
 ROWS = 1000000
@@ -44,8 +44,7 @@ def timed(database, query, transaction=True):
 def updated(bench, prepare):
     rows = bench.size(ROWS, ROWS // 100)
     with bench.rig.database() as database:
-        database.sql("CREATE TABLE bench_records AS SELECT n AS id, 'user' || n AS pubkey, 'x' AS body"
-                     f" FROM generate_series(1, {rows}) AS n")
+        database.sql(f"{RECORDS}; INSERT INTO bench_records (pubkey) SELECT 'user' || n FROM generate_series(1, {rows}) AS n")
         prepare(bench, database)
 
         def measure(seconds, _):
@@ -72,7 +71,7 @@ def folded(bench):
     """A table with ten million keys, of which a thousand changed since a snapshot."""
     keys = bench.size(FOLDED_KEYS, FOLDED_KEYS // 1000)
     with bench.rig.database() as database:
-        database.sql("CREATE TABLE bench_records (pubkey text)")
+        database.sql(RECORDS)
         track(bench, database)
         database.sql(f"INSERT INTO pgherald.folded SELECT '3', false, 'bench', 'key' || n FROM generate_series(1, {keys}) AS n")
         database.sql("VACUUM ANALYZE pgherald.folded", transaction=False)
@@ -94,11 +93,11 @@ def recovery():
 @contextlib.contextmanager
 def day(bench):
     """Twelve parts of a day, each with as many changes of the same keys, folded."""
-    changes = bench.size(ROWS // 50, ROWS // 1000)
+    changes = bench.size(ROWS // 200, ROWS // 1000)
 
     def measure(seconds, _):
         with bench.rig.database() as database:
-            database.sql("CREATE TABLE bench_records (pubkey text)")
+            database.sql(RECORDS)
             track(bench, database)
             parts = [part(database, changes) for _ in range(12)]
         return {"growth": parts[-1][0] / parts[3][0], "fold": sum(cost for _, cost in parts) / 12}
@@ -107,7 +106,8 @@ def day(bench):
 
 def part(database, changes):
     """Returns the bytes of all that is kept, and the microseconds to fold a change."""
-    database.sql(f"INSERT INTO bench_records SELECT 'user' || n % {changes // 10} FROM generate_series(1, {changes}) AS n")
+    database.sql(f"DO $$ BEGIN FOR n IN 1..{changes} LOOP INSERT INTO bench_records (pubkey) VALUES ('user' || n % {changes // 10});"
+                 " IF n % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$", transaction=False)
     database.sql("SELECT pgherald.fold(); UPDATE pgherald.moment SET at = at - interval '2 minutes'")
     fold = timed(database, FOLD_ALL, transaction=False) / changes * 1e6
     for table in ("journal", "folded", "moment"):
