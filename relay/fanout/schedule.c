@@ -85,10 +85,11 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 	(void)events;
 	if (TAILQ_EMPTY(&s->ring))
 		return;
-	double end = clock_processor() + SCHEDULE_SECONDS;
+	/* Less processor time than time has passed, and only clock_processor() is a system call. */
+	double end = clock_processor() + SCHEDULE_SECONDS, soonest_end = clock_now() + SCHEDULE_SECONDS;
 	do
 		serve_next(s);
-	while (!TAILQ_EMPTY(&s->ring) && clock_processor() < end);
+	while (!TAILQ_EMPTY(&s->ring) && (clock_now() < soonest_end || clock_processor() < end));
 	if (!TAILQ_EMPTY(&s->ring) && s->rest_seconds > 0 && s->n_users > 1)
 		begin_rest(s);
 }

@@ -17,11 +17,20 @@
 #define GATHER_SECONDS 0.005
 /* Rows that a slice of the schedule looks at: they take about as long as any other slice. */
 #define ROWS_A_SLICE 128
-/* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. */
-#define RUN_BYTES_A_ROW 256
+/* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. A send of 32 KiB
+ * takes 6 us. */
+#define RUN_BYTES_A_ROW 1024
 /* Bytes of rows by pubkey that are queued before they are sent: bounds what a worker whose socket
  * is full holds. */
 #define QUEUED_MAX 4096
+/* Bytes of rows, with what the spool adds, that make it worth waking the waiters, and how many seconds
+ * fewer wait at most. A wake costs more than the bytes, and the workers would take the processor from
+ * PostgreSQL. */
+#define WORTH_A_WAKE SPOOL_WHOLE
+#define FEW_ROWS_WAIT 0.01
+/* How long a question without waiters is kept: after a restart of the relay others come that ask the
+ * same. */
+#define IDLE_SECONDS 0.1
 /* How long a lane rests after all workers of its question left, and its connection was closed.
  * Workers that come and go all the time must not make PostgreSQL start a process each time. */
 #define REST_SECONDS 0.1
@@ -41,7 +50,7 @@ static void leave_lane(struct catch_up_question *q)
 	q->lane = NULL;
 }
 
-/* Frees the question, and stops asking, if no waiter is left. */
+/* Stops asking if no waiter is left, and frees the question, at once or a little later. */
 static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 {
 	struct catch_up_lane *lane = q->lane;
@@ -53,7 +62,17 @@ static void drop_idle_question(struct catch_up *c, struct catch_up_question *q)
 		timer_arm(c->loop, &lane->rest, REST_SECONDS);
 		leave_lane(q);
 	}
-	question_free(c, q);
+	if (!q->complete || q->spool.is_partial)
+		question_free(c, q);
+	else if (!ev_is_active(&c->idle))
+		timer_arm(c->loop, &c->idle, IDLE_SECONDS);
+}
+
+static void on_idle(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	question_free_idle(timer->data);
 }
 
 /* The waiter has all rows. */
@@ -65,6 +84,8 @@ static void finish(struct catch_up *c, struct catch_up_waiter *m)
 	question_remove(c, m);
 	connection_caught_up(w, q->head, question_passed(q, w, false), WIRE_GAP_NONE, NULL);
 	drop_idle_question(c, q);
+	/* Now, so that the last rows and this wake it once. */
+	delivery_flush(w);
 }
 
 /* Gaps */
@@ -196,6 +217,35 @@ static void feed(struct ready *ready)
 		set_ready(m);
 }
 
+static void feed_hungry(struct catch_up_question *q)
+{
+	struct catch_up_waiter *m;
+
+	q->fed = q->spool.n_bytes;
+	while ((m = TAILQ_FIRST(&q->hungry)))
+		set_ready(m);
+}
+
+static void on_few_rows(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct catch_up *c = timer->data;
+
+	(void)loop;
+	(void)events;
+	for (int i = 0; i < CATCH_UP_LANES; i++)
+		if (c->lanes[i].question)
+			feed_hungry(c->lanes[i].question);
+}
+
+/* The question has a row more. */
+static void feed_when_worth(struct catch_up *c, struct catch_up_question *q)
+{
+	if (q->spool.n_bytes - q->fed >= WORTH_A_WAKE || !spool_has_room(&q->spool))
+		feed_hungry(q);
+	else if (!ev_is_active(&c->few_rows))
+		timer_arm(c->loop, &c->few_rows, FEW_ROWS_WAIT);
+}
+
 static void use_room(struct catch_up *c)
 {
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
@@ -219,6 +269,8 @@ static void on_shortage(struct ev_loop *loop, struct ev_timer *timer, int events
 
 	(void)loop;
 	(void)events;
+	question_free_idle(c);
+	question_trim_all(c);
 	/* If malloc() or mmap() failed, it may succeed now. */
 	use_room(c);
 	if (!shortage_lasts(c))
@@ -246,6 +298,7 @@ static void on_asking(void *context)
 	/* When the question is asked again, all rows come again; so drop those of the first
 	 * time. */
 	spool_clear(&q->spool);
+	q->fed = 0;
 	question_account(c, q);
 	TAILQ_FOREACH (m, &q->waiters, sibling) {
 		m->worker->cursor = q->head;
@@ -258,7 +311,6 @@ static bool on_row(void *context, const char *channel, struct wire_str value, ui
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
 	struct catch_up_question *q = lane->question;
-	struct catch_up_waiter *m;
 	struct decoded decoded;
 	struct wire_frame frame;
 
@@ -272,9 +324,9 @@ static bool on_row(void *context, const char *channel, struct wire_str value, ui
 		row.key = decoded_key(&decoded, &c->fanout->router);
 	spool_add(&q->spool, &row);
 	question_account(c, q);
-	while ((m = TAILQ_FIRST(&q->hungry)))
-		set_ready(m);
-	if (question_make_room(c, q))
+	bool has_room = question_make_room(c, q);
+	feed_when_worth(c, q);
+	if (has_room)
 		return true;
 	watch_shortage(c);
 	return false;
@@ -285,15 +337,14 @@ static void on_done(void *context, enum changes_outcome outcome, const char *tok
 	struct catch_up_lane *lane = context;
 	struct catch_up *c = lane->catch_up;
 	struct catch_up_question *q = lane->question;
-	struct catch_up_waiter *m;
 
 	q->latest_counts = question_is_of_run(q->latest, token);
 	leave_lane(q);
-	if (outcome == CHANGES_COMPLETE) {
+	q->complete = outcome == CHANGES_COMPLETE;
+	if (q->complete) {
 		spool_end(&q->spool);
 		question_account(c, q);
-		while ((m = TAILQ_FIRST(&q->hungry)))
-			set_ready(m);
+		feed_hungry(q);
 	} else {
 		give_up_all(c, q, outcome, text);
 	}
@@ -313,18 +364,17 @@ static struct catch_up_lane *free_lane(struct catch_up *c)
 /* False: there is no memory for the question now. */
 static bool ask(struct catch_up *c, struct catch_up_user *u, struct catch_up_lane *lane)
 {
-	const char *token = TAILQ_FIRST(&u->waiting)->worker->passed->token;
-	struct catch_up_question *q = question_new(c, u);
+	struct catch_up_question *q = question_new(c, u, TAILQ_FIRST(&u->waiting)->worker->passed);
 
 	if (!q)
 		return false;
 	q->lane = u->lane = lane;
 	lane->question = q;
-	question_join_all(q, token);
+	question_join_all(q);
 	TAILQ_REMOVE(&c->users, u, link);
 	TAILQ_INSERT_TAIL(&c->users, u, link);
-	changes_ask(
-		&lane->changes, &(struct changes_request){.since = token, .rate = c->config->recovery_rate});
+	changes_ask(&lane->changes,
+		&(struct changes_request){.since = q->since->token, .rate = c->config->recovery_rate});
 	return true;
 }
 
@@ -338,13 +388,8 @@ static void assign(struct catch_up *c)
 	for (struct catch_up_user *u = TAILQ_FIRST(&c->users); u; u = next) {
 		next = u == last ? NULL : TAILQ_NEXT(u, link);
 		u->refused = false;
-		if (TAILQ_EMPTY(&u->waiting))
+		if (TAILQ_EMPTY(&u->waiting) || u->lane)
 			continue;
-		if (u->lane) {
-			if (!u->lane->question->asked)
-				question_join_all(u->lane->question, changes_question(&u->lane->changes));
-			continue;
-		}
 		if (!(lane = free_lane(c)))
 			continue;
 		if (ask(c, u, lane))
@@ -392,6 +437,10 @@ void catch_up_begin(struct catch_up *c, struct worker *w, bool recoverable)
 	ready_init(&m->feeding, &w->user->asking, feed);
 	w->catch_up = m;
 	c->n_workers++;
+	if (question_join_any(c, m)) {
+		set_ready(m);
+		return;
+	}
 	question_place(m, &u->waiting);
 	if (!ev_is_active(&c->gather))
 		timer_arm(c->loop, &c->gather, GATHER_SECONDS);
@@ -437,14 +486,19 @@ void catch_up_init(struct catch_up *c, struct ev_loop *loop, const struct config
 	timer_init(&c->gather, on_gather, c);
 	timer_init(&c->room, on_room, c);
 	timer_init(&c->shortage, on_shortage, c);
+	timer_init(&c->few_rows, on_few_rows, c);
+	timer_init(&c->idle, on_idle, c);
 }
 
 void catch_up_close(struct catch_up *c)
 {
+	question_free_idle(c);
 	assert(TAILQ_EMPTY(&c->users));
+	ev_timer_stop(c->loop, &c->idle);
 	ev_timer_stop(c->loop, &c->gather);
 	ev_timer_stop(c->loop, &c->room);
 	ev_timer_stop(c->loop, &c->shortage);
+	ev_timer_stop(c->loop, &c->few_rows);
 	for (int i = 0; i < CATCH_UP_LANES; i++) {
 		ev_timer_stop(c->loop, &c->lanes[i].rest);
 		changes_close(&c->lanes[i].changes);

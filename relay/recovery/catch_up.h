@@ -5,8 +5,9 @@
  * of a few lanes, each with a connection of its own. It reads rows as fast as PostgreSQL sends
  * them, into a spool. Each waiter of the question is fed from the spool as its socket takes
  * more. So a lane waits for no worker, and a slow worker does not make the database answer
- * twice. Lanes and memory are shared between users, by uid. The schedule of requests feeds the
- * waiters, so a user with many delays no other user's, and PostgreSQL is read first.
+ * twice. A worker that comes later joins, as long as the spool is whole. Lanes and memory are shared between
+ * users, by uid. The schedule of requests feeds the waiters, so a user with many delays no other user's, and
+ * PostgreSQL is read first.
  *
  *                                 +-> waiter -> socket
  *   PostgreSQL -> lane -> spool --+-> waiter -> socket
@@ -48,7 +49,8 @@ struct catch_up_waiter {
 	TAILQ_ENTRY(catch_up_waiter) sibling; /* in the question */
 };
 
-/* Lives from when it gets a lane until its last waiter has all rows or is gone. */
+/* Lives from when it gets a lane until its last waiter has all rows or is gone, and a little longer if
+ * others can still join. */
 struct catch_up_question {
 	TAILQ_ENTRY(catch_up_question) link;
 	struct catch_up_user *user;
@@ -57,8 +59,11 @@ struct catch_up_question {
 	size_t kept; /* bytes of the spool, as counted in the user and in catch_up */
 	struct catch_up_waiters waiters;
 	struct catch_up_waiters hungry; /* have taken all rows that were read, and wait for more */
+	uint64_t fed;                   /* spool.n_bytes when they were woken last */
 	unsigned n_waiters;
-	bool asked;                /* other workers can no longer join it */
+	struct checkpoint *since; /* from which its waiters ask */
+	bool asked;
+	bool complete;             /* all rows are read */
 	uint64_t head;             /* of the backlog when it was asked */
 	struct checkpoint *latest; /* the relay's latest at that time; NULL when there was none */
 	bool latest_counts;        /* latest is of the run that was asked. Known once all rows are read. */
@@ -90,6 +95,8 @@ struct catch_up {
 	TAILQ_HEAD(catch_up_users, catch_up_user) users; /* the one that got a lane last is last */
 	struct ev_timer gather;                          /* until workers that ask the same have come */
 	struct ev_timer room;     /* until room that became free is used, in the next iteration */
+	struct ev_timer few_rows; /* until the hungry are woken for what there is */
+	struct ev_timer idle;     /* until questions without waiters are freed */
 	struct ev_timer shortage; /* until the next look at who keeps memory (shortage.h) */
 	struct diag_limit limit;
 

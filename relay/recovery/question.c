@@ -24,11 +24,28 @@ void question_account(struct catch_up *c, struct catch_up_question *q)
 	q->kept = q->spool.kept;
 }
 
+/* What a question keeps for workers that come later must not hold up its rows. */
 bool question_make_room(struct catch_up *c, struct catch_up_question *q)
 {
+	if (!spool_has_room(&q->spool) && !may_take_more(c, q->user)) {
+		spool_trim(&q->spool);
+		question_account(c, q);
+	}
 	if (!spool_has_room(&q->spool) && may_take_more(c, q->user) && spool_reserve(&q->spool) == 0)
 		question_account(c, q);
 	return spool_has_room(&q->spool);
+}
+
+void question_trim_all(struct catch_up *c)
+{
+	struct catch_up_user *u;
+	struct catch_up_question *q;
+
+	TAILQ_FOREACH (u, &c->users, link)
+		TAILQ_FOREACH (q, &u->questions, link) {
+			spool_trim(&q->spool);
+			question_account(c, q);
+		}
 }
 
 /* Users */
@@ -70,6 +87,11 @@ void question_place(struct catch_up_waiter *m, struct catch_up_waiters *list)
 	m->list = list;
 }
 
+static bool asks_the_same(const struct catch_up_question *q, const struct catch_up_waiter *m)
+{
+	return strcmp(m->worker->passed->token, q->since->token) == 0;
+}
+
 static void join(struct catch_up_question *q, struct catch_up_waiter *m)
 {
 	m->question = q;
@@ -77,15 +99,45 @@ static void join(struct catch_up_question *q, struct catch_up_waiter *m)
 	q->n_waiters++;
 	spool_join(&q->spool, &m->reader);
 	question_place(m, &q->hungry);
+	if (q->asked)
+		m->worker->cursor = q->head;
 }
 
-void question_join_all(struct catch_up_question *q, const char *token)
+void question_join_all(struct catch_up_question *q)
 {
 	for (struct catch_up_waiter *m = TAILQ_FIRST(&q->user->waiting), *next; m; m = next) {
 		next = TAILQ_NEXT(m, link);
-		if (strcmp(m->worker->passed->token, token) == 0)
+		if (asks_the_same(q, m))
 			join(q, m);
 	}
+}
+
+/* The question tells nothing of a channel that was added since. */
+static bool asks_all_channels(const struct catch_up_question *q, const struct fanout *f)
+{
+	for (unsigned topic = 1; topic <= f->config->n_channels; topic++)
+		if (f->heard_since[topic] > q->head)
+			return false;
+	return true;
+}
+
+/* After its rows the backlog goes on, from where the question was asked. */
+static bool serves_late(const struct catch_up_question *q, const struct fanout *f)
+{
+	return !q->asked ||
+	       (!q->spool.is_partial && q->head + 1 >= f->backlog.first && asks_all_channels(q, f));
+}
+
+bool question_join_any(const struct catch_up *c, struct catch_up_waiter *m)
+{
+	struct catch_up_question *q;
+
+	TAILQ_FOREACH (q, &m->user->questions, link)
+		if (asks_the_same(q, m) && serves_late(q, c->fanout)) {
+			join(q, m);
+			return true;
+		}
+	return false;
 }
 
 void question_remove(struct catch_up *c, struct catch_up_waiter *m)
@@ -106,7 +158,7 @@ void question_remove(struct catch_up *c, struct catch_up_waiter *m)
 
 /* Questions */
 
-struct catch_up_question *question_new(struct catch_up *c, struct catch_up_user *u)
+struct catch_up_question *question_new(struct catch_up *c, struct catch_up_user *u, struct checkpoint *since)
 {
 	struct catch_up_question *q = may_take_more(c, u) ? calloc(1, sizeof *q) : NULL;
 
@@ -117,6 +169,7 @@ struct catch_up_question *question_new(struct catch_up *c, struct catch_up_user 
 		return NULL;
 	}
 	q->user = u;
+	q->since = checkpoint_ref(since);
 	TAILQ_INIT(&q->waiters);
 	TAILQ_INIT(&q->hungry);
 	TAILQ_INSERT_TAIL(&u->questions, q, link);
@@ -130,10 +183,29 @@ void question_free(struct catch_up *c, struct catch_up_question *q)
 
 	spool_close(&q->spool);
 	question_account(c, q);
+	checkpoint_unref(q->since);
 	checkpoint_unref(q->latest);
 	TAILQ_REMOVE(&u->questions, q, link);
 	free(q);
 	question_drop_idle_user(c, u);
+}
+
+static struct catch_up_question *find_idle(const struct catch_up *c)
+{
+	struct catch_up_user *u;
+	struct catch_up_question *q;
+
+	TAILQ_FOREACH (u, &c->users, link)
+		TAILQ_FOREACH (q, &u->questions, link)
+			if (!q->lane && TAILQ_EMPTY(&q->waiters))
+				return q;
+	return NULL;
+}
+
+void question_free_idle(struct catch_up *c)
+{
+	for (struct catch_up_question *q; (q = find_idle(c));)
+		question_free(c, q);
 }
 
 bool question_is_of_run(const struct checkpoint *latest, const char *moment)

@@ -10,10 +10,13 @@ struct catch_up_user *question_make_user(struct catch_up *catch_up, uid_t uid);
 /* Frees the user if no worker of it is left. */
 void question_drop_idle_user(struct catch_up *catch_up, struct catch_up_user *user);
 
-/* A question without waiters. NULL: there is no memory for it now. */
-struct catch_up_question *question_new(struct catch_up *catch_up, struct catch_up_user *user);
+/* A question from this checkpoint, without waiters. NULL: there is no memory for it now. */
+struct catch_up_question *question_new(
+	struct catch_up *catch_up, struct catch_up_user *user, struct checkpoint *since);
 /* The question must have no lane and no waiters. Frees its user too, if that was its last. */
 void question_free(struct catch_up *catch_up, struct catch_up_question *question);
+/* Frees all that have neither a lane nor a waiter. */
+void question_free_idle(struct catch_up *catch_up);
 /* Makes room for a row of any size, if the user may have more memory. Returns whether there is
  * room. */
 bool question_make_room(struct catch_up *catch_up, struct catch_up_question *question);
@@ -28,8 +31,12 @@ const char *question_passed(const struct catch_up_question *question, const stru
 
 /* Moves the waiter to this list; NULL: to none. Takes it out of the schedule. */
 void question_place(struct catch_up_waiter *waiter, struct catch_up_waiters *list);
-/* Adds each waiter of the user that waits for a lane and asks from this checkpoint. Only before
- * it is asked. */
-void question_join_all(struct catch_up_question *question, const char *token);
+/* Adds each waiter of the user that waits for a lane and asks the same. */
+void question_join_all(struct catch_up_question *question);
+/* Adds the waiter to a question of its user that asks the same and has all rows still. False: there is
+ * none. */
+bool question_join_any(const struct catch_up *catch_up, struct catch_up_waiter *waiter);
+/* Gives back what all waiters have taken, of all questions. */
+void question_trim_all(struct catch_up *catch_up);
 /* Frees the waiter. Its question stays, even without waiters. */
 void question_remove(struct catch_up *catch_up, struct catch_up_waiter *waiter);

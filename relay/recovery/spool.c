@@ -85,10 +85,18 @@ static void unmap_first(struct spool *s)
 	unmap_chunk(s, chunk);
 }
 
+void spool_trim(struct spool *s)
+{
+	while (first(s) != last(s) && first(s)->n_readers == 0) {
+		unmap_first(s);
+		s->is_partial = true;
+	}
+}
+
 static void unmap_passed(struct spool *s)
 {
-	while (first(s) != last(s) && first(s)->n_readers == 0)
-		unmap_first(s);
+	if (s->is_partial || s->kept > SPOOL_WHOLE)
+		spool_trim(s);
 }
 
 int spool_open(struct spool *s)
@@ -116,6 +124,7 @@ void spool_clear(struct spool *s)
 	first(s)->used = first(s)->n_rows = first(s)->n_readers = 0;
 	first(s)->topics = 0;
 	s->n_rows = s->n_bytes = 0;
+	s->is_partial = false;
 }
 
 bool spool_has_room(const struct spool *s)
@@ -157,7 +166,7 @@ void spool_end(struct spool *s)
 
 void spool_join(struct spool *s, struct spool_reader *reader)
 {
-	assert(s->n_rows == 0);
+	assert(!s->is_partial);
 	*reader = (struct spool_reader){.chunk = first(s)};
 	first(s)->n_readers++;
 }

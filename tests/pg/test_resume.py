@@ -246,6 +246,33 @@ def test_those_who_ask_the_same_share_a_query(start_relay, db, bouncer, data):
     assert 1 <= used <= 4, f"{used} queries for {len(again)} workers"
 
 
+def test_who_comes_while_the_query_runs_shares_it(start_relay, db, bouncer, data):
+    data.database.sql("CREATE SEQUENCE calls")
+    data.function("BEGIN PERFORM pg_advisory_xact_lock_shared(1); PERFORM nextval('calls');"
+                  " RETURN QUERY SELECT 'data_sync_changes', user_id::text FROM user_revisions"
+                  " WHERE NOT pg_visible_in_snapshot(changed_xid, since); END")
+    relay = start_relay(db, bouncer, PGHERALD_RECONCILE="no", PGHERALD_CHECKPOINT_INTERVAL="0.2")
+    calls = lambda: db.sql("SELECT last_value * is_called::int FROM calls")[0][0]
+    wait_until(lambda: calls() == 1, "the relay tries the function at its start")
+    cursor = ("an epoch that is gone", 1, subscriber(relay).passes(data, notify="before"))
+    data.write("missed")
+    lock = db.server.connect(db.name)
+    lock.cursor().execute("SELECT pg_advisory_lock(1)")
+    workers = [resumed(relay, cursor, wait=False)]
+    wait_until(lambda: db.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")[0][0] == 1,
+               "the query runs")
+    workers.append(resumed(relay, cursor, wait=False))
+    workers[1].ping()
+    lock.close()
+    for worker in workers:
+        worker.caught_up()
+        assert worker.recovered.count("missed") == 1
+        data.change("later")
+    for worker in workers:
+        worker.hears("later")
+    assert calls() == 2
+
+
 # Neither
 
 def gap_of(relay, cursor, data):
