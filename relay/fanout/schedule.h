@@ -1,7 +1,7 @@
 /* The schedule: which connection is served next, round robin by user, and within a user by
- * connection. In each round those come first that were not ready when it began. It does not know what serving means: each connection brings a function that does
- * one slice. fanout.c owns one schedule of what workers are sent, and one of what is asked;
- * fanout/ and ops/ add to them. */
+ * connection. In each round those come first that were not ready when it began. It does not know what serving
+ * means: each connection brings a function that does one slice. fanout.c owns one schedule of what workers
+ * are sent, and one of what is asked; fanout/ and ops/ add to them. */
 #pragma once
 
 #include <ev.h>
