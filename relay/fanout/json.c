@@ -86,7 +86,9 @@ static char short_escape(char c)
 	static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
 	const char *at = c ? strchr(names, c) : NULL;
 
-	return at ? meanings[at - names] : '\0';
+	if (!at)
+		return '\0';
+	return meanings[at - names];
 }
 
 static bool skip_escape(struct reader *r)
@@ -192,10 +194,8 @@ static bool skip_ends(struct reader *r, struct nesting *n)
 static bool read_value(struct reader *r, struct json_value *out)
 {
 	struct json_value inner, name;
-	/* Bits are set before they are read. */
-	struct nesting n;
+	struct nesting n = {0};
 
-	n.depth = 0;
 	*out = (struct json_value){.kind = JSON_OTHER};
 	do {
 		skip_blanks(r);
