@@ -332,10 +332,12 @@ static bool subscribed(const struct worker *w, unsigned topic, uint64_t key, str
 	return key && router_has(router, key, w->slot);
 }
 
-void connection_recovered(struct worker *w, unsigned topic, uint64_t key, struct wire_str frame)
+bool connection_recovered(struct worker *w, unsigned topic, uint64_t key, struct wire_str frame)
 {
-	if (subscribed(w, topic, key, frame))
-		delivery_queue_bytes(w, frame);
+	if (!subscribed(w, topic, key, frame))
+		return false;
+	delivery_queue_bytes(w, frame);
+	return true;
 }
 
 void connection_caught_up(

@@ -27,8 +27,9 @@ void connection_published(struct fanout *fanout, struct worker_ref worker, uint6
 /* Whether the worker subscribes to all of these topics as a whole, a bit for each. */
 bool connection_wants_all(const struct worker *worker, uint64_t topics);
 /* What catch_up.c found: one change or message, as a frame. key: the router's; 0: not known.
- * Queues it if the worker subscribes to it. Only while room_takes_more(). */
-void connection_recovered(struct worker *worker, unsigned topic, uint64_t key, struct wire_str frame);
+ * Queues it if the worker subscribes to it, and returns whether it does. Only while
+ * room_takes_more(). */
+bool connection_recovered(struct worker *worker, unsigned topic, uint64_t key, struct wire_str frame);
 /* Catching up is over: the worker has what it missed up to seq, and is live from there. token:
  * the checkpoint that it has passed with that; NULL: none is known. cause and text: of the GAP
  * for it, unless cause is WIRE_GAP_NONE. token and text are borrowed until this returns. */

@@ -46,6 +46,12 @@ static bool round_is_due(struct fanout *f)
 	return round_room(f) == 0 || pace_allows(&f->pace, f->backlog.head - f->flushed_head);
 }
 
+/* Until it is live, it is sent answers only, which wait for no round. */
+static bool is_in_round(const struct worker *w)
+{
+	return w->state == WORKER_LIVE && !w->blocked;
+}
+
 static void flush_scanner(struct fanout *f, struct worker *w)
 {
 	uint64_t wakes = f->n_wakes;
@@ -60,7 +66,7 @@ static void flush_all_scanners(struct fanout *f)
 	/* A flush may take its own worker from the list, and no other. */
 	for (struct worker *w = TAILQ_FIRST(&f->scanners), *next; w; w = next) {
 		next = TAILQ_NEXT(w, next_scanner);
-		if (!w->blocked)
+		if (is_in_round(w))
 			flush_scanner(f, w);
 	}
 }
@@ -71,7 +77,7 @@ static void schedule_scanners(struct fanout *f)
 	struct worker *w;
 
 	TAILQ_FOREACH (w, &f->scanners, next_scanner) {
-		if (w->blocked)
+		if (!is_in_round(w))
 			continue;
 		w->in_round = true;
 		f->round_left++;

@@ -2,20 +2,21 @@
 
 #include "base/clock.h"
 
+static bool nobody_is_ready(const struct schedule *s)
+{
+	return TAILQ_EMPTY(&s->fresh) && TAILQ_EMPTY(&s->ring);
+}
+
 static void leave(struct schedule *s, struct share *share)
 {
 	TAILQ_REMOVE(share->in, share, next);
 	share->in = NULL;
-	if (TAILQ_EMPTY(&s->ring))
-		ev_idle_stop(s->loop, &s->busy);
-}
-
-static void enter(struct schedule *s, struct share *share, struct shares *list)
-{
-	share->in = list;
-	TAILQ_INSERT_TAIL(list, share, next);
-	if (list == &s->ring)
-		ev_idle_start(s->loop, &s->busy);
+	if (!nobody_is_ready(s))
+		return;
+	ev_idle_stop(s->loop, &s->busy);
+	/* All were served. */
+	if (TAILQ_EMPTY(&s->resting))
+		s->round++;
 }
 
 void schedule_add(struct schedule *s, struct ready *ready)
@@ -26,8 +27,11 @@ void schedule_add(struct schedule *s, struct ready *ready)
 		return;
 	ready->waits = true;
 	TAILQ_INSERT_TAIL(&share->ready, ready, next);
-	if (!share->in)
-		enter(s, share, &s->ring);
+	if (share->in)
+		return;
+	share->in = share->round == s->round ? &s->ring : &s->fresh;
+	TAILQ_INSERT_TAIL(share->in, share, next);
+	ev_idle_start(s->loop, &s->busy);
 }
 
 void schedule_remove(struct schedule *s, struct ready *ready)
@@ -42,25 +46,48 @@ void schedule_remove(struct schedule *s, struct ready *ready)
 		leave(s, share);
 }
 
+static struct share *next_share(struct schedule *s)
+{
+	struct share *share = TAILQ_FIRST(&s->fresh);
+
+	if (share)
+		return share;
+	share = TAILQ_FIRST(&s->ring);
+	if (share->round == s->round && TAILQ_EMPTY(&s->resting))
+		s->round++;
+	return share;
+}
+
 static void serve_next(struct schedule *s)
 {
-	struct share *share = TAILQ_FIRST(&s->ring);
+	struct share *share = next_share(s);
 	struct ready *ready = TAILQ_FIRST(&share->ready);
 
 	/* Goes after the others before serve(), which may free it. */
-	TAILQ_REMOVE(&s->ring, share, next);
-	TAILQ_INSERT_TAIL(&s->ring, share, next);
+	TAILQ_REMOVE(share->in, share, next);
+	share->in = &s->ring;
+	TAILQ_INSERT_TAIL(share->in, share, next);
+	share->round = s->round;
 	schedule_remove(s, ready);
 	ready->serve(ready);
 }
 
-/* All that are left in the ring. */
+/* Before those that are there. */
+static void move_all(struct shares *from, struct shares *to)
+{
+	for (struct share *share; (share = TAILQ_LAST(from, shares));) {
+		TAILQ_REMOVE(from, share, next);
+		share->in = to;
+		TAILQ_INSERT_HEAD(to, share, next);
+	}
+}
+
+/* All that are left. */
 static void begin_rest(struct schedule *s)
 {
-	for (struct share *share; (share = TAILQ_FIRST(&s->ring));) {
-		leave(s, share);
-		enter(s, share, &s->resting);
-	}
+	move_all(&s->ring, &s->resting);
+	move_all(&s->fresh, &s->resting);
+	ev_idle_stop(s->loop, &s->busy);
 	if (!ev_is_active(&s->rest))
 		timer_arm(s->loop, &s->rest, s->rest_seconds);
 }
@@ -69,12 +96,10 @@ static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int event
 {
 	struct schedule *s = timer->data;
 
-	(void)loop;
 	(void)events;
-	for (struct share *share; (share = TAILQ_FIRST(&s->resting));) {
-		leave(s, share);
-		enter(s, share, &s->ring);
-	}
+	move_all(&s->resting, &s->ring);
+	if (!nobody_is_ready(s))
+		ev_idle_start(loop, &s->busy);
 }
 
 static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
@@ -83,14 +108,14 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 
 	(void)loop;
 	(void)events;
-	if (TAILQ_EMPTY(&s->ring))
+	if (nobody_is_ready(s))
 		return;
 	/* Less processor time than time has passed, and only clock_processor() is a system call. */
 	double end = clock_processor() + SCHEDULE_SECONDS, soonest_end = clock_now() + SCHEDULE_SECONDS;
 	do
 		serve_next(s);
-	while (!TAILQ_EMPTY(&s->ring) && (clock_now() < soonest_end || clock_processor() < end));
-	if (!TAILQ_EMPTY(&s->ring) && s->rest_seconds > 0 && s->n_users > 1)
+	while (!nobody_is_ready(s) && (clock_now() < soonest_end || clock_processor() < end));
+	if (!nobody_is_ready(s) && s->rest_seconds > 0 && s->n_users > 1)
 		begin_rest(s);
 }
 
@@ -105,6 +130,8 @@ void schedule_open(struct schedule *s, struct ev_loop *loop, int priority, doubl
 {
 	*s = (struct schedule){.loop = loop,
 		.rest_seconds = rest_seconds,
+		.round = 1,
+		.fresh = TAILQ_HEAD_INITIALIZER(s->fresh),
 		.ring = TAILQ_HEAD_INITIALIZER(s->ring),
 		.resting = TAILQ_HEAD_INITIALIZER(s->resting)};
 	ev_check_init(&s->serving, on_check);

@@ -1,11 +1,12 @@
 /* The schedule: which connection is served next, round robin by user, and within a user by
- * connection. It does not know what serving means: each connection brings a function that does
- * one slice. fanout.c owns one schedule of what workers are sent, and one of what is asked;
- * fanout/ and ops/ add to them. */
+ * connection. In each round those come first that were not ready when it began. It does not know what serving
+ * means: each connection brings a function that does one slice. fanout.c owns one schedule of what workers
+ * are sent, and one of what is asked; fanout/ and ops/ add to them. */
 #pragma once
 
 #include <ev.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/queue.h>
 
 /* Seconds of processor time: bounds what one iteration serves. It is as long as a round trip to a
@@ -29,13 +30,19 @@ TAILQ_HEAD(shares, share);
 /* The connections of one user that are ready. */
 struct share {
 	TAILQ_HEAD(, ready) ready;
-	struct shares *in; /* the schedule's ring or resting; NULL while none is ready */
+	struct shares *in; /* one of the schedule's lists; NULL while none is ready */
+	uint64_t round;    /* when it was served last */
 	TAILQ_ENTRY(share) next;
 };
 
 /* Each iteration of the loop serves for SCHEDULE_SECONDS, in slices of about 20 microseconds.
  * So a user with a thousand connections delays another user by one slice. PostgreSQL's sockets
  * are read first, so no flood of requests delays them.
+ *
+ * In a round each user is served once. A user that asks now and then comes when a round has
+ * begun, and has had no slice in it: it is served next, before users that always have more. It
+ * takes nothing from them but the order. Without this, it waited for a slice of each of them, and
+ * so for several iterations where twenty users flood the relay.
  *
  * libev's priorities could not do this: they order the events of one iteration, but say neither
  * how much to do nor who was served last. An ev_check serves the list, after all events of
@@ -48,12 +55,14 @@ struct share {
  * processes that sleep now and then, so every user would wait longer for the processor. */
 struct schedule {
 	struct ev_loop *loop;
-	struct shares ring; /* the first is served next */
+	uint64_t round;      /* the number of this round */
+	struct shares fresh; /* not served in this round; the first is served next */
+	struct shares ring;  /* after those; the first is served next */
 	struct shares resting;
 	double rest_seconds; /* 0: users do not rest */
 	unsigned n_users;    /* with workers; connection.c counts them */
 	struct ev_check serving;
-	struct ev_idle busy; /* while the ring is not empty */
+	struct ev_idle busy; /* while a connection is ready and does not rest */
 	struct ev_timer rest;
 };
 

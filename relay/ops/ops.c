@@ -23,6 +23,7 @@ struct ops_client {
 	char input[OPS_LINE_MAX];
 	struct ops_answer answer; /* the reply that is being made */
 	struct tail tail;
+	LIST_ENTRY(ops_client) next_tail; /* while tail.on */
 };
 
 static struct diag_limit refusal_limit, drop_limit;
@@ -112,15 +113,15 @@ static void on_appended(void *context, const struct wire_frame *frame)
 {
 	const struct ops *ops = context;
 	struct shown shown = {.frame = frame};
+	struct ops_client *c;
 
-	for (struct ops_connection *each = ops_connections_first(&ops->connections); each;
-		each = ops_connections_next(each)) {
-		struct ops_client *c = (struct ops_client *)each;
-		if (!c->tail.on || !tail_wants(&c->tail, frame))
+	LIST_FOREACH(c, &ops->tails, next_tail)
+	{
+		if (!tail_wants(&c->tail, frame))
 			continue;
 		if (show(c, &shown) < 0)
 			c->tail.dropped++;
-		ops_connection_watch(each, false);
+		ops_connection_watch(&c->base, false);
 	}
 	outbox_free(&shown.text);
 	outbox_free(&shown.json);
@@ -130,10 +131,12 @@ static bool may_tail(const struct ops_client *c)
 {
 	uid_t uid = c->base.place.uid;
 	unsigned n = 0;
+	const struct ops_client *each;
 
-	for (struct ops_connection *each = ops_connections_first(c->base.all); each;
-		each = ops_connections_next(each))
-		n += ((struct ops_client *)each)->tail.on && each->place.uid == uid;
+	LIST_FOREACH(each, &ops_of(c)->tails, next_tail)
+	{
+		n += each->base.place.uid == uid;
+	}
 	return n < OPS_TAILS_PER_UID_MAX || places_is_privileged(uid);
 }
 
@@ -143,8 +146,11 @@ static void set_tail(struct ops_client *c, bool on)
 	struct fanout *f = ops->connections.parts->fanout;
 
 	c->tail.on = c->base.place.lasting = on;
-	ops->n_tails += on ? 1 : -1;
-	f->tap = ops->n_tails > 0 ? on_appended : NULL;
+	if (on)
+		LIST_INSERT_HEAD(&ops->tails, c, next_tail);
+	else
+		LIST_REMOVE(c, next_tail);
+	f->tap = LIST_EMPTY(&ops->tails) ? NULL : on_appended;
 	f->tap_context = ops;
 }
 
@@ -362,6 +368,7 @@ void ops_init(struct ops *ops, struct parts *parts)
 	};
 
 	*ops = (struct ops){0};
+	LIST_INIT(&ops->tails);
 	ev_timer_init(&ops->tick, on_tick, TICK_SECONDS, TICK_SECONDS);
 	ops->tick.data = ops;
 	ops_connections_open(&ops->connections, &kind, parts);

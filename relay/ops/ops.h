@@ -22,8 +22,8 @@
 
 struct ops {
 	struct ops_connections connections;
-	unsigned n_tails;
-	struct ev_timer tick; /* while there are connections */
+	LIST_HEAD(, ops_client) tails; /* few of the connections, and each frame asks for them */
+	struct ev_timer tick;          /* while there are connections */
 };
 
 /* parts must outlive it. */

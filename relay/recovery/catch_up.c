@@ -15,9 +15,12 @@
 /* How long to wait for more workers that ask from the same checkpoint: after a restart of the
  * relay all come at about the same time. */
 #define GATHER_SECONDS 0.005
-/* Rows that a slice of the schedule looks at: they take about as long as any other slice. */
-#define ROWS_A_SLICE 128
-/* Bytes: sending this many of a run takes as long as queueing a row, and counts as one. A send of 32 KiB
+/* What a slice of the schedule may cost: as much as any other slice. A row that the waiter does not
+ * want costs 1. A worker that subscribes by pubkey wants few, and must not need a slice for a hundred
+ * rows: where many users wait for theirs, each takes milliseconds. */
+#define SLICE_COST 512
+#define ROW_COST 4
+/* Bytes: sending this many of a run takes as long as queueing a row, and costs as much. A send of 32 KiB
  * takes 6 us. */
 #define RUN_BYTES_A_ROW 1024
 /* Bytes of rows by pubkey that are queued before they are sent: bounds what a worker whose socket
@@ -147,7 +150,7 @@ static void evict_overdue(struct catch_up *c, struct catch_up_question *q)
 
 /* Feeding */
 
-/* Sends frames without a copy. Returns how many rows it counts as, at least 1. */
+/* Sends frames without a copy. Returns what it cost. */
 static int pass_run(struct catch_up_waiter *m, struct wire_str run)
 {
 	struct worker *w = m->worker;
@@ -156,20 +159,25 @@ static int pass_run(struct catch_up_waiter *m, struct wire_str run)
 
 	if (rest.len > 0)
 		delivery_rest(w, rest);
-	return 1 + (int)(sent / RUN_BYTES_A_ROW);
+	return ROW_COST * (1 + (int)(sent / RUN_BYTES_A_ROW));
 }
 
-/* Gives the waiter one row, if it subscribes to it. */
-static void pass_row(struct catch_up_question *q, struct catch_up_waiter *m)
+/* Gives the waiter the next row that it subscribes to. Returns what it cost, up to most. */
+static int pass_row(struct catch_up_question *q, struct catch_up_waiter *m, int most)
 {
 	struct worker *w = m->worker;
 	struct spool_row row;
+	int cost = 0;
 
-	if (!spool_next(&q->spool, &m->reader, &row))
-		return;
-	connection_recovered(w, row.topic, row.key, row.frame);
-	if (private_queue_waiting(&w->private) > QUEUED_MAX)
-		delivery_flush(w);
+	while (cost < most && spool_next(&q->spool, &m->reader, &row)) {
+		cost++;
+		if (!connection_recovered(w, row.topic, row.key, row.frame))
+			continue;
+		if (private_queue_waiting(&w->private) > QUEUED_MAX)
+			delivery_flush(w);
+		return cost + ROW_COST;
+	}
+	return cost;
 }
 
 /* The waiter has rows to take, and room in its socket. */
@@ -190,7 +198,7 @@ static void feed(struct ready *ready)
 	uint64_t topics;
 	bool more = true;
 
-	for (int n = 0; n < ROWS_A_SLICE;) {
+	for (int cost = 0; cost < SLICE_COST;) {
 		more = room_takes_more(w);
 		if (!more)
 			break;
@@ -204,12 +212,8 @@ static void feed(struct ready *ready)
 			more = false;
 			break;
 		}
-		if (connection_wants_all(w, topics)) {
-			n += pass_run(m, run);
-		} else {
-			pass_row(q, m);
-			n++;
-		}
+		cost += connection_wants_all(w, topics) ? pass_run(m, run)
+							: pass_row(q, m, SLICE_COST - cost);
 	}
 	question_account(c, q);
 	/* The others are next. */

@@ -1,5 +1,6 @@
-/* The JSON payload. The fast path agrees with jansson, which alone reads a payload that begins
- * with a blank; the blank does not change its meaning. What is encoded decodes to the same. Any
+/* The JSON payload. The fast path agrees with the slow one, which alone reads a payload that begins
+ * with a blank; the blank does not change its meaning. Both agree with jansson on all that jansson
+ * reads. What is encoded decodes to the same. Any
  * notification or recovered row that PostgreSQL can send makes a frame for which the backlog
  * has room. */
 #include "input.h"
@@ -12,6 +13,28 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <string.h>
+
+/* r and change: what change_decode() made of it. */
+static void compare_with_jansson(const char *payload, size_t len, int r, const struct change *change)
+{
+	json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+	const json_t *p = json_object_get(root, "p"), *c = json_object_get(root, "c");
+
+	/* It refuses numbers that no double holds, halves of surrogate pairs, and a NUL in a name; and
+	 * it does not see a NUL after a number. */
+	if (!root || memchr(payload, '\0', len)) {
+		json_decref(root);
+		return;
+	}
+	must((r == 0) == (json_is_string(p) && (!c || json_is_null(c) || json_is_string(c))));
+	if (r == 0) {
+		struct wire_str pubkey = {json_string_value(p), (uint32_t)json_string_length(p)};
+		struct wire_str client_id = {json_string_value(c), (uint32_t)json_string_length(c)};
+		must(wire_str_eq(change->pubkey, pubkey) && wire_str_eq(change->client_id, client_id));
+	}
+	json_decref(root);
+}
 
 static void decode_both_ways(const char *payload, size_t len)
 {
@@ -24,8 +47,8 @@ static void decode_both_ways(const char *payload, size_t len)
 	int r = change_decode(payload, len, &fast);
 	must(r == 0 || r == -EBADMSG);
 	must(change_decode(blank, len + 1, &slow) == r);
+	compare_with_jansson(payload, len, r, &fast);
 	if (r == 0) {
-		must(slow.owner);
 		must(fast.pubkey.ptr && wire_str_eq(fast.pubkey, slow.pubkey));
 		must(wire_str_eq(fast.client_id, slow.client_id));
 		must(wire_utf8_valid(fast.pubkey.ptr, fast.pubkey.len));

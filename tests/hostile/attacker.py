@@ -448,11 +448,12 @@ ATTACKS = {
     "repeated-canaries": repeated_canaries,
     "role-changes": lambda: role_floods(CHANNEL, lambda i: '{"p":"attack%d"}' % i, 500),
     "role-long": lambda: role_floods(CHANNEL, lambda i: '{"p":"attack%d%s"}' % (i, "x" * 7900), 20),
+    "role-json": lambda: role_floods(CHANNEL, lambda i: '{"p":"attack%d","n":[0%s]}' % (i, ",{}" * 2600), 20),
     "role-garbage": lambda: role_floods(CHANNEL, lambda i: '{"p":%d' % i, 500),
     "role-canaries": lambda: role_floods(CANARY, lambda i: f"pgherald2 {i} " + "x" * 2000, 100),
 }
 # Those of a role also keep a server process busy.
-OF_A_ROLE = {"forged-canaries", "repeated-canaries", "role-changes", "role-long", "role-garbage", "role-canaries"}
+OF_A_ROLE = {"forged-canaries", "repeated-canaries", "role-changes", "role-long", "role-json", "role-garbage", "role-canaries"}
 
 
 # They become users by themselves.

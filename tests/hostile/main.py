@@ -10,6 +10,7 @@ PGHERALD_BUILD names the build directory (default: build). Needs root, for the o
 
 First it measures the healthy workers alone, and next to processes that only use the processor, as many as an attack keeps busy:
 so what an attacker takes from everybody on the machine is not laid at the relay's door. Then it measures them under each attack.
+The relay has the descriptors, the memory and the weight on the processor (CPUWeight=) that its unit gives it.
 Ends with a table, and exits with 1 when an attack hurt anybody: when something was lost or refused, came as a GAP or BYE,
 when the LISTEN connection was not kept, the relay had more memory than its unit allows, root's status, metrics or health were not
 answered, or a resume was not; or when the time from publish to heard was more than 3 times that without the attack. With
@@ -164,7 +165,7 @@ def report(lines, limit):
     return "\n".join([
         "", *table(list(lines[0]), lines), "",
         "(From publish to heard, in ms. Calm: without an attack. Spinning: next to as many processes that only use the processor as the"
-        " attack keeps busy. Times: of the greater of the two.\n"
+        " attack keeps busy. Times: of the greater of the two. In all of them the relay has the CPUWeight= of its unit.\n"
         f" Target: {RATIO} times at the most; but p50 up to {ms(FLOORS['p50'])} and max up to {ms(FLOORS['max'])} count as good,"
         " since two cores need that by themselves when more wish to run.\n"
         f" Memory at the most {limit >> 20} MiB, and the rest of the verdict: see --help.)", ""])

@@ -1,7 +1,9 @@
 """PostgreSQL, pgbouncer, a relay, the healthy workers and root, who looks after the relay; and one measurement of them, under
 attackers or without any."""
 
+import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -37,10 +39,22 @@ TURN_SECONDS = (3, 8)  # how long each of them goes on there
 DESCRIPTORS = 16384
 
 
+def of_unit(pattern):
+    with open(os.path.join(TOP, "systemd", "pgherald@.service.in")) as file:
+        return int(re.search(pattern, file.read(), re.M)[1])
+
+
 def memory_limit():
     """MemoryMax= of the unit, in bytes."""
-    with open(os.path.join(TOP, "systemd", "pgherald@.service.in")) as file:
-        return int(re.search(r"^MemoryMax=(\d+)G$", file.read(), re.M)[1]) << 30
+    return of_unit(r"^MemoryMax=(\d+)G$") << 30
+
+
+def give_weight(pid):
+    """CPUWeight= of the unit, as a nice value: each step is a factor of 1.25. A kernel with autogroup goes by the session's."""
+    nice = -round(math.log(of_unit(r"^CPUWeight=(\d+)$") / 100, 1.25))
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/autogroup", "w") as file:
+        file.write(str(nice))
 
 
 class Root:
@@ -173,6 +187,7 @@ class Scene:
         self.metrics_path = os.path.join(self.relay.directory, "metrics.sock")
         self.relay.environment["PGHERALD_METRICS_SOCKET"] = self.metrics_path
         self.relay.start()
+        give_weight(self.relay.process.pid)
         self.token = self._first_token()
         self.data.write_many(1, MISSED)
         self.data.write(KEPT)

@@ -1,5 +1,5 @@
-/* The JSON payload: the bytes that the Go service would write, and whatever JSON it might read. The scanner
- * for the usual form must never say anything that jansson would not. */
+/* The JSON payload: the bytes that the Go service would write, and whatever JSON it might read. jansson
+ * says what is JSON. */
 #include "fanout/change.h"
 
 #include <criterion/criterion.h>
@@ -105,6 +105,30 @@ Test(change, is_read_from_any_json)
 	expect_decoded("{\"p\":\"\xc3\xa9\"}", "\xc3\xa9", NULL);
 	expect_decoded("{\"p\":\"a\",\"n\":123456789012345678901234567890,\"x\":[{\"p\":1}]}", "a", NULL);
 	expect_decoded("{\"p\":\"first\",\"p\":\"last\"}", "last", NULL);
+	expect_decoded("{\"p\":\"first\",\"p\":1,\"c\":2,\"\\u0070\":\"last\",\"c\":null}", "last", NULL);
+	expect_decoded("{\"p\":\"\\b\\f\\n\\r\\t\\/\\\"\\\\\",\"c\":\"\\u0041\"}", "\b\f\n\r\t/\"\\", "A");
+	expect_decoded("{\"pp\":1,\"\":2,\"q\":[true,false,null,{}],\"a\\u0000b\":{\"p\":[]},\"p\":\"a\"}",
+		"a", NULL);
+}
+
+/* A role can notify them: none may be deeper than the relay reads. */
+Test(change, is_read_however_deep_the_rest_is)
+{
+	static const char begin[] = "{\"p\":\"x\",\"n\":";
+	char payload[CHANGE_PAYLOAD_MAX + 1] = "";
+	size_t depth = (CHANGE_PAYLOAD_MAX - sizeof begin) / 2;
+	char *end = stpcpy(payload, begin);
+
+	memset(end, '[', depth);
+	memset(end + depth, ']', depth);
+	strcpy(end + 2 * depth, "}");
+	expect_decoded(payload, "x", NULL);
+	end[depth] = '}';
+	expect_malformed(payload);
+	end[depth] = '[';
+	expect_malformed(payload);
+	memset(end, '[', 2 * depth);
+	expect_malformed(payload);
 }
 
 Test(change, is_refused_when_it_is_none)
@@ -112,7 +136,10 @@ Test(change, is_refused_when_it_is_none)
 	static const char *const bad[] = {"", "{", "{}", "[]", "null", "\"p\"", "{\"p\":1}", "{\"p\":null}",
 		"{\"c\":\"b\"}", "{\"p\":\"a\",\"c\":1}", "{\"p\":\"a\",\"c\":[]}", "{\"p\":\"a\"} x",
 		"{\"p\":\"a\"", "{\"p\":\"a\",}", "{'p':'a'}", "{\"p\":\"a\x01\"}", "{\"p\":\"\xff\"}",
-		"{\"p\":\"\\ud800\"}", "{\"p\":\"a\",\"c\":\"b\"}}", "{\"p\":\"a\"\"c\":\"b\"}"};
+		"{\"p\":\"\\ud800\"}", "{\"p\":\"a\",\"n\":[}]}", "{\"p\":\"a\",\"n\":[1,]}",
+		"{\"p\":\"a\",\"n\":{1:2}}", "{\"p\":\"a\",\"n\":truth}", "{\"p\":\"a\",\"n\":nul}",
+		"{\"p\":\"a\",\"n\":\"\\x\"}", "[{\"p\":\"a\"}]", "{\"p\":\"a\",\"c\":\"b\"}}",
+		"{\"p\":\"a\"\"c\":\"b\"}"};
 	struct change change;
 
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -122,17 +149,19 @@ Test(change, is_refused_when_it_is_none)
 /* Breaks good payloads at random places; the seed is fixed, so that a failure comes again. */
 Test(change, is_read_as_jansson_reads_it)
 {
-	static const char *const seeds[] = {
-		"{\"p\":\"02ab\",\"c\":\"1-2\"}", "{\"p\":\"x\"}", "{\"p\":\"\",\"c\":\"\"}"};
-	static const char bytes[] = "\"\\{}:,pc a\x01\x7f\xc3\xa9n0";
+	static const char *const seeds[] = {"{\"p\":\"02ab\",\"c\":\"1-2\"}", "{\"p\":\"x\"}",
+		"{\"p\":\"\",\"c\":\"\"}",
+		"{\"n\":[1,-0.5e+3,{\"p\":null},[]],\"p\":\"\\u0061\\n\",\"c\":\"\\/\"}",
+		"{\"\\u0070\" : \"\\ud83d\\ude00\xc3\xa9\", \"c\": null, \"n\": [ true , false ] }"};
+	static const char bytes[] = "\"\\{}[]:,pc a\x01\x7f\xc3\xa9n0-.eu";
 	unsigned random = 1;
 
-	for (int round = 0; round < 200000; round++) {
-		char payload[64];
+	for (int round = 0; round < 500000; round++) {
+		char payload[80];
 		struct change change;
-		strcpy(payload, seeds[round % 3]);
+		strcpy(payload, seeds[round % 5]);
 		size_t len = strlen(payload);
-		for (int hits = 1 + round % 2; hits-- > 0;)
+		for (int hits = 1 + round % 3; hits-- > 0;)
 			payload[(size_t)rand_r(&random) % len] =
 				bytes[(size_t)rand_r(&random) % (sizeof bytes - 1)];
 		json_t *root = json_loadb(payload, len, JSON_ALLOW_NUL, NULL),

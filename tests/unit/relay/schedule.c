@@ -118,3 +118,67 @@ Test(schedule, serves_nobody_who_was_removed)
 	iterate();
 	cr_assert_eq(n_served, 0, "to be added twice is once");
 }
+
+#define USERS 20
+
+static struct share flooding[USERS];
+static struct ready floods[USERS];
+
+static void all_flood(void)
+{
+	for (int i = 0; i < USERS; i++) {
+		share_init(&flooding[i]);
+		ready_init(&floods[i], &flooding[i], serve_greedy);
+		schedule_add(&schedule, &floods[i]);
+	}
+}
+
+Test(schedule, serves_a_user_that_comes_next_and_once_a_round)
+{
+	schedule.rest_seconds = 0;
+	all_flood();
+	for (int i = 0; i < USERS + 5; i++)
+		iterate();
+	ready_init(&few[0], &modest, serve_greedy);
+	schedule_add(&schedule, &few[0]);
+	iterate();
+	cr_assert_eq(served[USERS + 5], &few[0], "it had no turn in this round");
+	for (int i = 0; i < USERS - 5; i++)
+		iterate();
+	for (int i = 5; i < USERS; i++)
+		cr_assert_eq(served[USERS + 1 + i], &floods[i], "it takes no turn from those who wait");
+	iterate();
+	cr_assert_eq(served[2 * USERS + 1], &floods[0]);
+}
+
+Test(schedule, is_not_deceived_by_a_user_that_leaves_and_comes_again)
+{
+	schedule.rest_seconds = 0;
+	all_flood();
+	ready_init(&few[0], &modest, note);
+	for (int i = 0; i < 2 * (USERS + 1); i++) {
+		schedule_add(&schedule, &few[0]);
+		iterate();
+	}
+	int n = 0;
+	for (unsigned i = 0; i < n_served; i++)
+		n += served[i] == &few[0];
+	cr_assert_eq(n, 2, "one turn a round, as all others");
+}
+
+Test(schedule, serves_those_who_rested_before_those_who_came_again_meanwhile)
+{
+	all_flood();
+	iterate();
+	ready_init(&few[0], &modest, note);
+	for (int i = 0; i < 2; i++) {
+		schedule_add(&schedule, &few[0]);
+		iterate();
+		cr_assert_eq(served[n_served - 1], &few[0], "the others rest");
+	}
+	schedule_add(&schedule, &few[0]);
+	unsigned n = n_served;
+	ev_feed_event(loop, &schedule.rest, EV_TIMER);
+	iterate();
+	cr_assert_eq(served[n], &floods[1]);
+}
