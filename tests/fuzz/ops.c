@@ -116,13 +116,13 @@ static void ask_lines(int fd, struct input *in)
 {
 	while (input_more(in)) {
 		struct span line = take_line(in);
-		bool tailed = relay->ops.n_tails > 0;
+		bool tailed = !LIST_EMPTY(&relay->ops.tails);
 		reply_len = 0;
 		send_bytes(fd, line.bytes, line.len);
 		send_bytes(fd, "\n", 1);
 		must(!read_replies(fd));
 		check_printable();
-		bool tails = relay->ops.n_tails > 0;
+		bool tails = !LIST_EMPTY(&relay->ops.tails);
 		must(tails || (reply_len >= 2 && memcmp(reply + reply_len - 2, "\n\n", 2) == 0) ||
 			(reply_len == 1 && reply[0] == '\n'));
 		if (ends_with(line, "json") && !tailed && line.len < OPS_LINE_MAX)
@@ -175,7 +175,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	shutdown(fd, SHUT_WR);
 	bool ended = read_replies(fd);
 	/* A tail continues as long as its reader is there. */
-	must(ended || relay->ops.n_tails > 0);
+	must(ended || !LIST_EMPTY(&relay->ops.tails));
 	check_printable();
 	if (ended && (how & 1))
 		must(reply_len == 0 || reply[reply_len - 1] == '\n');
@@ -184,7 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			close(workers[i]);
 	close(fd);
 	ops_tick(&relay->ops);
-	must(relay->ops.connections.places.n == 0 && relay->ops.n_tails == 0 && !relay->fanout.tap);
+	must(relay->ops.connections.places.n == 0 && LIST_EMPTY(&relay->ops.tails) && !relay->fanout.tap);
 	local_relay_end();
 	return 0;
 }
