@@ -2,16 +2,11 @@
 
 #include "base/clock.h"
 
-static bool nobody_is_ready(const struct schedule *s)
-{
-	return TAILQ_EMPTY(&s->fresh) && TAILQ_EMPTY(&s->ring);
-}
-
 static void leave(struct schedule *s, struct share *share)
 {
 	TAILQ_REMOVE(share->in, share, next);
 	share->in = NULL;
-	if (!nobody_is_ready(s))
+	if (!schedule_is_idle(s))
 		return;
 	ev_idle_stop(s->loop, &s->busy);
 	/* All were served. */
@@ -98,7 +93,7 @@ static void on_rest_over(struct ev_loop *loop, struct ev_timer *timer, int event
 
 	(void)events;
 	move_all(&s->resting, &s->ring);
-	if (!nobody_is_ready(s))
+	if (!schedule_is_idle(s))
 		ev_idle_start(loop, &s->busy);
 }
 
@@ -108,14 +103,14 @@ static void on_check(struct ev_loop *loop, struct ev_check *watcher, int events)
 
 	(void)loop;
 	(void)events;
-	if (nobody_is_ready(s))
+	if (schedule_is_idle(s))
 		return;
 	/* Less processor time than time has passed, and only clock_processor() is a system call. */
 	double end = clock_processor() + SCHEDULE_SECONDS, soonest_end = clock_now() + SCHEDULE_SECONDS;
 	do
 		serve_next(s);
-	while (!nobody_is_ready(s) && (clock_now() < soonest_end || clock_processor() < end));
-	if (!nobody_is_ready(s) && s->rest_seconds > 0 && s->n_users > 1)
+	while (!schedule_is_idle(s) && (clock_now() < soonest_end || clock_processor() < end));
+	if (!schedule_is_idle(s) && s->rest_seconds > 0 && s->n_users > 1)
 		begin_rest(s);
 }
 

@@ -77,6 +77,12 @@ static inline void ready_init(struct ready *ready, struct share *share, void (*s
 	*ready = (struct ready){.share = share, .serve = serve};
 }
 
+/* Nobody waits to be served, but for those that rest. */
+static inline bool schedule_is_idle(const struct schedule *schedule)
+{
+	return TAILQ_EMPTY(&schedule->fresh) && TAILQ_EMPTY(&schedule->ring);
+}
+
 /* From now on it waits to be served, if it does not already. */
 void schedule_add(struct schedule *schedule, struct ready *ready);
 void schedule_remove(struct schedule *schedule, struct ready *ready);

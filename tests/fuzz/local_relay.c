@@ -56,7 +56,7 @@ void local_relay_run(void)
 {
 	do
 		ev_run(relay.loop, EVRUN_NOWAIT);
-	while (!TAILQ_EMPTY(&relay.fanout.asking.ring) || !TAILQ_EMPTY(&relay.fanout.sending.ring));
+	while (!schedule_is_idle(&relay.fanout.asking) || !schedule_is_idle(&relay.fanout.sending));
 }
 
 void local_relay_hear(const char *channel, struct wire_str value)
