@@ -25,7 +25,7 @@ from rig import Rig
 from sides import Bench
 
 
-# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows ends within 20 minutes.
+# Seconds after which a row gets only the rounds that a verdict needs at least. So a run of all rows takes some 20 minutes.
 PATIENCE = 720
 
 
