@@ -183,15 +183,18 @@ static int ask(const struct command *c)
 		fprintf(stderr, "pgherald ctl: cannot connect to %s: %s%s\n", c->path, reason(-fd), advice);
 		return NO_RELAY;
 	}
-	/* A relay that has no place for one more closes at once. Its reply, if any, says why. */
-	ssize_t sent = send(fd, c->text, c->len, MSG_NOSIGNAL);
-	FILE *reply = sent == (ssize_t)c->len ? fdopen(fd, "r") : NULL;
+	FILE *reply = fdopen(fd, "r");
 	if (!reply) {
-		fprintf(stderr, "pgherald ctl: %s does not take the command: %s\n", c->path, reason(errno));
+		fprintf(stderr, "pgherald ctl: %s\n", reason(errno));
 		close(fd);
 		return FAILED;
 	}
-	int status = print_reply(reply, c->path);
+	int status = FAILED;
+	/* A relay that has no place for one more closes at once. Its reply, if any, says why. */
+	if (send(fd, c->text, c->len, MSG_NOSIGNAL) == (ssize_t)c->len)
+		status = print_reply(reply, c->path);
+	else
+		fprintf(stderr, "pgherald ctl: %s does not take the command: %s\n", c->path, reason(errno));
 	fclose(reply);
 	return status;
 }

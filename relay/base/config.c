@@ -64,7 +64,7 @@ static unsigned find_place(const struct config *config, const struct channel *ch
 static int keep_places(const struct config *config, struct config *fresh)
 {
 	struct config merged = {.n_channels = config->n_channels};
-	uint8_t numbers[CHANNELS_MAX];
+	uint8_t numbers[CHANNELS_MAX] = {0};
 
 	memcpy(merged.channels, config->channels, sizeof merged.channels);
 	for (unsigned i = 0; i < merged.n_channels; i++)

@@ -77,7 +77,7 @@ static inline void ready_init(struct ready *ready, struct share *share, void (*s
 	*ready = (struct ready){.share = share, .serve = serve};
 }
 
-/* Nobody waits to be served, but for those that rest. */
+/* No connection waits to be served, but for those that rest. */
 static inline bool schedule_is_idle(const struct schedule *schedule)
 {
 	return TAILQ_EMPTY(&schedule->fresh) && TAILQ_EMPTY(&schedule->ring);

@@ -3,6 +3,7 @@ written with them. What is made stays in build-run/packages for the next run."""
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ GO = os.path.join(TOP, "client", "go")
 NODE = os.path.join(TOP, "client", "node")
 PYTHON = os.path.join(TOP, "client", "python")
 MAKE_SECONDS = 300
+FETCH_SECONDS = 20  # for npm to get one package
 
 
 class Missing(Exception):
@@ -88,7 +90,8 @@ def go_program(package, cwd=GO):
 def _npm(*arguments, cwd):
     _need("node", "npm")
     cache = os.path.join(MADE, "npm-cache")
-    return _call(["npm", *arguments, "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--cache", cache], cwd)
+    return _call(["npm", *arguments, "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--cache", cache,
+                  f"--fetch-timeout={1000 * FETCH_SECONDS}", "--fetch-retries=1"], cwd)
 
 
 def npm_pack(directory):
@@ -108,9 +111,21 @@ def npm_install(directory, what):
         raise Missing(f"npm does not install {what}: {output[-500:]}")
 
 
+@functools.cache
+def _node_modules():
+    """The directory, or why there is none: a registry that does not answer is tried once a process."""
+    try:
+        return _made_once("node", _hash_of(NODE, os.path.join(NODE, "lib")), lambda new: npm_install(new, npm_pack(new)))
+    except Missing as why:
+        return why
+
+
 def node_modules():
     """A directory in which a program finds the package, installed from what npm packs."""
-    return _made_once("node", _hash_of(NODE, os.path.join(NODE, "lib")), lambda new: npm_install(new, npm_pack(new)))
+    made = _node_modules()
+    if isinstance(made, Missing):
+        raise made
+    return made
 
 
 def node_program(path):

@@ -64,6 +64,9 @@ def test_it_writes_messages_that_each_tool_can_leave_out(start_relay, own_db, da
 def test_wal2json_leaves_them_out_by_their_prefix(start_relay, own_db, own_pg, data):
     if not own_pg.sql("SELECT 1 FROM pg_config WHERE name = 'PKGLIBDIR' AND (pg_stat_file(setting || '/wal2json.so', true)).size > 0"):
         pytest.skip("this server has no wal2json")
+    if own_pg.sql("SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'"):
+        own_pg.sql("ALTER SYSTEM SET output_plugin_libraries = 'wal2json'")
+        own_pg.restart()
     data.function("BEGIN RETURN QUERY SELECT 'data_sync_changes'::text, user_revisions.user_id::text FROM user_revisions; END")
     all_of_it, filtered = (Slot(own_db, "wal2json", **options) for options in (
         {"format-version": "2"}, {"format-version": "2", "filter-msg-prefixes": "pgherald"}))
