@@ -28,7 +28,7 @@ bool json_read(const char *text, size_t len, const char *names, struct json_valu
  * contains half of a surrogate pair, which no UTF-8 can say. */
 int json_decode(const struct json_value *string, char *out);
 
-/* Printable ASCII except the quote and the backslash: it stands for itself in a string. */
+/* Printable ASCII that a string contains without an escape. */
 static inline bool json_is_plain(unsigned char c)
 {
 	return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';

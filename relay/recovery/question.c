@@ -24,14 +24,20 @@ void question_account(struct catch_up *c, struct catch_up_question *q)
 	q->kept = q->spool.kept;
 }
 
-/* What a question keeps for workers that come later must not hold up its rows. */
+static void trim(struct catch_up *c, struct catch_up_question *q)
+{
+	spool_trim(&q->spool);
+	question_account(c, q);
+}
+
 bool question_make_room(struct catch_up *c, struct catch_up_question *q)
 {
-	if (!spool_has_room(&q->spool) && !may_take_more(c, q->user)) {
-		spool_trim(&q->spool);
-		question_account(c, q);
-	}
-	if (!spool_has_room(&q->spool) && may_take_more(c, q->user) && spool_reserve(&q->spool) == 0)
+	if (spool_has_room(&q->spool))
+		return true;
+	/* What it keeps for workers that come later must not hold up its rows. */
+	if (!may_take_more(c, q->user))
+		trim(c, q);
+	if (may_take_more(c, q->user) && spool_reserve(&q->spool) == 0)
 		question_account(c, q);
 	return spool_has_room(&q->spool);
 }
@@ -42,10 +48,8 @@ void question_trim_all(struct catch_up *c)
 	struct catch_up_question *q;
 
 	TAILQ_FOREACH (u, &c->users, link)
-		TAILQ_FOREACH (q, &u->questions, link) {
-			spool_trim(&q->spool);
-			question_account(c, q);
-		}
+		TAILQ_FOREACH (q, &u->questions, link)
+			trim(c, q);
 }
 
 /* Users */

@@ -10,7 +10,7 @@ struct catch_up_user *question_make_user(struct catch_up *catch_up, uid_t uid);
 /* Frees the user if no worker of it is left. */
 void question_drop_idle_user(struct catch_up *catch_up, struct catch_up_user *user);
 
-/* A question from this checkpoint, without waiters. NULL: there is no memory for it now. */
+/* A question from this checkpoint, without waiters. NULL: out of memory for now. */
 struct catch_up_question *question_new(
 	struct catch_up *catch_up, struct catch_up_user *user, struct checkpoint *since);
 /* The question must have no lane and no waiters. Frees its user too, if that was its last. */
@@ -33,8 +33,8 @@ const char *question_passed(const struct catch_up_question *question, const stru
 void question_place(struct catch_up_waiter *waiter, struct catch_up_waiters *list);
 /* Adds each waiter of the user that waits for a lane and asks the same. */
 void question_join_all(struct catch_up_question *question);
-/* Adds the waiter to a question of its user that asks the same and has all rows still. False: there is
- * none. */
+/* Adds the waiter to a question of its user that asks the same and still has all rows. False: it has
+ * no such question. */
 bool question_join_any(const struct catch_up *catch_up, struct catch_up_waiter *waiter);
 /* Gives back what all waiters have taken, of all questions. */
 void question_trim_all(struct catch_up *catch_up);

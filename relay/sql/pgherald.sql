@@ -323,23 +323,23 @@ BEGIN
         FROM pgherald.key_column(tracked)
     ), family AS (
         SELECT pgherald.is_of_family(tracked) AS is_one
-    ), wanted (relation, kind, fires, clauses, body, mode) AS (
-        SELECT tracked.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', 'row', CASE WHEN is_one THEN 'A' ELSE 'R' END
+    ), wanted (relation, kind, fires, clauses, mode) AS (
+        SELECT tracked.tbl, 'row', 'AFTER INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', CASE WHEN is_one THEN 'A' ELSE 'R' END
         FROM family
         UNION ALL
-        SELECT tracked.tbl, v.kind, 'AFTER ' || v.fires, v.clauses, v.body, 'O'
-        FROM (SELECT 'insert', 'INSERT', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT', 'insert'
+        SELECT tracked.tbl, v.kind, 'AFTER ' || v.fires, v.clauses, 'O'
+        FROM (SELECT 'insert', 'INSERT', 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT'
               UNION ALL
-              SELECT 'delete', 'DELETE', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT', 'delete'
+              SELECT 'delete', 'DELETE', 'REFERENCING OLD TABLE AS pgherald_old FOR EACH STATEMENT'
               UNION ALL
               SELECT 'update', 'UPDATE', CASE WHEN tracked.by_column THEN 'REFERENCING NEW TABLE AS pgherald_new FOR EACH STATEMENT'
-                     ELSE 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new FOR EACH STATEMENT' END, 'update'
+                     ELSE 'REFERENCING OLD TABLE AS pgherald_old NEW TABLE AS pgherald_new FOR EACH STATEMENT' END
               UNION ALL
-              SELECT 'key', 'UPDATE', format('FOR EACH ROW WHEN (%s)', differs), 'row' FROM key_column
-             ) AS v (kind, fires, clauses, body), family
+              SELECT 'key', 'UPDATE', format('FOR EACH ROW WHEN (%s)', differs) FROM key_column
+             ) AS v (kind, fires, clauses), family
         WHERE NOT is_one
         UNION ALL
-        SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'truncate', 'A'
+        SELECT relid, 'truncate', 'BEFORE TRUNCATE', 'FOR EACH STATEMENT', 'A'
         FROM (SELECT tracked.tbl AS relid UNION SELECT relid FROM pg_partition_tree(tracked.tbl)) AS of_tree
         WHERE (SELECT relkind FROM pg_class WHERE oid = relid) <> 'f'
     )
@@ -354,7 +354,7 @@ BEGIN
                                                      WHERE classid = 'pg_trigger'::regclass AND objid = t.oid AND refobjid = w.relation
                                                        AND refobjsubid = (SELECT attnum FROM key_column))))
     FROM wanted AS w,
-         LATERAL (SELECT format('pgherald_%s_%s', tracked.id, w.kind), format('changed_%s_%s', tracked.id, w.body)) AS n (trigger, function);
+         LATERAL (SELECT format('pgherald_%s_%s', tracked.id, w.kind), format('changed_%s_%s', tracked.id, CASE w.kind WHEN 'key' THEN 'row' ELSE w.kind END)) AS n (trigger, function);
 END
 $$;
 

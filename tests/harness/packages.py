@@ -113,7 +113,7 @@ def npm_install(directory, what):
 
 @functools.cache
 def _node_modules():
-    """The directory, or why there is none: a registry that does not answer is tried once a process."""
+    """The directory, or the Missing that says why it cannot be made. A registry that does not answer is tried once a process."""
     try:
         return _made_once("node", _hash_of(NODE, os.path.join(NODE, "lib")), lambda new: npm_install(new, npm_pack(new)))
     except Missing as why:

@@ -360,19 +360,16 @@ BULK = 2750  # rows: more than a trigger notes one by one, and no multiple of wh
 @pytest.mark.parametrize("notify", [False, True])
 def test_many_rows_in_one_statement(docs, key, notify):
     """Equal keys, NULL, and the other kinds of statement, exactly; also once it is folded."""
-    if (key, notify) != ("owner", False):
-        docs.sql("SELECT pgherald.untrack('docs'); SELECT pgherald.track('docs', 'docs', %s, %s)", (key, notify))
+    docs.sql("SELECT pgherald.untrack('docs'); SELECT pgherald.track('docs', 'docs', %s, %s)", (key, notify))
     fold(docs)
-    many = sorted(f"user{n}" for n in range(900))
-    began = snapshot(docs)
-    fill = ("INSERT INTO docs SELECT n, CASE n %% 10 WHEN 0 THEN NULL ELSE 'user' || n %% 900 END, ''"
-            f" FROM generate_series(1001, {BULK + 1000}) AS n")
-    some = sorted(user for user in many if int(user[4:]) % 10)  # the others' owner is NULL
-    assert after(docs, fill.replace("%%", "%")) == some
-    assert after(docs, "UPDATE docs SET body = 'x' WHERE id > 1000") == some
-    assert after(docs, "UPDATE docs SET owner = 'new' || owner WHERE id > 1000") == sorted(some + ["new" + k for k in some])
-    assert after(docs, "DELETE FROM docs WHERE id > 1000") == ["new" + k for k in some]
+    some = sorted(f"user{n}" for n in range(900) if n % 10)  # the others' owner is NULL
     everything = sorted(some + ["new" + k for k in some])
+    began = snapshot(docs)
+    assert after(docs, "INSERT INTO docs SELECT n, CASE n % 10 WHEN 0 THEN NULL ELSE 'user' || n % 900 END, ''"
+                 f" FROM generate_series(1001, {BULK + 1000}) AS n") == some
+    assert after(docs, "UPDATE docs SET body = 'x' WHERE id > 1000") == some
+    assert after(docs, "UPDATE docs SET owner = 'new' || owner WHERE id > 1000") == everything
+    assert after(docs, "DELETE FROM docs WHERE id > 1000") == ["new" + k for k in some]
     assert changes(docs, began)["docs"] == everything
     while docs.sql("SELECT count(*) FROM pgherald.journal")[0][0]:
         fold(docs)
