@@ -185,8 +185,8 @@ static int ask(const struct command *c)
 	}
 	FILE *reply = fdopen(fd, "r");
 	if (!reply) {
+		/* The program ends now, and closes it. */
 		fprintf(stderr, "pgherald ctl: %s\n", reason(errno));
-		close(fd);
 		return FAILED;
 	}
 	int status = FAILED;
