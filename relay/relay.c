@@ -191,10 +191,10 @@ static void on_proved(void *context, const struct token *token)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.changes_since(pg_snapshot), so missed changes are announced as gaps; "
 			"to have them recovered, install pgherald.sql and track your tables, or recovery.sql for the data-sync tables");
-	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
+	else if (!r->canary.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so %s; run recovery.sql "
-			"again, or grant EXECUTE on it",
+			"again, grant EXECUTE on it, or reset default_transaction_read_only",
 			r->config->logical_message
 				? "a restart or failover of PostgreSQL is announced as a gap"
 				: "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps");

@@ -126,11 +126,16 @@ static void describe_failure(
 }
 
 /* Whether note_run() was dropped meanwhile, or the publisher's role may not call it, or it calls
- * what it may not: also invalid_schema_name, and undefined_table in the function. */
+ * what it may not: also invalid_schema_name, undefined_table in the function, and
+ * read_only_sql_transaction. NOTIFY is no write to PostgreSQL, unless it is a standby. */
 static bool cannot_note_runs(const char *sqlstate)
 {
-	return rights_lacks(sqlstate) ||
-	       (sqlstate && (strcmp(sqlstate, "3F000") == 0 || strcmp(sqlstate, "42P01") == 0));
+	static const char *const states[] = {"3F000", "42P01", "25006"};
+
+	for (size_t i = 0; sqlstate && i < sizeof states / sizeof *states; i++)
+		if (strcmp(sqlstate, states[i]) == 0)
+			return true;
+	return rights_lacks(sqlstate);
 }
 
 /* Whether the canary in flight is to be sent again, without what made it fail. */
