@@ -174,6 +174,13 @@ static void look_at_rights(struct relay *r)
 	set_reconciling(r);
 }
 
+static const char *weaker_without_note_run(const struct relay *r)
+{
+	return r->config->logical_message
+		       ? "a restart or failover of PostgreSQL is announced as a gap"
+		       : "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps";
+}
+
 static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
@@ -191,13 +198,14 @@ static void on_proved(void *context, const struct token *token)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.changes_since(pg_snapshot), so missed changes are announced as gaps; "
 			"to have them recovered, install pgherald.sql and track your tables, or recovery.sql for the data-sync tables");
-	else if (!r->canary.notes_runs && !r->upstream.distrusts)
+	else if (!r->upstream.notes_runs && !r->upstream.distrusts)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so %s; run recovery.sql "
-			"again, grant EXECUTE on it, or reset default_transaction_read_only",
-			r->config->logical_message
-				? "a restart or failover of PostgreSQL is announced as a gap"
-				: "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps");
+			"again, or grant EXECUTE on it",
+			weaker_without_note_run(r));
+	else if (r->upstream.notes_runs && !r->canary.notes_runs)
+		diag(DIAG_WARNING, "the role that publishes cannot call pgherald.note_run(), so %s: %s",
+			weaker_without_note_run(r), r->canary.why_again.text);
 	fanout_checkpoint(&r->fanout, token->text);
 	canary_start(&r->canary);
 	if (r->upstream.recoverable)

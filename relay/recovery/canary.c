@@ -46,8 +46,8 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 	" pg_catalog.convert_to(text, 'UTF8'))), 'hex')"
 #define SHORT_SNAPSHOT_SQL                                                                                   \
 	"CASE WHEN pg_catalog.length(s::pg_catalog.text) OPERATOR(pg_catalog.<=) 1024"                       \
-	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.pg_snapshot_xmin(s), ':',"               \
-	" pg_catalog.pg_snapshot_xmin(s), ':') END"
+	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.split_part(s::pg_catalog.text, ':', 1)," \
+	" ':', pg_catalog.split_part(s::pg_catalog.text, ':', 1), ':') END"
 _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 /* A format for the SQL of the identity, the WAL record, the transaction's id, the token, the
  * snapshot, the LSN, and whether the run is noted. OFFSET 0 keeps the planner from computing a
@@ -151,6 +151,7 @@ static bool mend(struct canary *c, const PGresult *result)
 		c->notes_runs = false;
 	else
 		return false;
+	c->why_again = session_error(&c->publisher->session, result);
 	/* The NULL that follows sends it. */
 	c->awaited = false;
 	c->again = true;

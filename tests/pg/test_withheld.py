@@ -216,7 +216,7 @@ def test_a_role_that_only_reads(recoverable, db, modest_relay):
         worker.publish("published")
         worker.hears("published")
         said, = [line for line in relay.lines("WARNING") if "note_run()" in line]
-        assert "default_transaction_read_only" in said
+        assert "read-only transaction" in said
         recoverable.write("missed")
         deafen(db, worker)
         worker.hears("missed")
