@@ -127,7 +127,7 @@ static void describe_failure(
 
 /* Whether note_run() was dropped meanwhile, or the publisher's role may not call it, or it calls
  * what it may not: also invalid_schema_name, undefined_table in the function, and
- * read_only_sql_transaction. NOTIFY is no write to PostgreSQL, unless it is a standby. */
+ * read_only_sql_transaction. PostgreSQL allows NOTIFY there, but not on a standby. */
 static bool cannot_note_runs(const char *sqlstate)
 {
 	static const char *const states[] = {"3F000", "42P01", "25006"};
