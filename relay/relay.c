@@ -174,6 +174,13 @@ static void look_at_rights(struct relay *r)
 	set_reconciling(r);
 }
 
+static const char *weaker_without_note_run(const struct relay *r)
+{
+	return r->config->logical_message
+		       ? "a restart or failover of PostgreSQL is announced as a gap"
+		       : "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps";
+}
+
 static void on_proved(void *context, const struct token *token)
 {
 	struct relay *r = context;
@@ -195,9 +202,10 @@ static void on_proved(void *context, const struct token *token)
 		diag(DIAG_WARNING,
 			"there is no function pgherald.note_run() that this role may call, so %s; run recovery.sql "
 			"again, or grant EXECUTE on it",
-			r->config->logical_message
-				? "a restart or failover of PostgreSQL is announced as a gap"
-				: "with PGHERALD_LOGICAL_MESSAGE=no missed changes are announced as gaps");
+			weaker_without_note_run(r));
+	else if (r->upstream.notes_runs && !r->canary.notes_runs)
+		diag(DIAG_WARNING, "the role that publishes cannot call pgherald.note_run(), so %s: %s",
+			weaker_without_note_run(r), r->canary.why_again.text);
 	fanout_checkpoint(&r->fanout, token->text);
 	canary_start(&r->canary);
 	if (r->upstream.recoverable)

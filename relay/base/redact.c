@@ -65,10 +65,14 @@ void redact_forget(void)
 	secrets = NULL;
 }
 
-/* With this, libpq marks what to show as asterisks. */
-static bool is_secret(const PQconninfoOption *o)
+/* A password may stand after the user, as in a URI, where libpq takes it for a part of the name:
+ * user=app:hunter2, or app%3Ahunter2@. */
+static const char *secret_of(const PQconninfoOption *o)
 {
-	return strcmp(o->dispchar, "*") == 0;
+	if (o->val && url_is_secret(o))
+		return o->val;
+	const char *colon = o->val && strcmp(o->keyword, "user") == 0 ? strchr(o->val, ':') : NULL;
+	return colon ? colon + 1 : "";
 }
 
 int redact_learn(const char *url, char *error, size_t size)
@@ -80,8 +84,7 @@ int redact_learn(const char *url, char *error, size_t size)
 	if (!options)
 		return -EINVAL;
 	for (PQconninfoOption *o = options; o->keyword && r == 0; o++)
-		if (o->val && is_secret(o))
-			r = remember(o->val);
+		r = remember(secret_of(o));
 	if (r == 0 && from_environment)
 		r = remember(from_environment);
 	PQconninfoFree(options);

@@ -437,10 +437,11 @@ static void print_help(void)
 
 #define BLANKS " \t\r\n"
 
-/* A copy without the blanks and newlines around it, which files and secrets have. NULL: out of
- * memory. */
+/* A copy without the blanks and newlines around it, and the byte order mark before it, which files
+ * and secrets have. NULL: out of memory. */
 static char *copy_trimmed(const char *value)
 {
+	value += strncmp(value, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
 	value += strspn(value, BLANKS);
 	size_t len = strlen(value);
 	while (len > 0 && strchr(BLANKS, value[len - 1]))

@@ -4,7 +4,10 @@
 #pragma once
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 
 /* url: a URI, or libpq's KEYWORD=VALUE form. Returns the options, for PQconninfoFree(); NULL: it
  * cannot work, and why, of size bytes, says why. */
 PQconninfoOption *url_parse(const char *url, char *why, size_t size);
+/* Whether its value is a password. */
+bool url_is_secret(const PQconninfoOption *option);

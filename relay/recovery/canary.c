@@ -46,8 +46,8 @@ static const char *const claim_words[CANARY_CLAIMS_SETTLED] = {
 	" pg_catalog.convert_to(text, 'UTF8'))), 'hex')"
 #define SHORT_SNAPSHOT_SQL                                                                                   \
 	"CASE WHEN pg_catalog.length(s::pg_catalog.text) OPERATOR(pg_catalog.<=) 1024"                       \
-	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.pg_snapshot_xmin(s), ':',"               \
-	" pg_catalog.pg_snapshot_xmin(s), ':') END"
+	" THEN s::pg_catalog.text ELSE pg_catalog.concat(pg_catalog.split_part(s::pg_catalog.text, ':', 1)," \
+	" ':', pg_catalog.split_part(s::pg_catalog.text, ':', 1), ':') END"
 _Static_assert(CHECKPOINT_SNAPSHOT_MAX == 1024, "as SHORT_SNAPSHOT_SQL has it");
 /* A format for the SQL of the identity, the WAL record, the transaction's id, the token, the
  * snapshot, the LSN, and whether the run is noted. OFFSET 0 keeps the planner from computing a
@@ -126,11 +126,16 @@ static void describe_failure(
 }
 
 /* Whether note_run() was dropped meanwhile, or the publisher's role may not call it, or it calls
- * what it may not: also invalid_schema_name, and undefined_table in the function. */
+ * what it may not: also invalid_schema_name, undefined_table in the function, and
+ * read_only_sql_transaction. PostgreSQL allows NOTIFY there, but not on a standby. */
 static bool cannot_note_runs(const char *sqlstate)
 {
-	return rights_lacks(sqlstate) ||
-	       (sqlstate && (strcmp(sqlstate, "3F000") == 0 || strcmp(sqlstate, "42P01") == 0));
+	static const char *const states[] = {"3F000", "42P01", "25006"};
+
+	for (size_t i = 0; sqlstate && i < sizeof states / sizeof *states; i++)
+		if (strcmp(sqlstate, states[i]) == 0)
+			return true;
+	return rights_lacks(sqlstate);
 }
 
 /* Whether the canary in flight is to be sent again, without what made it fail. */
@@ -146,6 +151,7 @@ static bool mend(struct canary *c, const PGresult *result)
 		c->notes_runs = false;
 	else
 		return false;
+	c->why_again = session_error(&c->publisher->session, result);
 	/* The NULL that follows sends it. */
 	c->awaited = false;
 	c->again = true;

@@ -109,6 +109,7 @@ struct canary {
 	struct upstream *upstream;
 	bool reconciles;                 /* a change counts as activity even if nobody notified it */
 	bool notes_runs;                 /* pgherald.note_run() is there, as far as we know */
+	struct session_text why_again;   /* what the last canary that was sent again failed of */
 	bool writes_record;              /* of WAL, where note_run() is not there */
 	struct rights rights;            /* of the publisher's role, as far as we know */
 	struct canary_channels channels; /* ours */

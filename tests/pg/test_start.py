@@ -171,14 +171,15 @@ def test_a_url_that_does_not_parse(make_relay, db, setting, url):
 
 
 @pytest.mark.parametrize("url, word", [
-    ("{}?schema=public", "schema"), ("jdbc:{}", "jdbc"), ("\"{}\"", "quote"), ("{}?application_name=100%", "%25")])
+    ("{}?schema=public", "schema"), ("host=h dbname=d schema=public", "schema"), ("jdbc:{}", "jdbc"),
+    ("\"{}\"", "quote"), ("{}?application_name=100%", "%25")])
 def test_a_refused_url_names_what_is_wrong(make_relay, db, url, word):
     relay = make_relay(DATABASE_URL=url.format(db.direct_url), DATABASE_DIRECT_URL=db.direct_url)
     line = relay.launch().fails()
     assert "DATABASE_URL" in line and word in line
 
 
-@pytest.mark.parametrize("before, after", [("", "\n"), (" \t", "\r\n")])
+@pytest.mark.parametrize("before, after", [("", "\n"), (" \t", "\r\n"), ("\ufeff", "\r\n")])
 def test_blanks_around_a_url_do_not_count(make_relay, db, before, after):
     """Files and secrets end with a newline."""
     relay = make_relay(DATABASE_DIRECT_URL=before + db.direct_url + after).start()

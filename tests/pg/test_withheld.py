@@ -207,6 +207,24 @@ def test_a_role_that_publishes_and_one_that_listens(db, recoverable, make_relay)
     assert not worker.gaps
 
 
+def test_a_role_that_only_reads(recoverable, db, modest_relay):
+    """NOTIFY is allowed there, and noting the run is not."""
+    db.sql("ALTER ROLE modest SET default_transaction_read_only = on", user="postgres")
+    try:
+        relay = modest_relay()
+        worker = subscriber(relay)
+        worker.publish("published")
+        worker.hears("published")
+        said, = [line for line in relay.lines("WARNING") if "note_run()" in line]
+        assert "read-only transaction" in said
+        recoverable.write("missed")
+        deafen(db, worker)
+        worker.hears("missed")
+        assert not worker.gaps
+    finally:
+        db.sql("ALTER ROLE modest RESET default_transaction_read_only", user="postgres")
+
+
 def loses_the_right(data):
     data.database.sql("REVOKE SELECT ON user_revisions FROM app", user="postgres")
 

@@ -41,6 +41,14 @@ Test(redact, shows_the_parts_of_a_url)
 		"user=app password=*** dbname=sync host=a,b port=1,2 target_session_attrs=read-write");
 }
 
+/* Where only the part after an @ is not encoded. */
+Test(redact, hides_what_stands_after_the_user)
+{
+	expect_url("postgres://app%3Ahunter2@h/d", "user=*** dbname=d host=h");
+	cr_assert_str_eq(redact("role \"app:hunter2\" does not exist", buf, sizeof buf),
+		"role \"app:***\" does not exist");
+}
+
 /* However it is written. */
 Test(redact, shows_no_password_of_a_url)
 {
