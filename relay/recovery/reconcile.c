@@ -141,6 +141,7 @@ static void end_term(struct reconcile *rc)
 	rc->asked = NULL;
 	list_clear(&rc->suspects);
 	list_clear(&rc->found);
+	list_clear(&rc->due);
 }
 
 static void begin_term(struct reconcile *rc, const struct token *from)
@@ -192,7 +193,7 @@ double reconcile_failing(const struct reconcile *rc)
 
 static void finish_turn_if_done(struct reconcile *rc)
 {
-	if (!rc->leading || rc->asking || rc->n_unconfirmed > 0)
+	if (!rc->leading || rc->asking || rc->n_unconfirmed > 0 || (rc->due.n > 0 && !rc->failed))
 		return;
 	if (rc->failed) {
 		end_term(rc);
@@ -237,10 +238,38 @@ static void announce(struct reconcile *rc, unsigned topic, struct wire_str value
 	rc->n_announced++;
 }
 
+static uint32_t least(uint32_t a, size_t b)
+{
+	return a < b ? a : (uint32_t)b;
+}
+
+/* Half of what the publish queue takes: the rest is the workers'. */
+static bool may_announce(const struct reconcile *rc)
+{
+	const struct config *config = rc->config;
+	uint32_t room = least(config->publish_queue_max, config->publishes_per_uid_max);
+
+	room = least(room, config->publish_queue_size / CHANGE_PAYLOAD_MAX);
+	return rc->n_unconfirmed < 1 + least(RECONCILE_UNCONFIRMED_MAX, room / 2);
+}
+
+/* As many as there is room for; more follow when some are committed. */
+static void announce_due(struct reconcile *rc)
+{
+	while (rc->due_next < rc->due.n && !rc->failed && may_announce(rc)) {
+		const struct suspect *s = &rc->due.items[rc->due_next++];
+		if (!was_heard(rc, 2, s->key))
+			announce(rc, s->topic, (struct wire_str){s->value, s->len});
+	}
+	if (rc->due_next == rc->due.n)
+		list_clear(&rc->due);
+}
+
 void reconcile_published(struct reconcile *rc, bool settled)
 {
 	rc->n_unconfirmed--;
 	rc->failed |= !settled;
+	announce_due(rc);
 	finish_turn_if_done(rc);
 }
 
@@ -255,7 +284,7 @@ static bool on_row(void *context, struct decoded *d)
 	bool is_sent = rc->tracks && d->channel->kind == CHANNEL_TEXT;
 	if (is_sent || (!was_heard(rc, 1, key) && !list_add(&rc->found, key, d->topic, value)))
 		announce(rc, d->topic, value);
-	return true;
+	return may_announce(rc);
 }
 
 /* Our checkpoint means nothing on this server, so we cannot tell what our workers lack. They
@@ -283,14 +312,11 @@ static void on_done(void *context, enum changes_outcome outcome, const char *ask
 		end_term(rc);
 		return;
 	}
-	for (uint32_t i = 0; i < rc->suspects.n; i++) {
-		const struct suspect *s = &rc->suspects.items[i];
-		if (!was_heard(rc, 2, s->key))
-			announce(rc, s->topic, (struct wire_str){s->value, s->len});
-	}
-	list_clear(&rc->suspects);
+	rc->due = rc->suspects;
+	rc->due_next = 0;
 	rc->suspects = rc->found;
 	rc->found = (struct suspect_list){0};
+	announce_due(rc);
 	/* When strdup() fails, the next question asks from the start of the term, and finds
 	 * more. */
 	free(rc->asked);
@@ -328,7 +354,7 @@ static void ask(struct reconcile *rc, const struct token *token)
 
 static void on_own_turn(struct reconcile *rc, const struct token *token)
 {
-	if (!rc->asking && rc->n_unconfirmed == 0) {
+	if (!rc->asking && rc->n_unconfirmed == 0 && rc->due.n == 0) {
 		ask(rc, token);
 		return;
 	}

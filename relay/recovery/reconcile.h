@@ -37,6 +37,9 @@
 #define RECONCILE_HEARD_MAX (1u << 18)
 /* Bounds the suspects that wait for the next turn. More are announced at once. */
 #define RECONCILE_SUSPECTS_MAX 65536
+/* Bounds the announcements that are not committed yet, as the publish queue does: a bulk write of a
+ * tracked table has more suspects than the queue takes. As many as a batch of the publisher. */
+#define RECONCILE_UNCONFIRMED_MAX PUBLISHER_BATCH_MAX
 /* How many turns the relay remembers: the current one and two before. A suspect counts as heard
  * if it was heard in the turn that found it, the previous one, or the next one. */
 #define RECONCILE_TURNS 3
@@ -111,6 +114,8 @@ struct reconcile {
 	struct heard_set heard[RECONCILE_TURNS];
 	double heard_since;                  /* seconds of clock_now(), since when heard is complete */
 	struct suspect_list suspects, found; /* of the turn before, and of this one */
+	struct suspect_list due;             /* of two turns before: they are being announced */
+	uint32_t due_next;                   /* of them, the next to announce */
 
 	/* Seconds of clock_now(), of the first turn that failed; 0: the last was done. */
 	double failing_since;

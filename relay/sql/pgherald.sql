@@ -68,6 +68,8 @@ BEGIN;
 SELECT pg_catalog.set_config('pgherald.searched', pg_catalog.current_setting('search_path'), true) \g /dev/null
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
+-- An upgrade leaves who may call it as it is.
+SELECT to_regprocedure('pgherald.send(text, text, boolean)') IS NOT NULL AS sends \gset
 
 CREATE TABLE IF NOT EXISTS pgherald.tracked_table (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -412,6 +414,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages =
 DECLARE
     t pgherald.tracked_table;
     owner name := (SELECT relowner::regrole FROM pg_class WHERE oid = 'pgherald.journal'::regclass);
+    adds regrole; -- may add partitions
     key text;
     keys_of text; -- a format for: the transition table, the key, the table's name, whether the rows are gone, the column
     note text; -- a format for: a query of keys, and of whether their rows are gone
@@ -479,6 +482,10 @@ BEGIN
         EXECUTE format('ALTER FUNCTION pgherald.changed_%1$s_%2$s() OWNER TO %3$I;'
                        ' REVOKE ALL ON FUNCTION pgherald.changed_%1$s_%2$s() FROM PUBLIC', t.id, bodies[place], owner);
     END LOOP;
+    -- A new partition gets the trigger for rows with the rights of the role that adds it.
+    FOR adds IN SELECT DISTINCT relowner::regrole FROM pg_partition_tree(t.tbl) JOIN pg_class ON oid = relid WHERE relkind = 'p' LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION pgherald.changed_%s_row() TO %s', t.id, adds);
+    END LOOP;
 
     mended := ARRAY(SELECT relation FROM pgherald.triggers_of(t) WHERE NOT is_right
                     UNION SELECT t.tbl FROM pgherald.idle_triggers_of(t));
@@ -489,7 +496,7 @@ BEGIN
         FROM pgherald.triggers_of(t) WHERE NOT is_right
         UNION ALL
         SELECT format('DROP TRIGGER %I ON %s', tgname, t.tbl) FROM pg_trigger
-        WHERE tgrelid = t.tbl AND tgname LIKE format('pgherald\_%s\_%%', t.id)
+        WHERE tgrelid = t.tbl AND starts_with(tgname, format('pgherald_%s_', t.id))
           AND tgname NOT IN (SELECT name FROM pgherald.triggers_of(t))));
     PERFORM pgherald.execute_patiently(ARRAY(
         SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname) FROM pgherald.idle_triggers_of(t)));
@@ -529,15 +536,22 @@ BEGIN
 END
 $$;
 
--- Forgets tables that were dropped.
+-- Forgets tables that were dropped, and drops what belongs to no tracked table: a dump may bring
+-- triggers without the rows of tracked_table, and another table would get the number of theirs.
 CREATE OR REPLACE FUNCTION pgherald.clear_dropped() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     of_id integer;
 BEGIN
-    FOR of_id IN DELETE FROM pgherald.tracked_table
-                 WHERE NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = tbl) RETURNING id
+    DELETE FROM pgherald.tracked_table WHERE NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = tbl);
+    FOR of_id IN SELECT substring(proname FROM '^changed_([0-9]+)_')::integer FROM pg_proc
+                 WHERE pronamespace = 'pgherald'::regnamespace
+                 EXCEPT SELECT id FROM pgherald.tracked_table
     LOOP
+        CONTINUE WHEN of_id IS NULL;
+        PERFORM pgherald.execute_patiently(ARRAY(
+            SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+            WHERE pronamespace = 'pgherald'::regnamespace AND starts_with(proname, format('changed_%s_', of_id)) AND tgparentid = 0));
         PERFORM pgherald.drop_functions(of_id);
     END LOOP;
 END
@@ -607,25 +621,16 @@ $$;
 
 CREATE OR REPLACE FUNCTION pgherald.untrack(tbl regclass, channel text DEFAULT NULL, key text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    of_id integer;
 BEGIN
     IF NOT pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'pgherald'), 'USAGE') THEN
         RAISE insufficient_privilege USING MESSAGE = format('the role %s may not untrack a table', current_user);
     END IF;
-    PERFORM pgherald.clear_dropped();
-    FOR of_id IN DELETE FROM pgherald.tracked_table AS t
-                 WHERE t.tbl = untrack.tbl AND t.channel = coalesce(untrack.channel, t.channel)
-                   AND t.key = coalesce(untrack.key, t.key) RETURNING id
-    LOOP
-        PERFORM pgherald.execute_patiently(ARRAY(
-            SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
-            WHERE pronamespace = 'pgherald'::regnamespace AND proname LIKE format('changed\_%s\_%%', of_id) AND tgparentid = 0));
-        PERFORM pgherald.drop_functions(of_id);
-    END LOOP;
-    IF of_id IS NULL THEN
+    DELETE FROM pgherald.tracked_table AS t
+        WHERE t.tbl = untrack.tbl AND t.channel = coalesce(untrack.channel, t.channel) AND t.key = coalesce(untrack.key, t.key);
+    IF NOT FOUND THEN
         RAISE NOTICE '% was not tracked', untrack.tbl;
     END IF;
+    PERFORM pgherald.clear_dropped();
 END
 $$;
 
@@ -746,7 +751,9 @@ BEGIN
         OR coalesce(pgherald.is_of_future(greatest(
                (SELECT changed_xid FROM pgherald.folded ORDER BY changed_xid DESC LIMIT 1),
                (SELECT sent_xid FROM pgherald.message ORDER BY sent_xid DESC LIMIT 1),
-               (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1))), false);
+               (SELECT upto FROM pgherald.moment ORDER BY at DESC LIMIT 1),
+               (SELECT since_xid FROM pgherald.tracked_table ORDER BY since_xid DESC LIMIT 1),
+               (SELECT forgotten_xid FROM pgherald.retention))), false);
 END
 $$;
 
@@ -759,7 +766,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     most constant integer := 50000; -- changes at a time: a second at most
     now_at timestamptz := clock_timestamp();
-    known pgherald.moment := (SELECT m FROM pgherald.moment AS m ORDER BY at DESC LIMIT 1);
+    known pgherald.moment := (SELECT m FROM pgherald.moment AS m WHERE at <= now_at ORDER BY at DESC LIMIT 1);
     kept pgherald.retention := (SELECT r FROM pgherald.retention AS r);
     foldable xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - interval '1 minute' ORDER BY at DESC LIMIT 1);
     old_message xid8 := (SELECT upto FROM pgherald.moment WHERE at <= now_at - kept.messages ORDER BY at DESC LIMIT 1);
@@ -802,7 +809,9 @@ BEGIN
     END IF;
     INSERT INTO pgherald.moment SELECT now_at, pg_snapshot_xmin(pg_current_snapshot())
         WHERE coalesce(known.at <= now_at - interval '10 seconds', true) ON CONFLICT DO NOTHING;
-    DELETE FROM pgherald.moment WHERE at < now_at - greatest(kept.messages, kept.deleted, interval '1 minute') - interval '1 minute';
+    -- Some are of the future once the clock was set back.
+    DELETE FROM pgherald.moment
+        WHERE at < now_at - greatest(kept.messages, kept.deleted, interval '1 minute') - interval '1 minute' OR at > now_at;
 
     WITH taken AS (
         DELETE FROM pgherald.journal
@@ -868,6 +877,9 @@ BEGIN
            min(t.channel) FILTER (WHERE t.channel <> ALL (SELECT name FROM pgherald.asked_channels())
                                     AND EXISTS (SELECT FROM pgherald.asked_channels()))
         INTO tables, problem, unserved FROM (SELECT * FROM pgherald.tracked OFFSET 0) AS t; -- each problem is looked for once
+    IF NOT EXISTS (SELECT FROM pgherald.retention) THEN
+        problem := 'the tables of the schema pgherald are empty, as after a restore without data: run pgherald.sql again';
+    END IF;
     -- The first rows speak for all. A function in a condition would run for each moment of a week.
     oldest := (SELECT min(changed_xid) FROM (SELECT changed_xid FROM pgherald.journal LIMIT 1000) AS first)::text::xid8;
     settled := (SELECT m.at FROM pgherald.moment AS m WHERE m.upto <= oldest ORDER BY m.at DESC LIMIT 1);
@@ -904,12 +916,18 @@ BEGIN
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO %s', signature, owner);
     END LOOP;
+    -- They check their caller. Default privileges may have said otherwise.
+    GRANT EXECUTE ON FUNCTION pgherald.fold(), pgherald.tracking(), pgherald.changes_of_tracked(pg_snapshot) TO PUBLIC;
     -- An upgrade also mends the triggers.
     PERFORM pgherald.clear_dropped();
     PERFORM pgherald.make_triggers(id) FROM pgherald.tracked_table;
 END
 $$;
 
+\if :sends
+\else
+    GRANT EXECUTE ON FUNCTION pgherald.send(text, text, boolean) TO PUBLIC;
+\endif
 \if :{?relay}
     GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO :"relay";
 \endif

@@ -16,6 +16,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 \if :tracks
     SELECT pgherald.untrack(tbl) FROM pgherald.tracked_table \g /dev/null
+    -- A dump may have brought triggers without the rows of tracked_table.
+    SELECT pgherald.clear_dropped() \g /dev/null
     COMMIT;
     -- From here on no writer waits. A relay may hold locks on the tables, in any order.
     BEGIN;

@@ -154,10 +154,12 @@ BEGIN
             key bytea NOT NULL,
             only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one)
         );
-        INSERT INTO pgherald.relay_key (key)
-            VALUES (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())));
         closed := closed || 'relay_key'::name;
     END IF;
+    -- A dump may have brought the table without its row.
+    INSERT INTO pgherald.relay_key (key)
+        VALUES (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))
+        ON CONFLICT DO NOTHING;
     FOR granted IN
         SELECT DISTINCT c.oid::regclass AS relation,
                CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
@@ -217,6 +219,7 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
         COMMENT ON FUNCTION pgherald.changes_since(pg_snapshot) IS 'pgherald 3: what was changed by transactions that the snapshot does not see';
         EXECUTE format('CREATE OR REPLACE FUNCTION pgherald.problem() RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS %L',
                        format('SELECT coalesce(%s)', coalesce(problems, 'NULL::text')));
+        GRANT EXECUTE ON FUNCTION pgherald.problem() TO PUBLIC;
         IF to_regprocedure('pgherald.changes_of_tracked(pg_snapshot)') IS NULL THEN
             GRANT EXECUTE ON FUNCTION pgherald.changes_since(pg_snapshot) TO PUBLIC;
             RETURN;
@@ -424,6 +427,7 @@ $$;
                                 THEN 'a trigger of %1$s is missing or disabled: run recovery.sql again' END
                     $body$
                 $f$, users, users);
+                GRANT EXECUTE ON FUNCTION pgherald.check_users() TO PUBLIC;
                 PERFORM pgherald.compose_changes_since();
                 RETURN;
             EXCEPTION WHEN lock_not_available THEN

@@ -107,12 +107,12 @@ def own_pg(run, template, cleanup):
 
 @pytest.fixture
 def dump(run):
-    """dump(server, name): a database as SQL."""
-    def dump(server, name):
+    """dump(server, name, *options): a database as SQL."""
+    def dump(server, name, *options):
         newest = run.call(["pg_dump", "--version"]).split()[2]
         if server.version() >= (int(newest.split(".")[0]) + 1) * 10000:
             pytest.skip(f"pg_dump {newest} reads no server of version {server.version() // 10000}")
-        return run.call(["pg_dump", "-h", server.directory, "-p", str(server.port), "-U", "postgres", name])
+        return run.call(["pg_dump", "-h", server.directory, "-p", str(server.port), "-U", "postgres", *options, name])
     return dump
 
 

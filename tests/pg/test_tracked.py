@@ -90,6 +90,21 @@ def test_notify_in_the_transaction(start_relay, db, bouncer, data):
     assert sorted(worker.pubkeys) == ["same", "u1", "u2"]
 
 
+@pytest.mark.parametrize("keys", [2000, 100000])
+def test_a_bulk_write_that_the_publish_queue_does_not_take_at_once(start_relay, db, bouncer, data, keys):
+    """Each key is announced once. By default the queue takes 32,768 of a user, and 65,536 wait for
+    their NOTIFY."""
+    limit = {"PGHERALD_PUBLISH_QUEUE_MAX": "500"} if keys == 2000 else {}
+    relay = start_relay(db, bouncer, **FAST, **limit)
+    worker, _ = workers_of(relay)
+    worker.passes(data)
+    db.sql("INSERT INTO docs SELECT i, 'k' || i FROM generate_series(101, %s) AS i", (100 + keys,))
+    worker.wait_until(lambda: len(worker.frames) > keys and len({c.pubkey for c in worker.changes}) == keys, "all keys", 60)
+    worker.passes(data)
+    assert len(worker.changes) < keys * 1.1 and not worker.gaps
+    assert not [w for w in relay.lines("WARNING") if "queue" in w or "not committed" in w]
+
+
 @pytest.mark.versions
 def test_an_outage_is_made_good(start_relay, db, bouncer, data):
     """The relay dies. Meanwhile rows are deleted, keys are changed, messages are sent: by

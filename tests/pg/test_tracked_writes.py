@@ -454,12 +454,17 @@ def test_row_level_security_hides_no_change(docs):
 
 
 @pytest.fixture
-def stranger(docs):
-    """A role that may write the table, and nothing else."""
-    docs.sql("CREATE ROLE stranger LOGIN; GRANT CREATE ON SCHEMA public TO stranger", user="postgres")
-    docs.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO stranger")
+def stranger_role(db):
+    db.sql("CREATE ROLE stranger LOGIN; GRANT CREATE ON SCHEMA public TO stranger", user="postgres")
     yield "stranger"
-    docs.sql("DROP OWNED BY stranger CASCADE; DROP ROLE stranger", user="postgres")
+    db.sql("DROP OWNED BY stranger CASCADE; DROP ROLE stranger", user="postgres")
+
+
+@pytest.fixture
+def stranger(docs, stranger_role):
+    """A role that may write the table, and nothing else."""
+    docs.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO stranger")
+    return stranger_role
 
 
 def test_a_writer_needs_no_rights_and_gets_none(docs, stranger):
@@ -750,6 +755,46 @@ def test_serializable_writers_do_not_fail_by_it(docs):
                 b.execute("COMMIT")
 
 
+@pytest.mark.versions
+def test_the_owner_of_a_table_who_is_not_the_installer_adds_partitions(docs, stranger):
+    """A new partition gets a copy of the trigger for rows, with the rights of who adds it."""
+    docs.sql("GRANT stranger TO app", user="postgres")
+    docs.sql("CREATE TABLE theirs (id int, owner text) PARTITION BY RANGE (id);"
+             " CREATE TABLE half PARTITION OF theirs FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id)", user=stranger)
+    docs.sql("SELECT pgherald.track('theirs', 'docs', 'owner')")
+    docs.sql("CREATE TABLE one PARTITION OF half FOR VALUES FROM (0) TO (5); CREATE TABLE more PARTITION OF theirs FOR VALUES FROM (10) TO (19)", user=stranger)
+    assert after(docs, "INSERT INTO theirs VALUES (1, 'ann'), (11, 'bob')", user=stranger) == ["ann", "bob"]
+
+
+def test_functions_can_be_called_where_new_ones_are_nobodys(data, db, stranger_role):
+    data.migrate("pgherald_down")
+    db.sql("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    data.migrate("recovery", "pgherald", relay=stranger_role)
+    for call in ("fold()", "tracking()", "problem()", "send('msgs', 'hello')", "changes_since('3:3:')"):
+        db.sql(f"SELECT * FROM pgherald.{call}", user=stranger_role)
+    db.sql("REVOKE EXECUTE ON FUNCTION pgherald.send(text, text, boolean) FROM PUBLIC")
+    data.migrate("pgherald")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        db.sql("SELECT pgherald.send('msgs', 'hello')", user=stranger_role)
+
+
+def test_a_session_in_which_a_backslash_escapes_touches_no_other_tracking(docs):
+    for n in range(2, 12):  # 1 and 10 begin alike
+        docs.sql(f"SELECT pgherald.track('docs', 'c{n}', 'owner')")
+    old = "SET standard_conforming_strings = off; SET escape_string_warning = off; "
+    docs.sql(old + "SELECT pgherald.track('docs', 'docs', 'owner')")
+    assert docs.sql("SELECT count(*), count(problem) FROM pgherald.tracked") == [(11, 0)]
+    docs.sql(old + "SELECT pgherald.untrack('docs', 'docs')")
+    assert docs.sql("SELECT count(*), count(problem) FROM pgherald.tracked") == [(10, 0)]
+
+
+def test_a_clock_that_was_set_back_does_not_end_the_fold(docs):
+    docs.sql("UPDATE docs SET body = 'x'")
+    docs.sql("SELECT pgherald.fold(); UPDATE pgherald.moment SET at = at + interval '1 year'")
+    docs.sql("UPDATE docs SET body = 'y'")
+    fold(docs)
+
+
 def test_it_goes_and_comes_again(docs, data):
     data.migrate("pgherald")
     assert after(docs, "UPDATE docs SET body = 'x' WHERE id = 1") == ["ann"]
@@ -866,6 +911,45 @@ def test_a_dump_that_is_restored_into_a_younger_cluster(docs, data, run, dump, t
     assert changes(far, since) == {}
     far.sql("UPDATE docs SET body = 'x' WHERE id = 3")
     assert changes(far, since) == {"docs": ["cat"]}
+
+
+def test_a_dump_of_a_table_that_did_not_change_since_it_was_tracked(docs, data, run, dump, template, cleanup):
+    """Nothing else is of the future in the younger cluster."""
+    from harness.servers import Postgres
+    docs.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+    docs.sql("SELECT pgherald.untrack('docs'), pgherald.track('docs', 'docs', 'owner')")
+    young = cleanup.add(Postgres(run, template)).start()
+    far = young.database()
+    run.call(["psql", "-X", "-q", "-h", young.directory, "-p", str(young.port), "-U", "postgres", "-d", far.name],
+             input=dump(docs.server, docs.name))
+    far.sql("SELECT pgherald.fold()")
+    assert changes(far, snapshot(far)) == {}
+
+
+def test_a_dump_without_data(docs, data, run, dump, server, cleanup):
+    """Triggers come without the rows of tracked_table, and the next table that is tracked gets the
+    number of theirs."""
+    docs.sql("CREATE TABLE other (n int)")
+    there = cleanup.add(server.database())
+    run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port), "-U", "postgres", "-d", there.name],
+             input=dump(server, docs.name, "--schema-only"))
+    assert "run pgherald.sql again" in there.sql("SELECT pgherald.problem()", user="postgres")[0][0]
+    here = DataSync(run, there, restored=True)
+    here.migrate("pgherald")
+    assert there.sql("SELECT pgherald.problem(), (SELECT count(*) FROM pgherald.relay_key)") == [(None, 1)]
+    there.sql("SELECT pgherald.track('other', 'docs', 'n'); INSERT INTO docs VALUES (1, 'ann', '')")
+    assert after(there, "INSERT INTO other VALUES (5)") == ["5"]
+    there.sql("SELECT pgherald.track('docs', 'docs', 'owner')")
+    assert after(there, "UPDATE docs SET body = 'x'") == ["ann"]
+    fold(there)
+
+
+def test_a_dump_without_data_of_which_pgherald_is_removed(docs, run, dump, server, cleanup):
+    there = cleanup.add(server.database())
+    run.call(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", server.directory, "-p", str(server.port), "-U", "postgres", "-d", there.name],
+             input=dump(server, docs.name, "--schema-only"))
+    DataSync(run, there, restored=True).migrate("pgherald_down")
+    there.sql("INSERT INTO docs VALUES (1, 'ann', '')")
 
 
 def test_a_dump_keeps_the_triggers(data, db, run, dump, server):
