@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 
+import pytest
+
 from harness.procs import children, signal_all, wait_until
 from harness.relay import BUILD, TOP
 
@@ -39,6 +41,18 @@ def why_not():
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode != 0:
         return "there can be no namespaces here"
     return None
+
+
+needs_machine = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+
+
+def over_tcp(pg, db):
+    """A URL from inside, without a password."""
+    return f"postgresql://app@127.0.0.1:{pg.port}/{db.name}"
+
+
+def over_unix(pg, db):
+    return f"postgresql:///{db.name}?host=/srv/postgresql&port={pg.port}&user=app"
 
 
 class Machine:
@@ -132,6 +146,9 @@ class Machine:
 
     def show(self, property):
         return self.systemctl("show", "--property", property, "--value", "pgherald@main.service").strip()
+
+    def main_pid(self):
+        return int(self.show("MainPID"))
 
     def journal(self):
         return self.call("journalctl", "-u", "pgherald@main", "-o", "cat", "--no-pager", check=False)

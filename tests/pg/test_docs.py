@@ -381,7 +381,7 @@ GUIDES = [f"docs/{name}" for name in sorted(os.listdir(os.path.join(TOP, "docs")
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if page != "docs/getting-started.md" and (blocks(page, "sql") or blocks(page, "sh"))])
 def test_the_sql_and_the_commands_of_a_guide_run(page, run, cleanup, programs, start_relay, db):
-    """In their order. test_systemd.py runs those of getting-started.md."""
+    """In their order. test_debian.py runs those of getting-started.md."""
     relay = start_relay(db, PGHERALD_CHANNELS="documents,news:text")
     db.sql("CREATE TABLE documents (owner_id text); CREATE TABLE members (email text)")
     directory = run.subdirectory("guide")
@@ -408,7 +408,7 @@ def test_the_sql_and_the_commands_of_a_guide_run(page, run, cleanup, programs, s
 # Commands
 
 def test_the_commands_of_all_pages_are_of_the_shell():
-    """The tests above and below run those of README.md and docs/, and test_systemd.py those of getting-started.md."""
+    """The tests above and below run those of README.md and docs/, and test_debian.py those of getting-started.md."""
     for page in sorted(pages()):
         for text in blocks(page, "sh"):
             subprocess.run(["bash", "-n"], input=text, text=True, check=True)

@@ -9,17 +9,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 
 import pytest
 
 from harness.datasync import DataSync
-from machine import Machine, why_not
 from harness.ops import objects
 from harness.procs import DEADLINE, wait_until
-from harness.relay import BUILD, DAEMON, TOP, Relay
+from harness.relay import DAEMON, TOP, Relay
 from harness.servers import free_port
-from harness.worker import CHANNEL, Worker
+from harness.worker import Worker
+from load import Load, assert_no_hole
+from machine import Machine, needs_machine, over_tcp, over_unix
 
 UNITS = os.path.join(TOP, "systemd")
 
@@ -213,40 +213,6 @@ def test_sockets_that_cannot_be_used_refuse_the_start(managed, kind):
     assert ("stranger" if kind == "a stranger's" else "relay") in error
 
 
-class Load:
-    """Commits and notifies changes of users, one after the other, until it is stopped."""
-
-    def __init__(self, data):
-        self.data = data
-        self.users = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-        self._thread.start()
-
-    def _work(self):
-        while not self._stop.is_set():
-            user = f"user{len(self.users)}"
-            self.data.write(user)
-            self.data.database.notify(CHANNEL, '{"p":"%s"}' % user)
-            self.users.append(user)
-
-    def goes_on(self, count=20):
-        target = len(self.users) + count
-        wait_until(lambda: len(self.users) >= target, "the load goes on")
-
-    def stop(self):
-        self._stop.set()
-        self._thread.join()
-        return self.users
-
-
-def assert_no_hole(cats, users):
-    for cat in cats:
-        wait_until(lambda: {o["pubkey"] for o in cat.lines("change")} >= set(users),
-                   lambda: f"all users: {set(users) - {o['pubkey'] for o in cat.lines('change')}} are missing", 30)
-        assert not cat.lines("gap"), cat.lines("gap")
-
-
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_a_restart_under_load_leaves_no_hole(managed, run, db, cat, how):
     data = DataSync(run, db).recoverable()
@@ -302,9 +268,6 @@ def test_the_exposure_is_low(units, unit):
 
 # The machine
 
-needs_machine = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
-
-
 @pytest.fixture
 def machine(run, cleanup, own_pg):
     def boot(url, files=None, wait=True):
@@ -314,18 +277,6 @@ def machine(run, cleanup, own_pg):
             machine.write(path, text, 0o600)
         return machine.boot(wait)
     return boot
-
-
-def over_tcp(pg, db):
-    return f"postgresql://app@127.0.0.1:{pg.port}/{db.name}"
-
-
-def over_unix(pg, db):
-    return f"postgresql:///{db.name}?host=/srv/postgresql&port={pg.port}&user=app"
-
-
-def main_pid(machine):
-    return int(machine.show("MainPID"))
 
 
 @needs_machine
@@ -343,16 +294,16 @@ def test_the_units_start_answer_and_come_back(machine, own_pg, own_db, cat, way)
     assert worker["uid"] == 0, "SO_PEERCRED tells who it is"
     publisher.close()
 
-    pid = main_pid(m)
+    pid = m.main_pid()
     m.call("kill", "-9", str(pid))
-    wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "it comes back")
+    wait_until(lambda: m.state() == "active" and m.main_pid() not in (0, pid), "it comes back")
     again = Worker(m.socket)
     again.publish("bob")
     again.close()
     listener.hears("bob")
     assert m.call("stat", "-c", "%U:%G %a", "/run/pgherald/main/relay.sock") == "root:pgherald 660\n"
     assert m.call("stat", "-c", "%U:%G %a", "/run/pgherald/main/ops.sock") == "root:adm 660\n"
-    own = m.call("ps", "-o", "user=", "-p", str(main_pid(m))).strip()
+    own = m.call("ps", "-o", "user=", "-p", str(m.main_pid())).strip()
     assert own == "pgherald"
 
 
@@ -390,9 +341,9 @@ def test_a_restart_by_systemd_under_load_leaves_no_hole(machine, run, own_pg, ow
     try:
         for _ in range(3):
             load.goes_on()
-            pid = main_pid(m)
+            pid = m.main_pid()
             m.call(*how)
-            wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "it comes back")
+            wait_until(lambda: m.state() == "active" and m.main_pid() not in (0, pid), "it comes back")
     finally:
         users = load.stop()
     assert_no_hole(cats, users)
@@ -402,9 +353,9 @@ def test_a_restart_by_systemd_under_load_leaves_no_hole(machine, run, own_pg, ow
 def test_systemd_restarts_one_that_hangs(machine, own_pg, own_db):
     m = machine(over_tcp(own_pg, own_db),
                 {"/etc/systemd/system/pgherald@.service.d/test.conf": "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n"})
-    pid = main_pid(m)
+    pid = m.main_pid()
     m.call("kill", "-STOP", str(pid))
-    wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "a new one", 20)
+    wait_until(lambda: m.state() == "active" and m.main_pid() not in (0, pid), "a new one", 20)
 
 
 @needs_machine
@@ -418,7 +369,7 @@ def test_a_setting_that_cannot_work_is_told_in_the_journal(machine, own_pg, own_
 def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     """The settings of main.conf without a restart; and no path that refuses everybody."""
     m = machine(over_tcp(own_pg, own_db))
-    listener, pid = cat("--socket", m.socket).subscribed(), main_pid(m)
+    listener, pid = cat("--socket", m.socket).subscribed(), m.main_pid()
     assert m.call("sh", "-c", "ls /run/pgherald/main") .split() == ["ops.sock", "relay.sock"], "the metrics socket is not enabled"
     conf = f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n"
 
@@ -434,7 +385,7 @@ def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     with_worker.publish("alice")
     listener.hears("alice")
     with_worker.close()
-    assert main_pid(m) == pid
+    assert m.main_pid() == pid
     reload("")
     m.systemctl("enable", "pgherald-metrics@main.socket")
     m.systemctl("restart", "pgherald@main.service")
@@ -442,144 +393,3 @@ def test_reload_and_the_sockets_paths(machine, own_pg, own_db, cat):
     m.systemctl("stop", "pgherald@main.socket", "pgherald-ops@main.socket", "pgherald-metrics@main.socket")
     wait_until(lambda: m.state() != "active", "the service ends with its socket")
     assert m.call("sh", "-c", "ls /run/pgherald/main 2>/dev/null || true") == ""
-
-
-# The Debian packages
-
-@pytest.fixture(scope="session")
-def packages(run):
-    """Packages built from a copy of this tree; their directory."""
-    for program in ("dpkg-buildpackage", "dh", "lintian"):
-        if not shutil.which(program):
-            pytest.skip(f"there is no {program}")
-    directory = run.subdirectory("packages")
-    source = os.path.join(directory, "source")
-    shutil.copytree(TOP, source, ignore=shutil.ignore_patterns("build*", ".git", "__pycache__"))
-    run.call(["dpkg-buildpackage", "-us", "-uc", "-b"], cwd=source, seconds=600)
-    return directory
-
-
-def debs(packages, *names):
-    return [glob.glob(os.path.join(packages, f"{name}_*.deb"))[0] for name in names]
-
-
-def test_lintian_finds_no_error(packages, run):
-    changes, = glob.glob(os.path.join(packages, "*.changes"))
-    report = run.call(["lintian", "--allow-root", "--fail-on", "error", changes])
-    assert not re.search(r"^E: ", report, re.M), report
-
-
-def test_debians_symbols_are_those_of_the_library():
-    with open(os.path.join(TOP, "client", "pgherald.map")) as library, open(os.path.join(TOP, "debian", "libpgherald0.symbols")) as debian:
-        assert sorted(re.findall(r"^\s+(pgherald_\w+);", library.read(), re.M)) == re.findall(r"^ (pgherald_\w+)@PGHERALD_0 ", debian.read(), re.M)
-
-
-def test_a_program_builds_with_the_library_packages(packages, run):
-    """As a user of libpgherald-dev does it; and one of python3-pgherald, and of
-    golang-pgherald-dev."""
-    if why_not():
-        pytest.skip(why_not())
-    machine = Machine(run)
-    try:
-        for deb in debs(packages, "libpgherald0", "libpgherald-dev", "python3-pgherald", "golang-pgherald-dev"):
-            shutil.copy(deb, machine.path("/srv"))
-        machine.call_before("sh", "-c", "dpkg -i /srv/*.deb")
-        machine.write("/srv/p.c", '#include <pgherald.h>\n#include <stdio.h>\n'
-                                  'int main(void) { puts(pgherald_strerror(0)); }\n')
-        output = machine.call_before("sh", "-c", "cc /srv/p.c -o /srv/p $(pkg-config --cflags --libs pgherald) && /srv/p")
-        assert "success\n" in output
-        program = "import pgherald; c = pgherald.Client(''); print(c.wait().text, pgherald.__file__)"
-        output = machine.call_before("/usr/bin/python3", "-c", program)
-        assert "in-process /usr/lib/python3/dist-packages/pgherald/" in output
-        output = machine.call_before("sh", "-c", "cd /usr/share/gocode/src/pgherald && GOPATH=/usr/share/gocode GO111MODULE=off "
-                                     "GOCACHE=/tmp/cache go test ./notifier")
-        assert "ok" in output
-    finally:
-        machine.close()
-
-
-@needs_machine
-def test_the_package_installs_starts_upgrades_and_purges(packages, run, cleanup, own_pg, own_db, cat):
-    data = DataSync(run, own_db).recoverable()
-    m = cleanup.add(Machine(run, own_pg))
-    for deb in debs(packages, "libpgherald0", "pgherald"):
-        shutil.copy(deb, m.path("/srv"))
-    install = ["sh", "-c", "dpkg -i /srv/*.deb"]
-    m.call_before(*install)
-    m.write("/etc/pgherald/main.conf", f"DATABASE_DIRECT_URL={over_tcp(own_pg, own_db)}\n", 0o600)
-    m.boot()
-    m.systemctl("enable", "pgherald@main")
-    assert m.call("stat", "-c", "%U:%G %a", "/etc/pgherald") == "root:root 700\n", "applications join the group pgherald"
-    listener = cat("--socket", m.socket).subscribed()
-    load, pid = Load(data), main_pid(m)
-    try:
-        load.goes_on()
-        m.call(*install)  # over itself, as an upgrade does
-        wait_until(lambda: m.state() == "active" and main_pid(m) not in (0, pid), "the upgrade restarts it")
-        load.goes_on()
-    finally:
-        users = load.stop()
-    assert_no_hole([listener], users)
-
-    own_pg.stop("immediate")
-    m.call(*install)
-    assert m.call("dpkg-query", "-W", "-f", "${Status}", "pgherald") == "install ok installed", "PostgreSQL is away"
-    own_pg.start()
-    wait_until(lambda: m.state() == "active", "it comes back", 30)
-
-    m.call("dpkg", "--remove", "pgherald")
-    assert m.state() in ("inactive", "failed", "unknown")
-    assert m.call("sh", "-c", "ls /etc/pgherald") == "main.conf\n"
-    m.call("dpkg", "--purge", "pgherald")
-    assert m.call("sh", "-c", "ls -d /etc/pgherald /lib/systemd/system/pgherald* /usr/bin/pgherald 2>/dev/null || true") == ""
-
-
-HEARS = ["journalctl", "--unit=hears", "--output=cat", "--no-pager"]
-
-
-@needs_machine
-@pytest.mark.long
-def test_getting_started_from_top_to_bottom(packages, run, cleanup, own_pg):
-    """Each command of the guide as it stands there, on a machine that has never had pgherald."""
-    with open(os.path.join(TOP, "docs", "getting-started.md"), encoding="utf-8") as file:
-        blocks = re.findall(r"^```sh\n(.*?)^```$", file.read(), re.M | re.S)
-    m = cleanup.add(Machine(run, own_pg))
-    for deb in glob.glob(os.path.join(packages, "*.deb")):
-        shutil.copy(deb, m.path("/srv"))
-    m.boot(wait=False, installed=False)
-    own_pg.sql("CREATE DATABASE template1 TEMPLATE template0")  # as every server has it but those of the tests
-
-    expected = {"ctl status": r"\AAll is well\.", "'carol'": r'"pubkey":"carol".*"recovered":true',
-                "journalctl": r'"type":"change".*"pubkey":"alice"', "/healthz": r"ok, postgres mode\n\Z"}
-    exports = ""
-    for block in blocks:
-        text = exports + block.replace("db.example", f"127.0.0.1:{own_pg.port}")
-        told = [m.call("bash", "-ec", "cd /srv\n" + text)]
-        exports = "".join(line + "\n" for line in text.splitlines() if line.startswith("export "))
-        for what, wanted in expected.items():
-            if what in block:
-                def goes_on():
-                    if "journalctl" in block:
-                        told.append(m.call(*HEARS))
-                    return re.search(wanted, told[-1])
-                wait_until(goes_on, lambda: f"{block}: {told[-1]}", 30)
-                break
-    with open(os.path.join(TOP, "docs", "getting-started.md"), encoding="utf-8") as file:
-        assert m.call("cat", "/usr/share/doc/pgherald/docs/getting-started.md") == file.read(), "the guide is installed, and not compressed"
-    assert '"pubkey":"bob"' in m.call(*HEARS) and '"type":"gap"' not in m.call(*HEARS)
-
-
-@needs_machine
-@pytest.mark.long
-def test_the_readme_installs_from_the_tree(run, cleanup):
-    """As README.md says; then pgherald-cat finds its library, and cc finds what a program needs."""
-    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
-        page = file.read()
-    commands, = (text for text in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) if "meson setup" in text)
-    m = cleanup.add(Machine(run))
-    shutil.copytree(TOP, m.path("/srv/source"), ignore=shutil.ignore_patterns("build*", ".git", "__pycache__", "node_modules"))
-    m.write("/srv/source/app.c", re.search(r"^```c\n(.*?)^```$", page, re.M | re.S)[1])
-    for command in (*commands.splitlines(), re.search(r"`(cc app\.c .*?)`", page)[1]):
-        m.call_before("bash", "-ec", "cd /srv/source\n" + command)
-    assert re.search(r"\d\.\d", m.call_before("bash", "-ec", "pgherald --version && pgherald-cat --version"))
-    assert "not found" not in m.call_before("ldd", "/srv/source/a.out")
