@@ -10,7 +10,7 @@ import pytest
 from harness.datasync import DataSync
 from harness.procs import wait_until
 from harness.relay import TOP
-from load import Load, assert_no_hole
+from ongoing import Load, assert_no_hole
 from machine import Machine, needs_machine, over_tcp
 
 

@@ -226,9 +226,11 @@ def test_a_row_that_is_not_text_ends_neither_recovery_nor_reconciliation(start_r
     assert bad not in worker.payloads  # the relay cannot announce it
     for _ in range(2):
         seen = len(worker.frames)
+        relay.freeze()  # so that it is not back before the rows, which it would then announce
         db.terminate("pgherald upstream")
-        worker.sees("down", seen)
         data.write("bad", "text bad", "text long", "missed")
+        relay.thaw()
+        worker.sees("down", seen)
         worker.sees("live", seen)
         worker.hears("missed")
         worker.passes(data)

@@ -49,6 +49,7 @@ sr_check_period = 1
 sr_check_user = 'postgres'
 sr_check_database = 'postgres'
 failover_on_backend_shutdown = off
+failover_on_backend_error = off
 """)
         for name in ("hba", "pcp"):
             open(self._path(name), "w").close()

@@ -1,6 +1,8 @@
 """A row that cannot be announced, many rows, and a snapshot that is too long for a canary:
 none of them ends reconciliation or makes it repeat itself."""
 
+import re
+
 import pytest
 
 from harness.datasync import DataSync
@@ -68,12 +70,21 @@ def goes_on(start_relay, data, database, user, said, channels):
     again = resumed(relay, cursor)
     assert {"good0", "good1", "missed"} <= set(again.pubkeys)
     assert not worker.gaps and not again.gaps, "one row that nobody could be told of is no gap for all"
+    return relay
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_that_no_notify_can_carry_is_skipped(start_relay, db, data, row):
     data.function(FUNCTION, "sql")
     goes_on(start_relay, data, db, *ROWS[row], "data_sync_changes,notes:text")
+
+
+def test_a_row_of_hundreds_of_megabytes_is_skipped_and_takes_no_memory(without_sanitizers, start_relay, db, data):
+    """Whoever may write a row decides how long it is."""
+    data.function(FUNCTION.replace("1000000", "300000000"), "sql")
+    relay = goes_on(start_relay, data, db, "'huge'", 'channel="data_sync_changes" length=1048576', "data_sync_changes")
+    with open(f"/proc/{relay.process.pid}/status") as file:
+        assert int(re.search(r"^VmHWM:\s*(\d+) kB$", file.read(), re.M)[1]) < 64 << 10
 
 
 def test_a_long_row_by_the_migrations_own_function(start_relay, db, data):

@@ -80,15 +80,19 @@ def test_what_was_heard_is_not_announced_again(hosts, data, listen, db):
 
 
 def test_a_notify_just_before_or_after_the_turn_is_not_doubled(start_relay, db, bouncer, data, listen):
-    """Writers that notify correctly, as fast as they can, over many short turns."""
+    """Writers that notify correctly, as fast as they can, over many short turns. On a busy machine
+    a NOTIFY may come later than an interval after its commit: then the relay is right to announce."""
+    interval, prompt = 0.1, []
     plain = listen(db, CHANNEL)
-    start_relay(db, bouncer, **settings(PGHERALD_CHECKPOINT_INTERVAL="0.1"))
+    start_relay(db, bouncer, **settings(PGHERALD_CHECKPOINT_INTERVAL=str(interval)))
     for n in range(200):
+        began = time.monotonic()
         data.change(f"u{n}")
+        if time.monotonic() - began < interval:
+            prompt.append(n)
     data.write("end")
     plain.wait_for('{"p":"end"}')
-    doubled = [n for n in range(200) if len(announced(plain, f"u{n}")) != 1]
-    assert doubled == []
+    assert prompt and not [n for n in prompt if len(announced(plain, f"u{n}")) != 1]
 
 
 def test_a_transaction_that_was_open_for_long_is_announced_once_it_commits(hosts, data):

@@ -18,7 +18,7 @@ from harness.procs import DEADLINE, wait_until
 from harness.relay import DAEMON, TOP, Relay
 from harness.servers import free_port
 from harness.worker import Worker
-from load import Load, assert_no_hole
+from ongoing import Load, assert_no_hole
 from machine import Machine, needs_machine, over_tcp, over_unix
 
 UNITS = os.path.join(TOP, "systemd")
