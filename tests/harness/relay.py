@@ -34,9 +34,9 @@ def check_output(who, text, secrets=()):
 class Relay:
     """One daemon, which stands for one host."""
 
-    def __init__(self, run, name="relay", flags=(), daemon=DAEMON, **environment):
+    def __init__(self, run, name="relay", flags=(), daemon=None, **environment):
         self.run = run
-        self.daemon = daemon
+        self.daemon = daemon or DAEMON  # which a fixture may set: no default of a parameter
         self.directory = run.subdirectory(name)
         self.path = os.path.join(self.directory, "relay.sock")
         self.ops_path = os.path.join(self.directory, "ops.sock")

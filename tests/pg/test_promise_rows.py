@@ -79,9 +79,9 @@ def test_a_row_that_no_notify_can_carry_is_skipped(start_relay, db, data, row):
     goes_on(start_relay, data, db, *ROWS[row], "data_sync_changes,notes:text")
 
 
-def test_a_row_of_hundreds_of_megabytes_is_skipped_and_takes_no_memory(without_sanitizers, start_relay, db, data):
-    """Whoever may write a row decides how long it is."""
-    data.function(FUNCTION.replace("1000000", "300000000"), "sql")
+def test_a_row_of_many_megabytes_is_skipped_and_takes_no_memory(without_sanitizers, start_relay, db, data):
+    """A role that may write a row decides how long it is."""
+    data.function(FUNCTION.replace("1000000", "30000000"), "sql")
     relay = goes_on(start_relay, data, db, "'huge'", 'channel="data_sync_changes" length=1048576', "data_sync_changes")
     with open(f"/proc/{relay.process.pid}/status") as file:
         assert int(re.search(r"^VmHWM:\s*(\d+) kB$", file.read(), re.M)[1]) < 64 << 10
