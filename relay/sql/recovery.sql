@@ -17,6 +17,7 @@
 -- they need:
 --   SELECT on user_revisions        to find changes
 --   SELECT on pgherald.relay_key    to believe the canaries of other relays
+-- If user_revisions has row-level security, it must let that role see all rows.
 --
 -- Rows that existed before the installation count as changed by it: recovery returns them for
 -- every older checkpoint. After an upgrade from a version whose trigger did not fire
@@ -287,6 +288,38 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
     END
     $$;
     GRANT EXECUTE ON FUNCTION pgherald.former_users_since(pg_snapshot) TO PUBLIC;
+
+    -- Fails for a role from which row-level security may hide rows: a change that it does not see
+    -- would be lost without a word.
+    DO $$
+    BEGIN
+        EXECUTE format($f$
+            CREATE OR REPLACE FUNCTION pgherald.sees_all_users() RETURNS boolean
+            LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+            DECLARE
+                -- of the policies for this role that have to do with SELECT
+                lets_all boolean;
+                takes_some boolean;
+            BEGIN
+                IF row_security_active(%1$L) THEN
+                    SELECT bool_or(polpermissive AND is_true), bool_or(NOT polpermissive AND NOT is_true) INTO lets_all, takes_some
+                    FROM (SELECT polpermissive, coalesce(pg_get_expr(polqual, polrelid) = 'true', false) AS is_true
+                          FROM pg_policy
+                          WHERE polrelid = %1$L::regclass AND polcmd IN ('r', '*')
+                            AND EXISTS (SELECT FROM unnest(polroles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS policies;
+                    IF lets_all IS NOT TRUE OR takes_some THEN
+                        RAISE insufficient_privilege USING MESSAGE = format(
+                            'row-level security of %1$s may hide rows from role "%%s"; give it a policy for SELECT with USING (true), or BYPASSRLS',
+                            current_user);
+                    END IF;
+                END IF;
+                RETURN true;
+            END
+            $body$
+        $f$, current_setting('pgherald.users')::oid::regclass);
+    END
+    $$;
+    GRANT EXECUTE ON FUNCTION pgherald.sees_all_users() TO PUBLIC;
 \endif
 
 -- A function that runs as its owner must have the same owner as the table that it writes.
@@ -410,6 +443,7 @@ $$;
                               pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
                         UNION ALL
                         SELECT 'data_sync_changes'::pg_catalog.text, pgherald.former_users_since(since)
+                        WHERE pgherald.sees_all_users()
                     $body$
                 $f$, users, since);
                 EXECUTE format('COMMENT ON FUNCTION pgherald.changes_of_users(pg_snapshot) IS %L',

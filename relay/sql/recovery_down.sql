@@ -27,7 +27,7 @@ $$;
     -- pgherald.sql's tables may still be tracked.
     SELECT to_regclass('pgherald.tracked_table') IS NOT NULL AS tracks \gset
     BEGIN;
-    DROP FUNCTION IF EXISTS pgherald.changes_of_users(pg_snapshot), pgherald.check_users();
+    DROP FUNCTION IF EXISTS pgherald.changes_of_users(pg_snapshot), pgherald.check_users(), pgherald.sees_all_users();
     \if :tracks
         SELECT pgherald.compose_changes_since() \g /dev/null
     \else

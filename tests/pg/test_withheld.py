@@ -241,11 +241,18 @@ def loses_the_schema(data):
     data.database.sql("REVOKE ALL ON SCHEMA pgherald FROM PUBLIC, app", user="postgres")
 
 
+def loses_sight(data):
+    data.database.sql("ALTER TABLE user_revisions OWNER TO postgres; GRANT ALL ON user_revisions TO app;"
+                      "ALTER TABLE user_revisions ENABLE ROW LEVEL SECURITY;"
+                      "CREATE POLICY some_rows ON user_revisions USING (revision < 0)", user="postgres")
+
+
 MENDED = {
     loses_the_right: "GRANT SELECT ON user_revisions TO app",
     loses_the_table: "ALTER TABLE elsewhere RENAME TO user_revisions",
     loses_the_function: "ALTER FUNCTION pgherald.elsewhere(pg_snapshot) RENAME TO changes_since",
     loses_the_schema: "GRANT ALL ON SCHEMA pgherald TO PUBLIC, app",
+    loses_sight: "CREATE POLICY all_rows ON user_revisions TO app USING (true)",
 }
 
 
@@ -267,6 +274,25 @@ def test_recovery_that_cannot_work_is_a_gap_and_comes_back(start_relay, db, data
     data.write("silent")
     worker.hears("silent")
     assert Upstream in map(type, worker.frames) and len(worker.frames) > seen
+
+
+HIDING = {
+    "restricted": "CREATE POLICY all_rows ON user_revisions TO PUBLIC USING (true);"
+                  "CREATE POLICY not_these ON user_revisions AS RESTRICTIVE USING (revision > 1)",
+    "others": "CREATE POLICY all_rows ON user_revisions TO postgres USING (true)",
+    "writing": "CREATE POLICY to_write ON user_revisions FOR INSERT WITH CHECK (true)",
+}
+
+
+@pytest.mark.parametrize("policies", HIDING)
+def test_rows_that_the_role_may_not_see_are_told_at_start(start_relay, db, data, policies):
+    """Recovery would find nothing, and say so."""
+    data.recoverable()
+    loses_sight(data)
+    db.sql("DROP POLICY some_rows ON user_revisions;" + HIDING[policies], user="postgres")
+    relay = start_relay(db, **FAST)
+    said = 'row-level security of public.user_revisions may hide rows from role "app"'
+    wait_until(lambda: [line for line in relay.lines("WARNING") if "recovery does not work" in line and said in line], "a warning")
 
 
 # As Aurora does, which is PostgreSQL in part.
