@@ -82,13 +82,14 @@ def test_what_was_heard_is_not_announced_again(hosts, data, listen, db):
 def test_a_notify_just_before_or_after_the_turn_is_not_doubled(start_relay, db, bouncer, data, listen):
     """Writers that notify correctly, as fast as they can, over many short turns. On a busy machine
     a NOTIFY may come later than an interval after its commit: then the relay is right to announce."""
-    interval, prompt = 0.1, []
+    interval, prompt = 0.25, []
     plain = listen(db, CHANNEL)
     start_relay(db, bouncer, **settings(PGHERALD_CHECKPOINT_INTERVAL=str(interval)))
     for n in range(200):
         began = time.monotonic()
         data.change(f"u{n}")
-        if time.monotonic() - began < interval:
+        plain.wait_for(f'{{"p":"u{n}"}}')
+        if time.monotonic() - began < interval / 2:
             prompt.append(n)
     data.write("end")
     plain.wait_for('{"p":"end"}')
