@@ -245,6 +245,7 @@ static void count_published(struct publisher *p)
 	p->n_published += p->in_flight.n;
 	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
 		histogram_observe(&p->to_commit, now - r->since);
+		crowd_answered(&p->crowd, r->origin.slot, now);
 	}
 }
 
@@ -521,6 +522,23 @@ static void need_connection(struct publisher *p)
 		connect_now(p);
 }
 
+/* Has the loop wait while there is a crowd. What else arrives waits as long. */
+static void await_crowd(struct publisher *p, double now)
+{
+	double wait = crowd_wait(&p->crowd, now);
+
+	ev_set_io_collect_interval(p->session.loop, wait);
+	if (wait > 0 && !ev_is_active(&p->crowd_over))
+		timer_arm(p->session.loop, &p->crowd_over, CROWD_WINDOW);
+}
+
+static void on_crowd_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	await_crowd(timer->data, clock_now());
+}
+
 static void on_iteration_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	(void)events;
@@ -550,6 +568,7 @@ void publisher_start(struct publisher *p, struct ev_loop *loop, const struct con
 	timer_init(&p->retry, on_retry, p);
 	timer_init(&p->expiry, on_expiry, p);
 	timer_init(&p->rest, on_rest_over, p);
+	timer_init(&p->crowd_over, on_crowd_over, p);
 	ev_prepare_init(&p->iteration_end, on_iteration_end);
 	p->iteration_end.data = p;
 	connect_now(p);
@@ -573,6 +592,7 @@ void publisher_stop(struct publisher *p)
 	ev_timer_stop(p->session.loop, &p->retry);
 	ev_timer_stop(p->session.loop, &p->expiry);
 	ev_timer_stop(p->session.loop, &p->rest);
+	ev_timer_stop(p->session.loop, &p->crowd_over);
 	ev_prepare_stop(p->session.loop, &p->iteration_end);
 	session_close(&p->session);
 	for (struct publish_request *r; (r = take_any(p));)
@@ -645,11 +665,15 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 {
 	static const struct publish_origin own = {.uid = (uid_t)-1};
 
-	if (!origin)
+	double now = clock_now();
+	if (origin)
+		crowd_request(&p->crowd, origin->slot, now);
+	else
 		origin = &own;
+	await_crowd(p, now);
 	int r = make_room(p, origin->uid, payload.len);
 	if (r == 0)
-		r = publish_queue_add(&p->queue, origin, channel, payload.ptr, payload.len, clock_now());
+		r = publish_queue_add(&p->queue, origin, channel, payload.ptr, payload.len, now);
 	if (r < 0)
 		return r;
 	if (!ev_is_active(&p->expiry))

@@ -10,6 +10,7 @@
 #include "base/backoff.h"
 #include "base/config.h"
 #include "base/histogram.h"
+#include "postgres/crowd.h"
 #include "postgres/publish_queue.h"
 #include "postgres/session.h"
 #include "wire.h"
@@ -75,6 +76,8 @@ struct publisher {
 	struct ev_timer retry, expiry, rest;
 	struct ev_prepare iteration_end; /* active while something was queued in this iteration */
 	struct publish_queue queue;
+	struct crowd crowd;
+	struct ev_timer crowd_over;            /* active while the loop waits in each iteration */
 	struct publish_batch in_flight, again; /* again: to be published before those in the queue */
 	bool shared;                           /* several users have workers; relay.c sets it */
 	bool rested;                           /* users rest once the batch in flight is done */
