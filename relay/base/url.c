@@ -281,9 +281,11 @@ static bool has_misplaced_at(const char *hosts)
  * and more after it. */
 static bool has_host_in_database(const char *rest, const char *database)
 {
-	const char *at = strchr(database, '@'), *slash = strchr(rest, '/');
+	const char *at = strchr(database, '@');
+	size_t before_slash = strcspn(rest, "/");
 
-	return at && (strpbrk(at, "/:") || (slash && slash > rest && slash[-1] == ':'));
+	return at && (strpbrk(at, "/:") ||
+			     (before_slash > 0 && rest[before_slash] && rest[before_slash - 1] == ':'));
 }
 
 static bool has_only_digits_and_commas(const char *s)
