@@ -297,7 +297,10 @@ def test_writes_through_a_parent(data, db):
     ("CREATE TABLE parent (LIKE docs); ALTER TABLE docs INHERIT parent", "has got a parent"),
 ])
 def test_what_is_wrong_with_a_table_is_told(docs, statement, problem):
-    docs.sql(statement)
+    try:
+        docs.sql(statement)
+    except psycopg2.errors.FeatureNotSupported:
+        pytest.skip("this minor version of PostgreSQL gives no table with such triggers a parent")
     assert problem in docs.sql("SELECT problem FROM pgherald.tracked")[0][0]
     assert problem in docs.sql("SELECT pgherald.problem()")[0][0]
     if "UNLOGGED" not in statement:
