@@ -106,11 +106,13 @@ void delivery_error(struct worker *w, bool has_id, uint64_t id, enum wire_error_
 
 void delivery_ok(struct worker *w, uint64_t request)
 {
-	uint64_t seq = w->state == WORKER_CATCHING_UP ? w->cursor : w->fanout->backlog.head;
+	const struct backlog *backlog = &w->fanout->backlog;
+	uint64_t seq = w->state == WORKER_CATCHING_UP ? w->cursor : backlog->head;
 
-	/* The backlog continues after the cursor that the worker brought. */
-	if (w->state == WORKER_RESUMING && w->resume_in_epoch && w->resume_seq < seq)
-		seq = w->resume_seq;
+	/* It is not known yet after which frame the worker will go live: that of its cursor, or the last
+	 * before its question, which may have been asked for others already. No OK may be beyond. */
+	if (w->state == WORKER_RESUMING)
+		seq = w->resume_in_epoch && w->resume_seq <= seq ? w->resume_seq : backlog->first - 1;
 	delivery_queue(w, &(struct wire_frame){.type = WIRE_OK, .ok = {request, seq}});
 }
 

@@ -261,6 +261,10 @@ def test_who_comes_while_the_query_runs_shares_it(start_relay, db, bouncer, data
     workers = [resumed(relay, cursor, wait=False)]
     wait_until(lambda: db.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")[0][0] == 1,
                "the query runs")
+    # The second goes live from before this. No OK of its is before an earlier one: the worker checks that.
+    watcher = subscriber(relay)
+    data.notify("meanwhile")
+    watcher.hears("meanwhile")
     workers.append(resumed(relay, cursor, wait=False))
     workers[1].ping()
     lock.close()
@@ -270,6 +274,7 @@ def test_who_comes_while_the_query_runs_shares_it(start_relay, db, bouncer, data
         data.change("later")
     for worker in workers:
         worker.hears("later")
+        assert worker.pubkeys.count("meanwhile") == 1
     assert calls() == 2
 
 
