@@ -245,8 +245,27 @@ static void count_published(struct publisher *p)
 	p->n_published += p->in_flight.n;
 	TAILQ_FOREACH (r, &p->in_flight.requests, next) {
 		histogram_observe(&p->to_commit, now - r->since);
-		crowd_answered(&p->crowd, r->origin.slot, now);
+		if (r->origin.source)
+			crowd_answered(&p->crowd, r->origin.slot, now);
 	}
+}
+
+/* Has the loop wait while there is a crowd. What else arrives waits as long. */
+static void await_crowd(struct publisher *p, double now)
+{
+	/* Requests that go one by one would take a wait each. */
+	double wait = p->alone ? 0 : crowd_wait(&p->crowd, now);
+
+	ev_set_io_collect_interval(p->session.loop, wait);
+	if (wait > 0 && !ev_is_active(&p->crowd_over))
+		timer_arm(p->session.loop, &p->crowd_over, CROWD_WINDOW);
+}
+
+static void on_crowd_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	await_crowd(timer->data, clock_now());
 }
 
 /* A pooler passed on only some of the statements, or none: the requests in flight may not be
@@ -290,6 +309,7 @@ static void on_batch(void *context, PGresult *result)
 		distrust_way(p);
 	if (p->refused && p->in_flight.n > 1) {
 		p->alone = p->in_flight.n;
+		await_crowd(p, clock_now());
 		put_back(p);
 	} else if (!p->refused && p->n_completed != p->n_sent) {
 		put_back(p);
@@ -522,23 +542,6 @@ static void need_connection(struct publisher *p)
 		connect_now(p);
 }
 
-/* Has the loop wait while there is a crowd. What else arrives waits as long. */
-static void await_crowd(struct publisher *p, double now)
-{
-	double wait = crowd_wait(&p->crowd, now);
-
-	ev_set_io_collect_interval(p->session.loop, wait);
-	if (wait > 0 && !ev_is_active(&p->crowd_over))
-		timer_arm(p->session.loop, &p->crowd_over, CROWD_WINDOW);
-}
-
-static void on_crowd_over(struct ev_loop *loop, struct ev_timer *timer, int events)
-{
-	(void)loop;
-	(void)events;
-	await_crowd(timer->data, clock_now());
-}
-
 static void on_iteration_end(struct ev_loop *loop, struct ev_prepare *watcher, int events)
 {
 	(void)events;
@@ -666,16 +669,16 @@ int publisher_submit(struct publisher *p, const struct publish_origin *origin, c
 	static const struct publish_origin own = {.uid = (uid_t)-1};
 
 	double now = clock_now();
-	if (origin)
-		crowd_request(&p->crowd, origin->slot, now);
-	else
+	if (!origin)
 		origin = &own;
-	await_crowd(p, now);
 	int r = make_room(p, origin->uid, payload.len);
 	if (r == 0)
 		r = publish_queue_add(&p->queue, origin, channel, payload.ptr, payload.len, now);
 	if (r < 0)
 		return r;
+	if (origin->source)
+		crowd_request(&p->crowd, origin->slot, now);
+	await_crowd(p, now);
 	if (!ev_is_active(&p->expiry))
 		watch_expiry(p);
 	/* Sent at the end of the iteration, so that requests that arrived together go out

@@ -51,13 +51,17 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_QUESTION, PLAN
 
 #define NO_ANSWER "the server ended a statement without an answer"
 
-/* libpq keeps a row whole, so a value of many megabytes, which a role may write into a table, would
- * fill the relay's memory. What is left of it is still too long for a NOTIFY. */
+/* libpq keeps a row whole, so a text of many megabytes, which a role may write into a table, would
+ * fill the relay's memory. What stands in its place names no channel, or is too long for a NOTIFY.
+ * left() fails on some texts in some minor versions of PostgreSQL. */
+#define SHORT(column, length)                                                                                \
+	"CASE WHEN pg_catalog.octet_length(" column ") OPERATOR(pg_catalog.>) 4194304"                       \
+	" THEN pg_catalog.repeat('?', " length ") ELSE " column " END"
+#define CHANNEL_SQL SHORT("channel", "64")
+#define VALUE_SQL SHORT("value", "1048576")
 #define ROWS_SQL                                                                                             \
-	SESSION_PRIMARY                                                                                      \
-	"SELECT channel, CASE WHEN pg_catalog.octet_length(v) OPERATOR(pg_catalog.>) 4194304"                \
-	" THEN pg_catalog.\"left\"(v, 1048576) ELSE v END FROM (SELECT channel, value::pg_catalog.text"      \
-	" FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)) AS changes (channel, v)"
+	SESSION_PRIMARY "SELECT " CHANNEL_SQL ", " VALUE_SQL                                                 \
+			" FROM pgherald.changes_since($1::pg_catalog.pg_snapshot)"
 
 _Static_assert(sizeof(char[ENCODING_UTF8_MAX]) <= CHANGE_UTF8_MAX, "what was converted is not too long");
 

@@ -303,14 +303,14 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
             BEGIN
                 IF row_security_active(%1$L) THEN
                     SELECT bool_or(polpermissive AND is_true), bool_or(NOT polpermissive AND NOT is_true) INTO lets_all, takes_some
-                    FROM (SELECT polpermissive, coalesce(pg_get_expr(polqual, polrelid) = 'true', false) AS is_true
+                    FROM (SELECT polpermissive, coalesce(pg_get_expr(polqual, polrelid) = 'true', NOT polpermissive) AS is_true
                           FROM pg_policy
                           WHERE polrelid = %1$L::regclass AND polcmd IN ('r', '*')
                             AND EXISTS (SELECT FROM unnest(polroles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS policies;
                     IF lets_all IS NOT TRUE OR takes_some THEN
                         RAISE insufficient_privilege USING MESSAGE = format(
-                            'row-level security of %1$s may hide rows from role "%%s"; give it a policy for SELECT with USING (true), or BYPASSRLS',
-                            current_user);
+                            'row-level security of %%s may hide rows from role "%%s"; give it a policy for SELECT with USING (true), or BYPASSRLS',
+                            %1$L, current_user);
                     END IF;
                 END IF;
                 RETURN true;

@@ -208,6 +208,8 @@ BROKEN = {
     "raises-late": ("plpgsql", "BEGIN RETURN QUERY SELECT 'data_sync_changes', 'one'; RAISE 'broken on purpose'; END",
                     "TABLE (channel text, value text)"),
     "wrong-types": ("sql", "SELECT 1, now()", "TABLE (channel int, value timestamptz)"),
+    "bytes": ("sql", "SELECT 'data_sync_changes', 'u'::bytea", "TABLE (channel text, value bytea)"),
+    "numbers": ("sql", "SELECT 'data_sync_changes', 1", "TABLE (channel text, value int)"),
     "one-column": ("sql", "SELECT 'data_sync_changes'::text", "SETOF text"),
     "other-names": ("sql", "SELECT 'data_sync_changes'::text, 'x'::text", "TABLE (a text, b text)"),
     "null-channel": ("sql", "SELECT NULL::text, 'x'::text", "TABLE (channel text, value text)"),

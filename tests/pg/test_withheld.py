@@ -252,7 +252,8 @@ MENDED = {
     loses_the_table: "ALTER TABLE elsewhere RENAME TO user_revisions",
     loses_the_function: "ALTER FUNCTION pgherald.elsewhere(pg_snapshot) RENAME TO changes_since",
     loses_the_schema: "GRANT ALL ON SCHEMA pgherald TO PUBLIC, app",
-    loses_sight: "CREATE POLICY all_rows ON user_revisions TO app USING (true)",
+    loses_sight: "CREATE POLICY all_rows ON user_revisions TO app USING (true);"
+                 "CREATE POLICY no_hiding ON user_revisions AS RESTRICTIVE WITH CHECK (true)",
 }
 
 
