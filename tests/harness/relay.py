@@ -178,6 +178,11 @@ class Relay:
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def peak(self):
+        """Its largest resident memory so far, in bytes."""
+        with open(f"/proc/{self.process.pid}/status") as file:
+            return int(re.search(r"^VmHWM:\s*(\d+) kB$", file.read(), re.M)[1]) << 10
+
     # Connecting
 
     def connect(self, name="test", resume=None):

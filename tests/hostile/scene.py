@@ -270,10 +270,6 @@ class Scene:
     def _upstreams(self):
         return self.database.backends("pgherald upstream")
 
-    def _status(self, field):
-        with open(f"/proc/{self.relay.process.pid}/status") as file:
-            return int(re.search(rf"^{field}:\s+(\d+) kB", file.read(), re.M)[1]) << 10
-
     def _forget_peak(self):
         with open(f"/proc/{self.relay.process.pid}/clear_refs", "w") as file:
             file.write("5")
@@ -305,7 +301,7 @@ class Scene:
             program.say(f"end {self._silent}")
         heard, resumed = json.loads(self.hearers.hear(90)), json.loads(self.resumer.hear(90))
         self._at_rest()
-        return SimpleNamespace(name=name, seconds=seconds, did=did, rss=self._status("VmHWM"), used=used / seconds, heard=heard,
+        return SimpleNamespace(name=name, seconds=seconds, did=did, rss=self.relay.peak(), used=used / seconds, heard=heard,
                                resumed=resumed, root_amiss=list(self.root.amiss), root_max=max(self.root.seconds, default=0),
                                listen_kept=self._upstreams() == upstreams and len(upstreams) == 1)
 

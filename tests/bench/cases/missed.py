@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import socket
 import time
 
@@ -27,12 +26,6 @@ def make_users(bench, database, users):
 
 def change_all(database):
     database.sql("UPDATE user_revisions SET revision = revision + 1")
-
-
-def peak(relay):
-    """Its largest resident memory so far, in bytes."""
-    with open(f"/proc/{relay.process.pid}/status") as file:
-        return int(re.search(r"^VmHWM:\s*(\d+) kB$", file.read(), re.M)[1]) * 1024
 
 
 class Activated:
@@ -63,7 +56,7 @@ def restarted(bench):
         make_users(bench, database, missed)
         with bench.relays(database.conninfo, run=Activated(bench.run)) as (relay,), \
                 bench.generator("bench-restart", "ours", "--listeners", workers, "--listen", relay.path) as generator:
-            before, live_since = peak(relay), time.monotonic()
+            before, live_since = relay.peak(), time.monotonic()
 
             def measure(seconds, _):
                 nonlocal live_since
@@ -76,7 +69,7 @@ def restarted(bench):
                 live_since = time.monotonic()
                 if relay.process.poll() is not None:
                     raise Failure(f"the relay ended: {relay.log()}")
-                return {"seconds": got["seconds"], "memory": (peak(relay) - before) / MIB}
+                return {"seconds": got["seconds"], "memory": (relay.peak() - before) / MIB}
             yield measure
 
 
