@@ -52,8 +52,8 @@ enum { PLAN_TOKEN, PLAN_OWNER, PLAN_IDENTITY, PLAN_SETTINGS, PLAN_QUESTION, PLAN
 #define NO_ANSWER "the server ended a statement without an answer"
 
 /* libpq keeps a row whole, so a text of many megabytes, which a role may write into a table, would
- * fill the relay's memory. What stands in its place names no channel, or is too long for a NOTIFY.
- * left() fails on some texts in some minor versions of PostgreSQL. */
+ * fill the relay's memory. What stands in its place is too long for a NOTIFY, or for the name of a
+ * channel. left() fails on some texts in some minor versions of PostgreSQL. */
 #define SHORT(column, length)                                                                                \
 	"CASE WHEN pg_catalog.octet_length(" column ") OPERATOR(pg_catalog.>) 4194304"                       \
 	" THEN pg_catalog.repeat('?', " length ") ELSE " column " END"

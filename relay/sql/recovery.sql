@@ -265,10 +265,14 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
     END
     $$;
 
-    -- Returns ids only to a caller that may read the present ids. While the function runs,
-    -- current_user is its owner; so the caller is the role of SET ROLE, or the role that logged
-    -- in. The table is given by name, since a dump does not keep oids.
+    -- former_users_since() returns ids only to a caller that may read the present ids. While it
+    -- runs, current_user is its owner; so the caller is the role of SET ROLE, or the role that
+    -- logged in. sees_all_users() fails for a role from which row-level security may hide rows: a
+    -- change that it does not see would be lost without a word. Both are given the table by name,
+    -- since a dump does not keep oids.
     DO $$
+    DECLARE
+        users regclass := current_setting('pgherald.users')::oid::regclass;
     BEGIN
         EXECUTE format($f$
             CREATE OR REPLACE FUNCTION pgherald.former_users_since(since pg_snapshot) RETURNS SETOF text
@@ -284,15 +288,7 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
                 END IF;
             END
             $body$
-        $f$, current_setting('pgherald.users')::oid::regclass);
-    END
-    $$;
-    GRANT EXECUTE ON FUNCTION pgherald.former_users_since(pg_snapshot) TO PUBLIC;
-
-    -- Fails for a role from which row-level security may hide rows: a change that it does not see
-    -- would be lost without a word.
-    DO $$
-    BEGIN
+        $f$, users);
         EXECUTE format($f$
             CREATE OR REPLACE FUNCTION pgherald.sees_all_users() RETURNS boolean
             LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
@@ -316,10 +312,10 @@ SELECT NOT :{?own} OR :{?tracked} AS composes \gset
                 RETURN true;
             END
             $body$
-        $f$, current_setting('pgherald.users')::oid::regclass);
+        $f$, users);
     END
     $$;
-    GRANT EXECUTE ON FUNCTION pgherald.sees_all_users() TO PUBLIC;
+    GRANT EXECUTE ON FUNCTION pgherald.former_users_since(pg_snapshot), pgherald.sees_all_users() TO PUBLIC;
 \endif
 
 -- A function that runs as its owner must have the same owner as the table that it writes.

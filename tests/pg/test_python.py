@@ -99,7 +99,8 @@ def test_a_wheel_has_what_it_should_and_no_more(run):
     assert names == modules | {"pgherald/py.typed"}
     with open(os.path.join(TOP, "meson.build"), encoding="utf-8") as file:
         version = re.search(r"version: '([^']+)'", file.read())[1]
-    assert re.findall(r"^(?:Version|Requires-Python|Requires-Dist): .*", re.sub(r"[ ()]*>=1.0[)]?", ">=1.0", metadata), re.M) == [
+    assert re.findall(r"^(?:Version|Requires-Python|Requires-Dist): .*", metadata.replace(" (>=1.0)", ">=1.0")
+                      .replace(" >=1.0", ">=1.0"), re.M) == [
         f"Version: {version}", "Requires-Python: >=3.9", "Requires-Dist: msgpack>=1.0"], metadata
     with open(os.path.join(PYTHON, "pgherald", "__init__.py"), encoding="utf-8") as file:
         assert f'__version__ = "{version}"' in file.read()
